@@ -1,0 +1,171 @@
+"""A Kafka to test against, the most real one to be had.
+
+Order: OFFNORMAL_TEST_BOOTSTRAP; Docker by testcontainers; Apache Kafka as a local process (Java 17, jars by mvn); the
+embedded broker. `python -m tests.brokers apache|embedded` runs one in the foreground and prints its address.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+KAFKA_VERSION = "4.1.1"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal" / f"kafka-{KAFKA_VERSION}"
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>offnormal</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies><dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+<version>{KAFKA_VERSION}</version></dependency></dependencies></project>
+"""
+
+
+@dataclass(frozen=True)
+class Broker:
+    bootstrap: str
+    name: str
+    apache: bool  # a real Apache Kafka: transactions, rebalances and end offsets behave as documented
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextlib.contextmanager
+def any_broker() -> Iterator[Broker]:
+    """The first of the order above that works."""
+    given = os.environ.get("OFFNORMAL_TEST_BOOTSTRAP")
+    if given:
+        yield Broker(given, f"OFFNORMAL_TEST_BOOTSTRAP={given}", apache=True)
+    elif _docker_runs():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer(f"apache/kafka:{KAFKA_VERSION}") as container:
+            yield Broker(container.get_bootstrap_server(), f"Apache Kafka {KAFKA_VERSION} in Docker", apache=True)
+    elif shutil.which("java") and (shutil.which("mvn") or (CACHE / "libs").is_dir()):
+        with ApacheKafka() as kafka:
+            yield Broker(kafka.bootstrap, f"Apache Kafka {KAFKA_VERSION}, local process", apache=True)
+    else:
+        from worker.commands.embedded import embedded_broker
+
+        with embedded_broker() as bootstrap:
+            yield Broker(bootstrap, "embedded broker (no Docker, no Java with mvn found)", apache=False)
+
+
+def _docker_runs() -> bool:
+    if not shutil.which("docker"):
+        return False
+    asked = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False)
+    return asked.returncode == 0
+
+
+class ApacheKafka:
+    """One KRaft node on loopback, its log in a temporary folder. Can be killed and started again on the same port."""
+
+    def __init__(self, **properties: str):
+        self._port, self._controller = free_port(), free_port()
+        self.bootstrap = f"127.0.0.1:{self._port}"
+        self._extra = properties
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "ApacheKafka":
+        self._libs = _jars()
+        self._home = Path(tempfile.mkdtemp(prefix="offnormal-kafka-"))
+        self._config = self._home / "server.properties"
+        properties = self._properties() | {k.replace("_", "."): v for k, v in self._extra.items()}
+        self._config.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
+        self._java("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(self._config)).wait()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def start(self, timeout: float = 90) -> None:
+        self._process = self._java("kafka.Kafka", str(self._config))
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError(f"Apache Kafka did not start: {(self._home / 'output').read_text()[-2000:]}")
+
+    def kill(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(sig)
+            self._process.wait(60)
+            self._process = None
+
+    def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = ["java", "-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*", *arguments]
+        with (self._home / "output").open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self._home)
+
+    def _properties(self) -> dict[str, str]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self._home / "log"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "5",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "5",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+        }
+
+
+def _jars() -> Path:
+    libs = CACHE / "libs"
+    if not libs.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=CACHE))
+        (fresh / "pom.xml").write_text(_POM)
+        command = ["mvn", "-q", "-B", "-f", str(fresh), "dependency:copy-dependencies", "-DoutputDirectory=libs"]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        with contextlib.suppress(OSError):  # another test run was quicker
+            (fresh / "libs").rename(libs)
+        shutil.rmtree(fresh)
+    return libs
+
+
+def _until_told() -> None:
+    told = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    signal.sigwait(told)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["apache"]:
+        with ApacheKafka() as kafka:
+            print(kafka.bootstrap, flush=True)
+            _until_told()
+    elif sys.argv[1:] == ["embedded"]:
+        from worker.commands.embedded import embedded_broker
+
+        with embedded_broker() as bootstrap:
+            print(bootstrap, flush=True)
+            _until_told()
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`python -m training`: one training run, or a look at the models."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from worker import cli
+from worker.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(
+        "python -m training",
+        "Reads the recent window from Kafka, trains a model on it, publishes it and makes it champion.",
+    )
+    parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    models = commands.add_parser("models", help="the models in the registry")
+    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="all versions")
+    show = actions.add_parser("show", help="a version's model card")
+    show.add_argument("version", nargs="?", help="default: the champion")
+    promote = actions.add_parser("promote", help="make a version champion")
+    promote.add_argument("version")
+    rollback = actions.add_parser("rollback", help="make the champion's predecessor champion again")
+    for action in (listed, promote, rollback):
+        action.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    for action in (promote, rollback):
+        action.add_argument("--why", default="by hand", help="kept in the history")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda settings: _dispatch(arguments, settings))
+
+
+def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
+    if arguments.command == "models":
+        result: int | None = import_module("training.manage").run(settings, arguments)
+        return result
+    made = import_module("training.job").run(settings)
+    quality, rows = made["quality"], made["rows"]
+    print(
+        f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
+        f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
+        f" {quality['false_alarm_rate']:g}, calibrated on {rows['calibrated']:,} rows"
+    )
+    if arguments.json:
+        print(json.dumps(made))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

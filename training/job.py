@@ -1,0 +1,139 @@
+"""One training run: window -> fit -> artefact -> registry."""
+
+import getpass
+import platform
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+
+import worker
+from training import window
+from training.fit import Fitted, fit
+from training.progress import Shown
+from training.window import Window
+from worker.errors import NoModelError
+from worker.events import iso
+from worker.kafka.topics import require
+from worker.models import Artefact, ModelCard
+from worker.registry import Registry, RegistryView, new_version
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Trains, publishes, promotes; the figures of what it made. Raises OffnormalError."""
+    topics = settings.topics
+    require(settings, [topics.sensors, topics.anomalies, topics.models])
+    registry = Registry(settings)
+    view = registry.view()
+    parent = view.champion()
+    torch.set_num_threads(settings.threads)
+    with Shown() as shown:
+        rows = window.read(settings, _champion_features(view), shown.read)
+        fit_rows, held_out, named = _split(settings, rows)
+        fitted = fit(
+            fit_rows,
+            held_out,
+            rows.features,
+            settings.model.kind,
+            named=named,
+            budget=settings.detection.false_alarm_rate,
+            seed=settings.training.seed,
+            max_epochs=settings.training.max_epochs,
+            progress=shown.fitted,
+        )
+    counts = {
+        "seen": rows.seen,
+        "rejected_records": rows.rejected,
+        "sampled": len(rows),
+        "named_anomalies": int(rows.named.sum()),
+        "fitted": len(fit_rows),
+        "held_out": len(held_out),
+        "calibrated": fitted.calibrated,
+    }
+    card = _card(settings, rows, fitted, counts, parent)
+    registry.publish(Artefact.make(card, fitted.detector, held_out), who=who(), why="trained")
+    log.info("model_promoted", model=card.name, model_version=card.version, parent=parent, **card.quality)
+    return {"model": card.name, "version": card.version, "promoted": True, "rows": counts, "quality": card.quality}
+
+
+def _champion_features(view: RegistryView) -> tuple[str, ...] | None:
+    version = view.champion()
+    return None if version is None else view.card(version).features
+
+
+def _split(
+    settings: Settings, rows: Window
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Rows to fit on, held-out rows, and which of the latter were published as anomalies.
+
+    The latest part is held out, since it is the future that the threshold has to hold for. Rows named as anomalies do
+    not teach.
+    """
+    training = settings.training
+    if len(rows) < training.min_rows:
+        raise NoModelError(
+            f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f" ({rows.rejected} records did not parse), {training.min_rows} are needed"
+            " (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    cut = len(rows) - max(1, round(len(rows) * training.holdout))
+    usable = ~rows.named[:cut]
+    if usable.sum() < training.min_rows // 4:
+        raise NoModelError(
+            f"{usable.sum()} rows are left to fit on: the other {int((~usable).sum())} were published as anomalies."
+            " If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    return rows.x[:cut][usable], rows.x[cut:], rows.named[cut:]
+
+
+def _card(
+    settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None
+) -> ModelCard:
+    made = datetime.fromtimestamp(time.time(), UTC)
+    detector, budget = fitted.detector, settings.detection.false_alarm_rate
+    weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
+    return ModelCard(
+        name=settings.model.name,
+        version=new_version(made, weights),
+        kind=settings.model.kind,
+        architecture=detector.module.autoencoder.architecture(),
+        features=rows.features,
+        window=settings.model.window,
+        created=made.isoformat(timespec="milliseconds"),
+        parent=parent,
+        rows=counts,
+        trained_on={
+            "topic": settings.topics.sensors,
+            "offsets": {str(partition): offsets for partition, offsets in sorted(rows.offsets.items())},
+            "from": iso(int(rows.time[0])),
+            "to": iso(int(rows.time[-1])),
+        },
+        quality={
+            "loss": fitted.loss,
+            "held_out_loss": fitted.held_out_loss,
+            "rounds": fitted.rounds,
+            "fit_seconds": round(fitted.seconds, 2),
+            "false_alarm_rate": budget,
+            "threshold": detector.calibration.threshold(budget),
+        },
+        seed=settings.training.seed,
+        libraries={
+            "offnormal": worker.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def who() -> str:
+    try:
+        return f"{getpass.getuser()}@{platform.node()}"
+    except (KeyError, OSError):  # a container's user often has no name
+        return platform.node()

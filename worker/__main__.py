@@ -1,0 +1,59 @@
+"""`python -m worker`: run the worker, or one of its commands."""
+
+import sys
+from collections.abc import Sequence
+
+from worker import cli
+from worker.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(
+        "python -m worker",
+        "Scores sensor vectors from Kafka with the champion model and publishes anomalies. Without a command: runs"
+        " until SIGTERM.",
+    )
+    parser.add_argument("--until-end", action="store_true", help="stop at the end offsets seen at start")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    topics = commands.add_parser("topics", help="make the topics, or verify them")
+    topics.add_argument("--partitions", type=int, default=6, help="of topics that are made (default 6)")
+    topics.add_argument("--replication", type=int, default=-1, help="of topics that are made (default: the broker's)")
+    topics.add_argument("--verify", action="store_true", help="make nothing")
+    topics.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+    check = commands.add_parser("check", help="settings, broker, access, topics, champion, device: what is wrong?")
+    check.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+    alerts = commands.add_parser("alerts", help="follow the anomalies topic")
+    alerts.add_argument("--events", action="store_true", help="single events (there are no incidents yet)")
+    alerts.add_argument("--since", default="latest", help="earliest, latest, a time, -1h (default latest)")
+    alerts.add_argument("--entity", help="only this entity's")
+    alerts.add_argument("--json", action="store_true", help="events as they are, one a line")
+    alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
+
+    demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
+    demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
+    demo.add_argument("--speed", type=int, default=6000, help="vectors a second that are replayed (default 6000)")
+
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda settings: _dispatch(arguments, settings))
+
+
+def _dispatch(arguments: object, settings: Settings) -> int | None:
+    """Imports only what the command needs: `topics` must not wait for torch."""
+    command = arguments.command  # type: ignore[attr-defined]
+    if command is None:
+        from worker.service import Worker
+
+        worker = Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
+        cli.on_stop(worker.stop)
+        return worker.run()
+    from importlib import import_module
+
+    result: int | None = import_module(f"worker.commands.{command}").run(settings, arguments)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

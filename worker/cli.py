@@ -1,0 +1,53 @@
+"""What both command lines share: settings in the help, errors as one readable line, and exit codes."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from worker import __version__, log
+from worker.errors import OffnormalError
+from worker.settings import Settings, describe, load
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser whose help shows every setting with its default and environment name."""
+    made = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=describe() + "\n\nexit codes: 0 done; 2 wrong setting or usage; 3 training ran and the gate refused;\n"
+        "4 Kafka unreachable or access denied; 5 no model or not enough data; 1 anything else",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"offnormal {__version__}")
+    return made
+
+
+def run(main: Callable[[Settings], int | None]) -> int:
+    """Loads the settings, runs `main`, and turns what goes wrong into a line on standard error and an exit code."""
+    try:
+        settings = load()
+        log.configure(settings.log)
+        return main(settings) or 0
+    except OffnormalError as error:
+        print(f"offnormal: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def on_stop(stop: Callable[[], None]) -> None:
+    """Calls `stop` at SIGTERM and SIGINT; a second signal ends the process at once."""
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+

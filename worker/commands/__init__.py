@@ -1,0 +1,1 @@
+"""What `python -m worker` does besides running: one module a command."""

@@ -1,0 +1,103 @@
+"""`python -m worker check`: what a worker needs, each a line, with what to do if it is wrong."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+
+from worker.errors import KafkaError, NoModelError, OffnormalError
+from worker.settings import Settings
+
+
+def run(settings: Settings, arguments: Namespace) -> int:
+    """The exit code of the first thing that is wrong, else 0."""
+    console = Console(highlight=False, soft_wrap=True)
+    code, results = 0, {}
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("settings", _settings),
+        ("device", _device),
+        ("broker", _broker),
+        ("topics", _topics),
+        ("access", _access),
+        ("champion", _champion),
+    ]
+    for name, check in checks:
+        try:
+            told, good = check(settings), True
+        except OffnormalError as error:
+            told, good = str(error), False
+            code = code or error.exit_code
+        results[name] = {"ok": good, "detail": told}
+        mark = "[green]ok   [/green]" if good else "[red]wrong[/red]"
+        console.print(f"{mark} {name:<9} {escape(told)}")
+        if not good and name == "broker":
+            break  # all that follows would say the same
+    if arguments.json:
+        print(json.dumps({"ok": code == 0, "checks": results}))
+    return code
+
+
+def _settings(settings: Settings) -> str:
+    return f"group {settings.kafka.group}, model {settings.model.name}, {settings.delivery}, {settings.input.format}"
+
+
+def _device(settings: Settings) -> str:
+    from worker.engine import pick_device
+
+    return str(pick_device(settings.device))
+
+
+def _broker(settings: Settings) -> str:
+    from worker.kafka.connection import admin
+
+    client = admin(settings.kafka)
+    client.close()
+    return f"{settings.kafka.bootstrap} answers ({settings.kafka.security_protocol})"
+
+
+def _topics(settings: Settings) -> str:
+    from worker.kafka.topics import create
+
+    states = create(settings, 1, 1, verify_only=True)
+    missing = [state.spec.name for state in states if not state.partitions]
+    if missing:
+        raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+    odd = [f"{s.spec.name}: {k} is {v}, better {s.spec.config[k]}" for s in states for k, v in s.differs.items()]
+    return "; ".join(odd) or ", ".join(f"{s.spec.name} ({s.partitions})" for s in states)
+
+
+def _access(settings: Settings) -> str:
+    """Joins a group of its own name (reading), and opens what the delivery mode needs (writing)."""
+    from worker.kafka import connection
+    from worker.kafka.faults import readable_errors
+
+    probe = f"{settings.kafka.group}-check"
+    with readable_errors("access", settings.kafka.bootstrap):
+        if settings.delivery == "exactly_once":
+            client = connection.producer(settings.kafka, transactional_id=probe, max_block_ms=15_000)
+            try:
+                client.init_transactions()
+            finally:
+                client.close(timeout=1)
+        reader = connection.consumer(settings.kafka, group_id=settings.kafka.group)
+        try:
+            from kafka import TopicPartition
+
+            committed = reader.committed(TopicPartition(settings.topics.sensors, 0), timeout_ms=15_000)
+        finally:
+            reader.close(autocommit=False)
+    return f"group {settings.kafka.group} can be read" + ("" if committed is None else ", and has offsets")
+
+
+def _champion(settings: Settings) -> str:
+    from worker.engine import Engine
+    from worker.registry import Registry
+
+    view = Registry(settings).view()
+    version = view.champion()
+    if version is None:
+        raise NoModelError(f"no champion of {settings.model.name}; `python -m training` makes and promotes one")
+    resident = Engine(settings).load(view.artefact(version))
+    return f"{version} ({resident.card.kind}, {len(resident.features)} features) loads, and its probe comes out right"

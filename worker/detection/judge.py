@@ -1,0 +1,88 @@
+"""The judge: which vectors are anomalies, how severe, and which sensors are guilty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.models import Calibration
+from worker.vectors import VectorBlock
+
+Float32s = npt.NDArray[np.float32]
+Severity = Literal["alarm", "warning"]
+
+ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than the budget allows for events
+
+
+class Scorer(Protocol):
+    """What the judge needs of a resident model."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def features(self) -> Sequence[str]: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    def score(self, x: Float32s) -> Float32s: ...
+    def explain(self, x: Float32s) -> tuple[Float32s, Float32s]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """`actual` is None where the reading is missing; `contribution` is its share of the score."""
+
+    name: str
+    actual: float | None
+    expected: float
+    contribution: float
+    missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """One vector over the threshold. `index` points into the block."""
+
+    index: int
+    score: float
+    p_value: float
+    severity: Severity
+    features: Sequence[Feature]
+
+
+class Judge:
+    """Judges blocks under a false-alarm budget; keeps no state."""
+
+    def __init__(self, budget: float, top_features: int):
+        self._budget = budget
+        self._top = top_features
+
+    def anomalies(self, block: VectorBlock, scores: Float32s, scorer: Scorer) -> list[Anomaly]:
+        """The vectors whose score reaches the threshold. A vector too incomplete to score (NaN) never does."""
+        over = np.flatnonzero(scores >= scorer.threshold)
+        if not len(over):
+            return []
+        x = block.x[over]
+        p_values = scorer.calibration.p_value(scores[over])
+        expected, contributions = scorer.explain(x)
+        top = np.argsort(-contributions, axis=1, kind="stable")[:, : self._top]
+        names, alarm = scorer.features, self._budget * ALARM_SHARE
+        return [
+            Anomaly(
+                index=int(index),
+                score=float(scores[index]),
+                p_value=float(p),
+                severity="alarm" if p <= alarm else "warning",
+                features=[_feature(names[j], float(x[k, j]), float(expected[k, j]), float(contributions[k, j]))
+                          for j in top[k].tolist()],
+            )
+            for k, (index, p) in enumerate(zip(over.tolist(), p_values.tolist(), strict=True))
+        ]
+
+
+def _feature(name: str, actual: float, expected: float, contribution: float) -> Feature:
+    missing = actual != actual
+    return Feature(name, None if missing else actual, expected, contribution, missing)

@@ -1,0 +1,29 @@
+"""The errors a user sees. Each says in one line what is wrong, and ends the process with a fixed exit code."""
+
+
+class OffnormalError(Exception):
+    """Root of all errors that end a command with a readable line."""
+
+    exit_code = 1
+
+
+class SettingsError(OffnormalError):
+    """A wrong setting or wrong usage."""
+
+    exit_code = 2
+
+
+class KafkaError(OffnormalError):
+    """Kafka cannot be reached within the start-up limit, refuses access, or lacks a topic."""
+
+    exit_code = 4
+
+
+class NoModelError(OffnormalError):
+    """There is no model, or not enough data to make one."""
+
+    exit_code = 5
+
+
+class ArtefactError(OffnormalError):
+    """A model artefact that must not be served: damaged, forged, too new, or not what it claims to be."""

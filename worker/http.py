@@ -1,0 +1,71 @@
+"""Probes and metrics over HTTP. Read only; nothing of a request is ever echoed."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import structlog
+
+from worker.errors import SettingsError
+from worker.metrics import Metrics
+from worker.settings import HttpSettings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Health:
+    """`detail` is shown with the probe: what the worker waits for, or why it is not ready."""
+
+    live: bool
+    ready: bool
+    detail: dict[str, Any]
+
+
+class HttpServer:
+    """Serves /livez, /readyz and /metrics from threads of its own, until `close`."""
+
+    def __init__(self, settings: HttpSettings, metrics: Metrics, health: Callable[[], Health]):
+        pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+            "/livez": lambda: _probe(health(), lambda h: h.live),
+            "/readyz": lambda: _probe(health(), lambda h: h.ready),
+            "/metrics": lambda: (200, metrics.content_type, metrics.exposition()),
+        }
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 5  # a slow client holds one thread, not for long
+            server_version = "offnormal"
+            sys_version = ""
+
+            def do_GET(self) -> None:
+                page = pages.get(self.path.split("?")[0])
+                status, kind, body = page() if page else (404, "text/plain", b"not found\n")
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("X-Content-Type-Options", "nosniff")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                log.debug("http", line=format % args)
+
+        try:
+            self._server = ThreadingHTTPServer((settings.host, settings.port), Handler)
+        except OSError as error:
+            raise SettingsError(f"OFFNORMAL_HTTP__PORT: {settings.host}:{settings.port}: {error.strerror}") from None
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _probe(health: Health, good: Callable[[Health], bool]) -> tuple[int, str, bytes]:
+    body = json.dumps({"ok": good(health)} | health.detail, default=str).encode() + b"\n"
+    return (200 if good(health) else 503), "application/json", body

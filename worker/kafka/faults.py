@@ -1,0 +1,46 @@
+"""What may go wrong with Kafka, sorted by what is to be done: do the work again, or end with a readable line."""
+
+import contextlib
+from collections.abc import Iterator
+
+from kafka import errors
+
+from worker.errors import KafkaError
+
+
+class Redo(Exception):
+    """What has not been committed is void: abort it, and read on from where it began. Nothing is lost by it."""
+
+
+# No retry mends these: somebody has to change a setting, a password or an ACL.
+FATAL = (
+    errors.AuthorizationError,
+    errors.SaslAuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.FencedInstanceIdError,
+    errors.KafkaConfigurationError,
+)
+
+
+def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
+    """One line that says what failed and what to look at."""
+    if isinstance(error, errors.FencedInstanceIdError):
+        return KafkaError(
+            "another worker has joined with the same OFFNORMAL_KAFKA__INSTANCE_ID: each worker needs its own"
+        )
+    text = str(error).removeprefix(f"{type(error).__name__}: ") or type(error).__name__
+    text = " ".join(text.split())[:200]
+    if isinstance(error, FATAL):
+        return KafkaError(f"{doing}: {bootstrap} refuses it: {text} (look at user, password and ACLs)")
+    return KafkaError(f"{doing}: no answer from {bootstrap}: {text} (look at OFFNORMAL_KAFKA__BOOTSTRAP and network)")
+
+
+@contextlib.contextmanager
+def readable_errors(doing: str, bootstrap: str) -> Iterator[None]:
+    """Turns whatever kafka-python raises inside into worker.errors.KafkaError (exit code 4)."""
+    try:
+        yield
+    except errors.KafkaError as error:
+        raise readable(error, doing, bootstrap) from error
+    except OSError as error:  # files of certificates, name resolution
+        raise KafkaError(f"{doing}: {error}") from error

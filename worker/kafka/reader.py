@@ -1,0 +1,88 @@
+"""A reader without a group: all partitions of a topic, from a given place, for as long as its caller likes.
+
+Serves what is no part of the exactly-once loop: the registry, the training window, the terminal views.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+
+from kafka import TopicPartition, errors
+
+from worker.kafka.connection import consumer
+from worker.kafka.faults import readable, readable_errors
+from worker.kafka.records import block_of
+from worker.settings import KafkaSettings
+from worker.vectors import RecordBlock
+
+
+class Reader:
+    """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, max_records: int = 5000):
+        self.topic = topic
+        self._settings = settings
+        self._max_records = max_records
+        self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+        with self._errors():
+            partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
+            self._partitions = [TopicPartition(topic, p) for p in partitions]
+            self._consumer.assign(self._partitions)
+            self._ends = self._consumer.end_offsets(self._partitions) if partitions else {}
+
+    def _errors(self):  # type: ignore[no-untyped-def]
+        return readable_errors(f"reading {self.topic}", self._settings.bootstrap)
+
+    def ends(self) -> dict[int, int]:
+        """Partition -> end offset as of the reader's start. (The embedded broker's lies before its last batch.)"""
+        return {p.partition: end for p, end in self._ends.items()}
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Partition -> offset to go on from."""
+        for partition in self._partitions:
+            if partition.partition in offsets:
+                self._consumer.seek(partition, offsets[partition.partition])
+
+    def seek_to_end(self) -> None:
+        if self._partitions:
+            self._consumer.seek_to_end(*self._partitions)
+
+    def offsets_at(self, time_ms: int) -> dict[int, int]:
+        """Partition -> the first offset whose timestamp is at least `time_ms`; its end where there is none."""
+        with self._errors():
+            found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, time_ms))
+        return {
+            p.partition: found[p].offset if found.get(p) is not None else self._ends[p] for p in self._partitions
+        }
+
+    def poll(self, timeout: float) -> RecordBlock | None:
+        with self._errors():
+            fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=self._max_records)
+        return block_of(self.topic, fetched) if fetched else None
+
+    def caught_up(self) -> bool:
+        """True once all that was there at the start has been read."""
+        with self._errors():
+            return all((self._consumer.position(p, timeout_ms=1000) or 0) >= self._ends[p] for p in self._partitions)
+
+    def to_end(self) -> Iterator[RecordBlock]:
+        """All records up to the end as of the start, and what comes after it without waiting."""
+        last = time.monotonic()
+        while self._partitions:
+            block = self.poll(0.2)
+            if block is not None:
+                last = time.monotonic()
+                yield block
+            elif self.caught_up():
+                return
+            elif time.monotonic() - last > self._settings.startup_timeout:
+                error = errors.KafkaTimeoutError("no more records arrive")
+                raise readable(error, f"reading {self.topic}", self._settings.bootstrap)
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=2000)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

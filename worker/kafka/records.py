@@ -1,0 +1,25 @@
+"""kafka-python's records -> a block of columns."""
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from kafka import TopicPartition
+
+from worker.vectors import BytesColumn, RecordBlock
+
+
+def block_of(topic: str, fetched: Mapping[TopicPartition, list[Any]]) -> RecordBlock:
+    records = list(chain.from_iterable(fetched.values()))
+    n = len(records)
+    sizes = [len(part) for part in fetched.values()]
+    return RecordBlock(
+        topic=topic,
+        partition=np.repeat(np.array([p.partition for p in fetched], np.int64), sizes),
+        offset=np.fromiter((r.offset for r in records), np.int64, n),
+        timestamp=np.fromiter((r.timestamp for r in records), np.int64, n),
+        keys=BytesColumn.of([r.key for r in records]),
+        values=BytesColumn.of([r.value for r in records]),
+        headers={i: r.headers for i, r in enumerate(records) if r.headers},
+    )

@@ -1,0 +1,238 @@
+"""The sink: owns the order outputs -> offsets -> commit. Nothing else in the worker commits.
+
+`send` opens what `commit` closes; after a Redo, `discard` throws away whatever is open. A producer that has failed is
+never used again: kafka-python keeps the offsets of an aborted transaction and would send them with the next one.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
+
+from worker.errors import KafkaError, SettingsError
+from worker.kafka.connection import producer
+from worker.kafka.faults import FATAL, Redo, readable
+from worker.kafka.source import Source
+from worker.settings import KafkaSettings, Settings
+
+log = structlog.get_logger()
+
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+class Output(NamedTuple):
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Sink(Protocol):
+    def send(self, outputs: Iterable[Output]) -> None:
+        """Hands outputs to the client; they become valid with the next commit. Raises Redo."""
+        ...
+
+    def commit(self, offsets: Offsets) -> None:
+        """Makes all that was sent valid, and the offsets with it. Raises Redo: then nothing of it is."""
+        ...
+
+    def discard(self) -> None:
+        """Voids what is open. Never raises."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_sink(settings: Settings, source: Source) -> Sink:
+    """The sink that OFFNORMAL_DELIVERY names, ready to send. Raises KafkaError, SettingsError."""
+    if settings.delivery == "exactly_once":
+        return ExactlyOnceSink(settings.kafka, source)
+    return AtLeastOnceSink(settings.kafka, source)
+
+
+class _ProducerSink:
+    """What both sinks share: a producer that is made anew after a fault, and the futures of what was sent."""
+
+    def __init__(self, settings: KafkaSettings, source: Source):
+        self._settings = settings
+        self._source = source
+        self._sent: list[Any] = []
+        self._producer: KafkaProducer | None = self._open()
+
+    def _open(self) -> KafkaProducer:
+        raise NotImplementedError
+
+    def _send(self, client: KafkaProducer, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            future = client.send(output.topic, output.value, output.key, list(output.headers))
+            self._sent.append(future)
+
+    def _ready(self) -> KafkaProducer:
+        if self._producer is None:
+            self._producer = self._open()
+        return self._producer
+
+    def _check_sent(self) -> None:
+        for future in self._sent:
+            if not future.is_done:
+                raise errors.KafkaTimeoutError("an output was not acknowledged")
+            if future.failed():
+                raise future.exception
+        self._sent.clear()
+
+    def discard(self) -> None:
+        self._sent.clear()
+        client, self._producer = self._producer, None
+        if client is not None:
+            # Closing waits for what is in flight; the thread's end is nobody's to wait for.
+            threading.Thread(target=_close, args=(client, 0), daemon=True).start()
+
+    def close(self) -> None:
+        if self._producer is not None:
+            _close(self._producer, 1.0)
+            self._producer = None
+
+
+class ExactlyOnceSink(_ProducerSink):
+    """Outputs and offsets in one transaction that carries the group's metadata (KIP-447): a zombie is fenced by the
+    broker because its generation is over, whatever its transactional id.
+    """
+
+    def __init__(self, settings: KafkaSettings, source: Source):
+        # Stable only where the instance id is: a restarted static worker fences its former self at once. Otherwise a
+        # transaction left open by a killed worker ends with its timeout.
+        self._transactional_id = f"{settings.group}-{settings.instance_id or uuid.uuid4()}"
+        self._open_transaction = False
+        super().__init__(settings, source)
+
+    def _open(self) -> KafkaProducer:
+        settings = self._settings
+        client = producer(
+            settings,
+            transactional_id=self._transactional_id,
+            # A killed worker's open transaction blocks its successor for so long.
+            transaction_timeout_ms=int(settings.session_timeout * 1000),
+            delivery_timeout_ms=int(settings.session_timeout * 1000),
+            request_timeout_ms=int(settings.commit_timeout * 1000),
+            max_block_ms=int(settings.session_timeout * 1000),
+            batch_size=256 * 1024,
+            # While the broker writes the last transaction's markers it answers "concurrent transactions": with the
+            # default of 100 ms every transaction would wait for so long.
+            retry_backoff_ms=2,
+        )
+        try:
+            client.init_transactions()
+        except errors.UnsupportedVersionError as error:
+            raise SettingsError(
+                f"OFFNORMAL_DELIVERY: the broker has no transactions ({error}); exactly_once needs them."
+                " at_least_once does not"
+            ) from error
+        except errors.KafkaError as error:
+            _close(client, 0)
+            raise readable(error, "opening transactions", settings.bootstrap) from error
+        self._open_transaction = False
+        return client
+
+    def send(self, outputs: Iterable[Output]) -> None:
+        with _redo(self._settings, "sending"):
+            client = self._ready()
+            self._begin(client)
+            self._send(client, outputs)
+
+    def commit(self, offsets: Offsets) -> None:
+        membership = self._source.membership()
+        with _redo(self._settings, "committing"):
+            client = self._ready()
+            self._begin(client)
+            # The client waits without a limit; the session does not.
+            _bounded(lambda: self._finish(client, offsets, membership), self._settings.commit_timeout)
+            self._check_sent()
+        self._open_transaction = False
+        self._source.committed(offsets)
+
+    def discard(self) -> None:
+        """The next producer's start bumps the epoch, by which the broker aborts what this one has left open."""
+        super().discard()
+        self._open_transaction = False
+
+    def _begin(self, client: KafkaProducer) -> None:
+        if not self._open_transaction:
+            client.begin_transaction()
+            self._open_transaction = True
+
+    @staticmethod
+    def _finish(client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
+        client.send_offsets_to_transaction(dict(offsets), membership)
+        client.commit_transaction()
+
+
+class AtLeastOnceSink(_ProducerSink):
+    """Offsets are committed only after every output is acknowledged. A fault in between repeats outputs, with equal
+    ids.
+    """
+
+    def _open(self) -> KafkaProducer:
+        timeout = int(self._settings.session_timeout * 1000)
+        return producer(
+            self._settings,
+            batch_size=256 * 1024,
+            max_block_ms=timeout,
+            delivery_timeout_ms=timeout,
+            request_timeout_ms=int(self._settings.commit_timeout * 1000),
+        )
+
+    def send(self, outputs: Iterable[Output]) -> None:
+        with _redo(self._settings, "sending"):
+            self._send(self._ready(), outputs)
+
+    def commit(self, offsets: Offsets) -> None:
+        self._source.membership()
+        with _redo(self._settings, "sending"):
+            if self._sent:
+                self._ready().flush(timeout=self._settings.commit_timeout)
+            self._check_sent()
+        self._source.commit(offsets)
+        self._source.committed(offsets)
+
+
+class _redo:
+    """Turns the client's errors into Redo, or into KafkaError where no retry helps."""
+
+    def __init__(self, settings: KafkaSettings, doing: str):
+        self._settings, self._doing = settings, doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FATAL):
+            raise readable(error, self._doing, self._settings.bootstrap) from error
+        if isinstance(error, errors.KafkaError | TimeoutError | KafkaError):
+            raise Redo(f"{self._doing}: {type(error).__name__}: {error}") from error
+
+
+def _bounded(call: Callable[[], None], timeout: float) -> None:
+    """Runs `call` for at most `timeout` seconds; raises its error, or TimeoutError. A call that never returns is left
+    to its daemon thread, with a producer that is then thrown away.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())  # type: ignore[func-returns-value]
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    done.result(timeout)
+
+
+def _close(client: KafkaProducer, timeout: float) -> None:
+    try:
+        client.close(timeout=timeout)
+    except Exception as error:
+        log.debug("producer_close_failed", error=str(error))

@@ -1,0 +1,211 @@
+"""The source: sensor records in columnar blocks, by kafka-python's public API alone.
+
+A faster source has to give the same blocks through the same methods. Two promises hold the exactly-once guarantee up:
+a block is handed out with the membership under which it was fetched, and once that has changed, whatever is not yet
+committed is void (`Redo`). In a cooperative rebalance partitions are revoked only after the new generation is in
+place, so the broker fences all that was begun under the old one, even for partitions that stay.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import MemberState
+
+from worker.kafka.connection import consumer
+from worker.kafka.faults import FATAL, Redo, readable
+from worker.kafka.records import block_of
+from worker.settings import KafkaSettings, start_time
+from worker.vectors import RecordBlock
+
+log = structlog.get_logger()
+
+
+class Source:
+    """Reads one topic as a member of the consumer group. Used by one thread."""
+
+    def __init__(self, settings: KafkaSettings, topic: str):
+        self._settings = settings
+        self.topic = topic
+        self._consumer = consumer(
+            settings,
+            group_id=settings.group,
+            group_instance_id=settings.instance_id,
+            session_timeout_ms=int(settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(settings.session_timeout * 1000 / 5),
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            metadata_max_age_ms=30_000,  # how soon added partitions are noticed
+        )
+        self._consumer.subscribe([topic], listener=_Listener(self))
+        self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
+        self._fetched_under: Any = None  # membership of what is handed out and not committed; None: nothing is
+        self.rebalances = 0
+        self.skipped_by_retention = 0
+
+    # -- reading
+
+    def poll(self, timeout: float, max_records: int) -> RecordBlock | None:
+        """The next block, of at most `max_records` records; None if none arrives within `timeout` seconds.
+
+        Raises Redo where the membership has changed under uncommitted work, KafkaError where no retry helps. A broker
+        that is away is waited for.
+        """
+        try:
+            fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=max_records)
+        except errors.NoOffsetForPartitionError as error:
+            self._begin(error.args[0])
+            return None
+        except errors.OffsetOutOfRangeError as error:
+            self._skip_to_earliest(error.args[0])
+            return None
+        except FATAL as error:
+            raise readable(error, "reading", self._settings.bootstrap) from error
+        except errors.KafkaError as error:
+            log.warning("kafka_read_failed", error=str(error))
+            time.sleep(min(timeout, 1.0))
+            return None
+        membership = self._consumer.group_metadata()
+        for partition, records in fetched.items():
+            self._resume.setdefault(partition, records[0].offset)
+        if self._fetched_under is not None and not _same(membership, self._fetched_under):
+            raise Redo("the group has rebalanced under uncommitted work")
+        if not fetched:
+            return None
+        if membership.generation_id < 0:
+            raise Redo("this worker has lost its place in the group")
+        self._fetched_under = membership
+        return block_of(self.topic, fetched)
+
+    def rewind(self) -> None:
+        """Back to where uncommitted work began, for all partitions that are still owned."""
+        self._fetched_under = None
+        for partition in self._consumer.assignment():
+            if partition in self._resume:
+                self._consumer.seek(partition, self._resume[partition])
+
+    # -- committing
+
+    def membership(self) -> Any:
+        """What uncommitted work was fetched under. Raises Redo where that is no longer this worker's membership."""
+        now = self._consumer.group_metadata()
+        if self._fetched_under is None or not _same(now, self._fetched_under):
+            raise Redo("the group membership has changed since the records were fetched")
+        return self._fetched_under
+
+    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """A commit outside of any transaction. Raises Redo."""
+        try:
+            self._consumer.commit(dict(offsets), timeout_ms=int(self._settings.commit_timeout * 1000))
+        except FATAL as error:
+            raise readable(error, "committing", self._settings.bootstrap) from error
+        except errors.KafkaError as error:
+            raise Redo(f"offsets were not committed: {error}") from error
+
+    def committed(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Told once a commit has succeeded."""
+        self._fetched_under = None
+        for partition, offset in offsets.items():
+            self._resume[partition] = offset.offset
+
+    # -- asking
+
+    def partitions(self) -> list[int]:
+        return sorted(p.partition for p in self._consumer.assignment())
+
+    def joined(self) -> bool:
+        """A stable member of the group, with or without partitions."""
+        membership = self._consumer.group_metadata()
+        return membership.generation_id >= 0 and membership.state is MemberState.STABLE
+
+    def lag(self) -> dict[int, int]:
+        """Partition -> records not yet read, by the last known high water mark."""
+        lags = {}
+        for partition in self._consumer.assignment():
+            high = self._consumer.highwater(partition)
+            if high is not None and partition in self._resume:
+                lags[partition.partition] = max(high - self._resume[partition], 0)
+        return lags
+
+    def end_offsets(self) -> dict[int, int]:
+        """Partition -> the offset after its last record, for all partitions of the topic."""
+        every = [TopicPartition(self.topic, p) for p in sorted(self._consumer.partitions_for_topic(self.topic) or ())]
+        return {p.partition: end for p, end in self._consumer.end_offsets(every).items()}
+
+    def positions(self) -> dict[int, int]:
+        """Partition -> the offset that is read next, for the partitions owned."""
+        found = {p.partition: self._consumer.position(p, timeout_ms=1000) for p in self._consumer.assignment()}
+        return {p: offset for p, offset in found.items() if offset is not None}
+
+    def close(self) -> None:
+        """Leaves the group (a static member keeps its place until the session ends)."""
+        try:
+            self._consumer.close(autocommit=False, timeout_ms=2000)
+        except errors.KafkaError as error:
+            log.warning("kafka_close_failed", error=str(error))
+
+    # -- where reading begins
+
+    def _begin(self, partitions: Any) -> None:
+        """For partitions without a committed offset: where OFFNORMAL_KAFKA__START says."""
+        start, found = self._settings.start, list(partitions)
+        if start == "earliest":
+            self._consumer.seek_to_beginning(*found)
+        elif start == "latest":
+            self._consumer.seek_to_end(*found)
+        else:
+            moment = int(start_time(start, time.time()) * 1000)
+            at = self._consumer.offsets_for_times(dict.fromkeys(found, moment))
+            for partition in found:
+                if at.get(partition):
+                    self._consumer.seek(partition, at[partition].offset)
+                else:
+                    self._consumer.seek_to_end(partition)
+        if start != "earliest":
+            # "latest" is another place after a crash: what came in between would be lost unless it is held fast now.
+            self.commit({p: OffsetAndMetadata(self._consumer.position(p), "", -1) for p in found})
+        log.info("starts", at=start, partitions=sorted(p.partition for p in found))
+
+    def _skip_to_earliest(self, partitions: Any) -> None:
+        """Retention was faster than this worker, or the topic was made anew. No system can score what is gone: go on
+        with the earliest record there is, say so loudly, and count.
+        """
+        found = list(partitions)
+        earliest = self._consumer.beginning_offsets(found)
+        for partition in found:
+            wanted = partitions[partition] if isinstance(partitions, dict) else self._resume.get(partition)
+            skipped = max(earliest[partition] - wanted, 0) if wanted is not None else 0
+            self.skipped_by_retention += skipped
+            log.error("records_gone", partition=partition.partition, wanted=wanted, earliest=earliest[partition])
+            self._consumer.seek(partition, earliest[partition])
+            self._resume[partition] = earliest[partition]
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs in the client's own thread: only notes down. What follows from it is done by `poll`'s caller."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._source.rebalances += 1
+        for partition in assigned:
+            self._source._resume.pop(partition, None)
+        log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._source.rebalances += 1
+        for partition in revoked:
+            self._source._resume.pop(partition, None)
+        if revoked:
+            log.info("partitions_revoked", partitions=sorted(p.partition for p in revoked))
+
+    def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        log.warning("membership_lost", partitions=sorted(p.partition for p in lost))
+        self.on_partitions_revoked(lost)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool((a.generation_id, a.member_id) == (b.generation_id, b.member_id))

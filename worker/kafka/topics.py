@@ -1,0 +1,100 @@
+"""The topics: which there are, with which settings they are made, and whether they are there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+
+from worker.errors import KafkaError
+from worker.kafka.connection import admin
+from worker.kafka.faults import readable_errors
+from worker.settings import Settings
+
+_DAY = 86_400_000
+# A dead letter is its record and some headers: it must fit where the record did.
+_DEAD_LETTER_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """A topic as it should be. `partitions` None leaves the choice to the caller of `create`."""
+
+    name: str
+    partitions: int | None
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def specs(settings: Settings) -> list[TopicSpec]:
+    topics = settings.topics
+    return [
+        TopicSpec(topics.sensors, None, {"retention.ms": str(7 * _DAY)}),
+        TopicSpec(topics.anomalies, None, {"retention.ms": str(30 * _DAY)}),
+        TopicSpec(
+            topics.dead_letters, None, {"retention.ms": str(30 * _DAY), "max.message.bytes": str(_DEAD_LETTER_BYTES)}
+        ),
+        # One partition: the order of its records is the registry's history.
+        TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
+    ]
+
+
+@dataclass(frozen=True)
+class TopicState:
+    spec: TopicSpec
+    partitions: int  # 0 where the topic is not there
+    created: bool
+    differs: dict[str, str]  # settings that matter and are not as they should be: name -> what is there
+
+
+def create(settings: Settings, partitions: int, replication: int, verify_only: bool = False) -> list[TopicState]:
+    """Makes what is missing and looks at what is there; changes nothing that is. Raises worker.errors.KafkaError."""
+    client = admin(settings.kafka)
+    with readable_errors("topics", settings.kafka.bootstrap):
+        try:
+            before = partition_counts(client, [spec.name for spec in specs(settings)])
+            missing = [spec for spec in specs(settings) if not before[spec.name]]
+            if missing and not verify_only:
+                new = [NewTopic(s.name, s.partitions or partitions, replication, topic_configs=s.config) for s in missing]
+                client.create_topics(new, wait_for_metadata=True)
+            after = partition_counts(client, list(before))
+            return [
+                TopicState(s, after[s.name], not before[s.name] and after[s.name] > 0, _differs(client, s))
+                for s in specs(settings)
+            ]
+        finally:
+            client.close()
+
+
+def partition_counts(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
+    """Topic -> number of partitions, 0 where it is not there."""
+    described = {t["name"]: t for t in client.describe_topics(list(names))}
+    return {
+        name: len(described[name]["partitions"]) if name in described and not described[name]["error_code"] else 0
+        for name in names
+    }
+
+
+def require(settings: Settings, names: Iterable[str]) -> None:
+    """Raises KafkaError that names what is missing, and the command that makes it."""
+    client = admin(settings.kafka)
+    with readable_errors("looking for topics", settings.kafka.bootstrap):
+        try:
+            missing = [name for name, count in partition_counts(client, names).items() if not count]
+        finally:
+            client.close()
+    if missing:
+        raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+
+
+def _differs(client: KafkaAdminClient, spec: TopicSpec) -> dict[str, str]:
+    wanted = {k: v for k, v in spec.config.items() if k in ("cleanup.policy", "max.message.bytes")}
+    if not wanted:
+        return {}
+    resource = ConfigResource(ConfigResourceType.TOPIC, spec.name)
+    found = client.describe_configs([resource], config_filter="all")["topic"].get(spec.name, {})
+    values = {name: str(found[name]["value"]) for name in wanted if name in found}
+    if "cleanup.policy" in wanted and "compact" in values.get("cleanup.policy", ""):
+        values["cleanup.policy"] = wanted["cleanup.policy"]
+    if "max.message.bytes" in values and int(values["max.message.bytes"]) > int(wanted["max.message.bytes"]):
+        values["max.message.bytes"] = wanted["max.message.bytes"]
+    return {name: value for name, value in values.items() if value != wanted[name]}

@@ -1,0 +1,39 @@
+"""The worker's Prometheus metrics. Names by its conventions, units in the names, no label that grows with the data."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_ROW_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+
+class Metrics:
+    """One registry per worker, so that a test can run several in one process."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", registry=r)
+        self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
+        self.events = Counter("offnormal_events", "Anomaly events committed", ["severity"], registry=r)
+        self.dead_letters = Counter("offnormal_dead_letters", "Records that did not parse", ["reason"], registry=r)
+        self.nulls = Counter("offnormal_null_records", "Records without a value, skipped", registry=r)
+        self.redone = Counter("offnormal_redone", "Times that uncommitted work was voided and done again", registry=r)
+        self.commits = Counter("offnormal_commits", "Commits", registry=r)
+        self.rebalances = Gauge("offnormal_rebalances", "Assignments and revocations so far", registry=r)
+        self.gone = Gauge("offnormal_records_gone", "Records that retention deleted before they were read", registry=r)
+        self.lag = Gauge("offnormal_lag_records", "Records not yet committed", ["partition"], registry=r)
+        self.batch_rows = Histogram("offnormal_batch_rows", "Rows per batch", buckets=_ROW_BUCKETS, registry=r)
+        self.stage = Histogram(
+            "offnormal_stage_seconds", "Time per batch and stage", ["stage"], buckets=_STAGE_BUCKETS, registry=r
+        )
+        self.model = Info("offnormal_model", "The model in service", registry=r)
+        self.model_since = Gauge("offnormal_model_since_timestamp_seconds", "When it went into service", registry=r)
+        self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
+        self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
+        self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)

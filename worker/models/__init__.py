@@ -1,0 +1,21 @@
+"""Autoencoders, scaling, scoring, calibration, and the artefact that carries them. Knows nothing of Kafka."""
+
+from worker.models.artefact import Artefact, ModelCard
+from worker.models.base import Autoencoder
+from worker.models.calibration import Calibration
+from worker.models.detector import Detector, ScoringModule
+from worker.models.kinds import KINDS
+from worker.models.scaler import Scaler
+from worker.models.whitening import Whitening
+
+__all__ = [
+    "KINDS",
+    "Artefact",
+    "Autoencoder",
+    "Calibration",
+    "Detector",
+    "ModelCard",
+    "Scaler",
+    "ScoringModule",
+    "Whitening",
+]

@@ -1,0 +1,149 @@
+"""The model artefact: one safetensors file with weights, scaler, whitening, calibration, a probe, and a model card.
+
+No code travels in it. `load` refuses, with the reason, whatever is damaged, too new, or does not give the scores that
+its trainer got.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors, save as save_tensors
+
+from worker.errors import ArtefactError
+from worker.models.calibration import Calibration
+from worker.models.detector import Detector, ScoringModule
+from worker.models.kinds import KINDS
+from worker.models.scaler import Scaler
+from worker.models.whitening import Whitening
+
+FORMAT_VERSION: Final = 1
+PROBE_ROWS: Final = 32
+# Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
+PROBE_TOLERANCE: Final = 1e-3
+_NO_DIGEST: Final = "0" * 64
+
+
+class ModelCard(BaseModel):
+    """An artefact's metadata: what the model is, what it was made from, and how good it looked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: str
+    kind: str
+    architecture: dict[str, Any]
+    features: tuple[str, ...]
+    window: int = 1
+    created: str
+    parent: str | None = None
+    rows: dict[str, int] = Field(description="rows by use: fitted, calibrated, left out, ...")
+    trained_on: dict[str, Any] = Field(description="topic, offsets by partition, and times of the training window")
+    quality: dict[str, Any] = Field(description="losses, the false-alarm rate that can be promised, ...")
+    seed: int = 0
+    libraries: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    card: ModelCard
+    detector: Detector
+    probe_x: torch.Tensor
+    probe_scores: torch.Tensor
+
+    @classmethod
+    def make(cls, card: ModelCard, detector: Detector, rows: npt.NDArray[np.float32]) -> "Artefact":
+        """With a probe of some of `rows` [n, d], spread evenly, and what the detector gives for them."""
+        picked = rows[np.unique(np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int))]
+        probe_x = torch.from_numpy(np.ascontiguousarray(picked))
+        return cls(card, detector, probe_x, detector.score(probe_x))
+
+    def dump(self) -> bytes:
+        """The file's bytes. Its digest is the SHA-256 of the whole file with zeros in the digest's place."""
+        calibration = self.detector.calibration
+        tensors = {
+            **{f"module.{name}": t.contiguous() for name, t in self.detector.module.state_dict().items()},
+            "calibration.body": torch.from_numpy(calibration.body),
+            "calibration.survival": torch.from_numpy(calibration.survival),
+            "calibration.tail": torch.tensor([calibration.xi, calibration.sigma], dtype=torch.float64),
+            "probe.x": self.probe_x,
+            "probe.scores": self.probe_scores,
+        }
+        data = save_tensors(tensors, metadata={"card": self.card.model_dump_json(), "digest": _NO_DIGEST})
+        return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+    @classmethod
+    def load(cls, data: bytes) -> "Artefact":
+        """Raises ArtefactError, which says why, unless the artefact is whole and its probe comes out right."""
+        card = read_card(data)
+        try:
+            tensors = load_tensors(data)
+            detector = _detector(card, tensors)
+        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
+        artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"])
+        artefact.check_probe(detector.score(artefact.probe_x))
+        return artefact
+
+    def check_probe(self, scores: torch.Tensor) -> None:
+        """Compares the scores of the probe, from wherever the module now lives. Raises ArtefactError."""
+        got, want = scores.cpu(), self.probe_scores
+        if got.shape != want.shape or not torch.allclose(got, want, rtol=PROBE_TOLERANCE, atol=1e-4, equal_nan=True):
+            raise ArtefactError("the probe's scores are not those that the trainer got")
+        if not len(want) or bool(want.isnan().all()):
+            raise ArtefactError("the probe has no score")
+
+
+def read_card(data: bytes) -> ModelCard:
+    """The model card of a file whose digest is right. Raises ArtefactError."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        digest, card = metadata["digest"], json.loads(metadata["card"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ArtefactError("this is no model artefact, or it is cut off or damaged") from None
+    whole = isinstance(digest, str) and len(digest) == len(_NO_DIGEST)
+    if not whole or hashlib.sha256(data.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest() != digest:
+        raise ArtefactError("the digest is wrong: the artefact was damaged or changed")
+    version = card.get("format_version") if isinstance(card, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtefactError(f"format version {version} is newer than this program's {FORMAT_VERSION}: update it")
+    try:
+        return ModelCard.model_validate(card)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtefactError(f"the card is wrong: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
+    if card.kind not in KINDS:
+        raise ArtefactError(f"unknown kind {card.kind!r}")
+    for name, tensor in tensors.items():
+        if not (tensor.isfinite().all() or name.startswith("probe.")):
+            raise ArtefactError(f"{name} is not finite")
+    width = len(card.features)
+    if tuple(tensors["probe.x"].shape[1:]) != (width,):
+        raise ArtefactError(f"the probe does not have the card's {width} features")
+    with torch.device("meta"):  # no memory is taken before the shapes are known to fit
+        module = ScoringModule(
+            Scaler(torch.empty(width), torch.empty(width)),
+            KINDS[card.kind](**card.architecture),
+            Whitening(torch.empty(width), torch.empty(width, width)),
+        )
+    if module.autoencoder.width != width:
+        raise ArtefactError(f"the architecture does not have the card's {width} features")
+    weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
+    module.load_state_dict(weights, assign=True)
+    module.eval().requires_grad_(False)
+    xi, sigma = tensors["calibration.tail"].tolist()
+    body, survival = (tensors[f"calibration.{name}"].numpy() for name in ("body", "survival"))
+    if body.shape != survival.shape or not len(body) or (np.diff(body) <= 0).any() or not (survival > 0).all():
+        raise ArtefactError("the calibration is not in order")
+    return Detector(card.features, module, Calibration(body, survival, xi, sigma))

@@ -1,0 +1,54 @@
+"""Robust scaling of the readings, and the soft limit that keeps a wild reading from drowning the others."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+# Up to here a scaled reading passes as it is; beyond, by its logarithm. Far readings stay ordered, float32 never
+# overflows (the largest float gives 8 + log1p(3e38 / scale)), and training is not ruled by a handful of rows.
+LINEAR_UP_TO: Final = 8.0
+_NORMAL_IQR: Final = 1.349  # interquartile range of a standard normal
+
+
+class Scaler(nn.Module):
+    """z = soft((x - median) / scale); scale is the interquartile range as a standard deviation, or, where half of the
+    readings are equal, the standard deviation. A constant feature has the scale 1 (or its own magnitude's rounding).
+    """
+
+    def __init__(self, location: Tensor, scale: Tensor):
+        super().__init__()
+        self.register_buffer("location", location)
+        self.register_buffer("scale", scale)
+
+    location: Tensor
+    scale: Tensor
+
+    @classmethod
+    def fit(cls, x: npt.NDArray[np.float32]) -> "Scaler":
+        """From training rows [n, d] with NaN for missing; every feature needs at least one reading."""
+        wide = x.astype(np.float64)
+        low, location, high = np.nanquantile(wide, (0.25, 0.5, 0.75), axis=0)
+        spread = np.nanstd(wide, axis=0)
+        scale = (high - low) / _NORMAL_IQR
+        # An interquartile range far below the deviation means a feature that nearly always rests at one value.
+        scale = np.where(scale < 0.05 * spread, spread, scale)
+        floor = np.maximum(np.abs(location), 1.0) * 1e-6  # below float32's resolution there is only rounding
+        scale = np.where(scale <= floor, np.maximum(np.abs(location) * 0.01, 1.0), scale)
+        return cls(torch.from_numpy(location.astype(np.float32)), torch.from_numpy(scale.astype(np.float32)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n, d] -> z [n, d], with 0 for a missing reading, and present [n, d], 1 or 0."""
+        missing = torch.isnan(x)
+        t = torch.where(missing, 0.0, (x - self.location) / self.scale)
+        far = t.abs() - LINEAR_UP_TO
+        z = torch.where(far > 0, t.sign() * (LINEAR_UP_TO + torch.log1p(far.clamp(min=0))), t)
+        return z, (~missing).to(z.dtype)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Back into the readings' units."""
+        far = z.abs() - LINEAR_UP_TO
+        t = torch.where(far > 0, z.sign() * (LINEAR_UP_TO + torch.expm1(far.clamp(min=0, max=80))), z)
+        return (t * self.scale + self.location).clamp(-3e38, 3e38)  # finite, whatever the decoder says

@@ -1,0 +1,43 @@
+"""The stacked autoencoder: n hidden layers of ReLU down to a code, mirrored back up; linear at both ends."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from worker.models.base import Autoencoder
+
+
+class Stacked(Autoencoder):
+    """`sizes` are the hidden layers down to the code, e.g. (64, 16) for d-64-16-64-d; derived from d if not given.
+
+    The bottleneck is what makes the residual mean something: half of the inputs, of which a sensor set rarely has
+    more independent directions.
+    """
+
+    kind = "stacked"
+
+    def __init__(self, width: int, sizes: Sequence[int] | None = None):
+        super().__init__()
+        self.width = width
+        self.sizes = tuple(sizes or (min(max(2 * width, 16), 512), max(1, min(width // 2, 64))))
+        down = [width, *self.sizes]
+        self.encoder = _layers(down)
+        self.decoder = _layers(down[::-1])
+
+    def architecture(self) -> dict[str, Any]:
+        return {"width": self.width, "sizes": list(self.sizes)}
+
+    def encode(self, z: Tensor) -> Tensor:
+        return self.encoder(z)  # type: ignore[no-any-return]
+
+    def decode(self, code: Tensor) -> Tensor:
+        return self.decoder(code)  # type: ignore[no-any-return]
+
+
+def _layers(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])  # the code, and the reconstruction, are linear

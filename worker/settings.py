@@ -1,0 +1,285 @@
+"""All settings: one frozen tree, read from OFFNORMAL_ variables over a YAML file over defaults.
+
+`load()` is the only way in. It turns whatever is wrong into one line that names the setting.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError as SourceError,
+    YamlConfigSettingsSource,
+)
+
+from worker.errors import SettingsError
+
+PREFIX = "OFFNORMAL_"
+CONFIG_FILE = PREFIX + "CONFIG"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+
+
+def seconds(value: object) -> float:
+    """`30`, `"30"`, `"500ms"`, `"24h"` -> seconds. Raises ValueError on anything else, negatives included."""
+    found = _DURATION.fullmatch(str(value).strip())
+    if not found:
+        raise ValueError(f"{value!r} is no duration: write seconds, or a number with ms, s, m, h or d")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _start(value: object) -> object:
+    text = str(value).strip()
+    if text not in ("earliest", "latest"):
+        start_time(text, now=0.0)
+    return text
+
+
+def start_time(start: str, now: float) -> float:
+    """A time or `-1h`, as seconds since the epoch; `now` in the same unit. Raises ValueError."""
+    if start.startswith("-"):
+        return now - seconds(start[1:])
+    try:
+        moment = datetime.fromisoformat(start)
+    except ValueError:
+        raise ValueError(f"{start!r}: write earliest, latest, a time such as 2026-01-31T08:00Z, or -1h") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Section):
+    bootstrap: str = Field("localhost:9092", min_length=1, description="brokers, host:port, separated by commas")
+    group: Name = Field("offnormal", description="consumer group")
+    instance_id: Name | None = Field(None, description="static membership: a name that is this worker's alone")
+    start: Annotated[str, BeforeValidator(_start)] = Field(
+        "earliest", description="where a group without offsets begins: earliest, latest, a time, -1h"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as Kafka names it"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="as Kafka names it"
+    )
+    username: str | None = Field(None, description="SASL user")
+    password: SecretStr | None = Field(None, description="SASL password")
+    ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
+    cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
+    key_file: str | None = Field(None, description="PEM file of the client key")
+    startup_timeout: Duration = Field(60.0, description="how long Kafka may be away at start before exit 4")
+    session_timeout: Duration = Field(
+        10.0, ge=6, le=300, description="how long a silent worker keeps its partitions; a transaction likewise"
+    )
+
+    @property
+    def commit_timeout(self) -> float:
+        """Seconds that one commit may take: short of the session's end, and of SIGTERM's ten seconds."""
+        return min(self.session_timeout / 2, 5.0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "KafkaSettings":
+        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and self.username and self.password):
+            raise ValueError(f"{self.security_protocol} needs sasl_mechanism, username and password")
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file are needed both or neither")
+        return self
+
+
+class TopicSettings(Section):
+    sensors: Topic = Field("offnormal.sensors", description="in: sensor vectors")
+    anomalies: Topic = Field("offnormal.anomalies", description="out: anomaly events")
+    dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
+    models: Topic = Field("offnormal.models", description="the registry (compacted)")
+
+
+class InputSettings(Section):
+    format: Literal["json", "f32", "avro", "arrow"] = Field(
+        "json", description="json or f32; a content-type header overrides it for a record"
+    )
+    entity_field: str | None = Field(None, description="JSON key that holds the entity; else the record's key")
+    time_field: str | None = Field(None, description="JSON key that holds the event time; else the record's timestamp")
+    strict: bool = Field(False, description="a JSON key that is no feature makes a dead letter")
+    features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
+        None, description="a count or a JSON list of names; only training asks, where the data do not tell"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        if value in ("avro", "arrow"):
+            raise ValueError(f"format {value} is not there yet: json or f32")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _named_once(cls, value: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("features must be names, each once")
+        return value
+
+
+class ModelSettings(Section):
+    name: Name = Field("default", description="the model in the registry that is served and trained")
+    kind: Literal["stacked"] = Field("stacked", description="the autoencoder's kind")
+    window: Literal[1] = Field(1, description="vectors of an entity that are scored together")
+    keep: int = Field(10, ge=1, description="artefacts kept in the registry")
+
+
+class DetectionSettings(Section):
+    false_alarm_rate: float = Field(
+        1e-4, gt=0, lt=1, description="budget: share of normal vectors that may become events, warnings included"
+    )
+    top_features: int = Field(5, ge=1, description="features named in an event")
+    max_missing: float = Field(0.5, ge=0, lt=1, description="share of readings that may be missing; beyond: not scored")
+
+
+class BatchSettings(Section):
+    max_rows: int = Field(4096, ge=1, le=1_000_000, description="rows scored at once")
+    max_delay: Duration = Field(0.005, le=10, description="how long a batch waits for more rows")
+    commit_interval: Duration = Field(
+        0.2, le=10, description="how long offsets, and events under a backlog, wait for their commit"
+    )
+
+
+class TrainingSettings(Section):
+    lookback: Duration = Field(86400.0, gt=0, description="how far back the training window reaches")
+    max_rows: int = Field(1_000_000, ge=50, description="rows at most, sampled evenly over the window")
+    min_rows: int = Field(1000, ge=50, description="rows at least; with fewer, exit 5")
+    holdout: float = Field(0.2, gt=0.02, lt=0.9, description="the latest share of the rows, held out to calibrate")
+    max_epochs: int = Field(200, ge=1, description="epochs at most; early stopping ends sooner")
+    seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
+
+
+class HttpSettings(Section):
+    host: str = Field("0.0.0.0", description="address of probes and metrics")
+    port: int = Field(8080, ge=0, le=65535, description="port of probes and metrics; 0 switches them off")
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Frozen; build it by `load()`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    input: InputSettings = InputSettings()
+    model: ModelSettings = ModelSettings()
+    detection: DetectionSettings = DetectionSettings()
+    batch: BatchSettings = BatchSettings()
+    training: TrainingSettings = TrainingSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="see README, Delivery")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
+    )
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=os.environ.get(CONFIG_FILE))
+        return init_settings, env_settings, yaml
+
+
+def variables(model: type[BaseModel] = Settings, prefix: str = PREFIX) -> Iterator[tuple[str, FieldInfo]]:
+    """Each setting's environment name and field, depth first."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from variables(kind, f"{prefix}{name.upper()}__")
+        else:
+            yield prefix + name.upper(), field
+
+
+def describe() -> str:
+    """The table of all settings that `--help` shows."""
+    lines = ["settings (environment over the YAML file that OFFNORMAL_CONFIG names over defaults):"]
+    for name, field in variables():
+        default = field.default
+        shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        choices = [str(c) for c in get_args(field.annotation) if isinstance(c, str)]
+        told = f"{field.description} [{', '.join(choices)}]" if len(choices) > 2 else field.description
+        lines.append(f"  {name:<38} {shown:<24} {told}")
+    return "\n".join(lines)
+
+
+def load(**overrides: Any) -> Settings:
+    """Reads the settings. Raises SettingsError with one line that names what is wrong."""
+    _refuse_unknown(os.environ)
+    file = os.environ.get(CONFIG_FILE)
+    if file and not os.path.isfile(file):
+        raise SettingsError(f"{CONFIG_FILE}: no such file: {file}")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_readable(e) for e in error.errors(include_url=False))) from None
+    except SourceError as error:
+        raise SettingsError(f"{error}: {error.__cause__}" if error.__cause__ else str(error)) from None
+    except Exception as error:  # the YAML reader has its own errors
+        raise SettingsError(f"{CONFIG_FILE}: {' '.join(str(error).split())}") from None
+
+
+def _readable(error: Any) -> str:
+    known = dict(variables())
+    parts = [str(part).upper() for part in error["loc"]]
+    name = PREFIX + "__".join(parts)
+    while name not in known and len(parts) > 2:  # pydantic adds the branch of a union to the place
+        parts.pop()
+        name = PREFIX + "__".join(parts)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{name}: no such setting{_suggestion(name)}"
+    secret = "PASSWORD" in name or isinstance(error.get("input"), dict | BaseModel)
+    return f"{name}: {message}" + ("" if secret else f" (got {error.get('input')!r})")
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [n for n, _ in variables()], n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# What Kubernetes sets in every pod when a service is called "offnormal": no settings of ours.
+_SERVICE_LINK = re.compile(r"OFFNORMAL(_[A-Z0-9_]+?)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+
+
+def _refuse_unknown(environ: Any) -> None:
+    """pydantic-settings overlooks a misspelt variable; a worker that runs with a default instead is worse."""
+    known = {name for name, _ in variables()} | {CONFIG_FILE}
+    for name in environ:
+        if not name.startswith(PREFIX) or name in known or name.startswith(PREFIX + "TEST_"):
+            continue
+        if "__" not in name and _SERVICE_LINK.fullmatch(name):
+            continue
+        if name.removeprefix(PREFIX).lower() in Settings.model_fields:  # a whole section as JSON
+            continue
+        raise SettingsError(f"{name}: no such setting{_suggestion(name)}")

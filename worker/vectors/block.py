@@ -1,0 +1,143 @@
+"""The two blocks that travel through the worker: fetched records in columns, and the vectors decoded from them.
+
+Work happens on blocks. A Python object per record exists only for what is published.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Headers = Sequence[tuple[str, bytes]]
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class BytesColumn:
+    """n byte strings as slices of one buffer; a length of -1 is null."""
+
+    buffer: memoryview
+    start: Int64s
+    length: Int64s
+
+    @classmethod
+    def of(cls, items: Sequence[bytes | None]) -> "BytesColumn":
+        """Copies the items into one buffer, end to end."""
+        if None in items:
+            length = np.fromiter((-1 if item is None else len(item) for item in items), np.int64, len(items))
+            data = b"".join(item for item in items if item is not None)
+        else:
+            length = np.fromiter(map(len, items), np.int64, len(items))  # type: ignore[arg-type]
+            data = b"".join(items)  # type: ignore[arg-type]
+        sizes = np.maximum(length, 0)
+        return cls(memoryview(data), np.cumsum(sizes) - sizes, length)
+
+    @classmethod
+    def concat(cls, columns: Sequence["BytesColumn"]) -> "BytesColumn":
+        sizes = np.array([len(c.buffer) for c in columns])
+        shifts = np.cumsum(sizes) - sizes
+        return cls(
+            memoryview(b"".join(c.buffer for c in columns)),
+            np.concatenate([c.start + shift for c, shift in zip(columns, shifts, strict=True)]),
+            np.concatenate([c.length for c in columns]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def view(self, i: int) -> memoryview:
+        """The i-th string without a copy; an empty view where it is null."""
+        return self.buffer[self.start[i] : self.start[i] + max(self.length[i], 0)]
+
+    def __getitem__(self, i: int) -> bytes | None:
+        return None if self.length[i] < 0 else bytes(self.view(i))
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """n fetched records of one topic, undecoded, in the order of their offsets within each partition.
+
+    `timestamp` is in milliseconds since the epoch. `headers` has an entry only for a record that has any.
+    """
+
+    topic: str
+    partition: Int64s
+    offset: Int64s
+    timestamp: Int64s
+    keys: BytesColumn
+    values: BytesColumn
+    headers: Mapping[int, Headers]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @classmethod
+    def concat(cls, blocks: Sequence["RecordBlock"]) -> "RecordBlock":
+        """Blocks of one topic, in the order of their reading."""
+        if len(blocks) == 1:
+            return blocks[0]
+        headers: dict[int, Headers] = {}
+        first = 0
+        for block in blocks:
+            headers.update({first + i: h for i, h in block.headers.items()})
+            first += len(block)
+        return cls(
+            blocks[0].topic,
+            np.concatenate([b.partition for b in blocks]),
+            np.concatenate([b.offset for b in blocks]),
+            np.concatenate([b.timestamp for b in blocks]),
+            BytesColumn.concat([b.keys for b in blocks]),
+            BytesColumn.concat([b.values for b in blocks]),
+            headers,
+        )
+
+    def ends(self) -> dict[int, int]:
+        """Partition -> the offset after its last record here."""
+        ends: dict[int, int] = {}
+        for p in np.unique(self.partition):
+            ends[int(p)] = int(self.offset[self.partition == p][-1]) + 1
+        return ends
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that does not parse: its index in the block, a fixed word for the reason, and the error in words."""
+
+    record: int
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBlock:
+    """The n vectors of a RecordBlock, all of one feature schema.
+
+    `x` is float32 [n, d], NaN where a reading is missing; `record` [n] points to the source record, `row` [n] counts
+    within it; `time` [n] is the event time in milliseconds since the epoch. `entities`, per record, is there only
+    where the payload names them; else the record's key is the entity. `nulls` counts skipped records without a value.
+    """
+
+    records: RecordBlock
+    x: Float32s
+    record: Int64s
+    row: Int64s
+    time: Int64s
+    entities: Mapping[int, str]
+    rejects: Sequence[Reject]
+    nulls: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def entity(self, i: int) -> str | None:
+        """The entity of the i-th vector, or None where neither payload nor key names one."""
+        record = int(self.record[i])
+        if record in self.entities:
+            return self.entities[record]
+        key = self.records.keys[record]
+        return None if key is None else key.decode("utf-8", "replace")

@@ -1,0 +1,85 @@
+"""RecordBlock -> VectorBlock: each record by its format, all of them by one feature schema."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worker.settings import InputSettings
+from worker.vectors.block import Headers, Int64s, RecordBlock, Reject, VectorBlock
+from worker.vectors.f32 import F32
+from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, without_infinite
+from worker.vectors.json import Json
+
+CONTENT_TYPES = {
+    "json": "json",
+    "application/json": "json",
+    "f32": "f32",
+    "application/x-f32": "f32",
+}
+
+
+class Decoder:
+    """Decodes blocks for one feature schema. Whatever does not parse becomes a Reject and costs no neighbour."""
+
+    def __init__(self, settings: InputSettings, features: Sequence[str]):
+        self._default = settings.format
+        self._width = len(features)
+        self._formats: dict[str, Format] = {
+            "json": Json(features, settings.entity_field, settings.time_field, settings.strict),
+            "f32": F32(len(features)),
+        }
+
+    def decode(self, records: RecordBlock) -> VectorBlock:
+        there = np.flatnonzero(records.values.length >= 0)
+        rejects: list[Reject] = []
+        parsed: list[Parsed] = []
+        for name, indices in self._by_format(records, there, rejects):
+            parsed.append(without_infinite(self._formats[name].decode(records.values, indices)))
+        return _join(records, parsed, rejects, self._width, nulls=len(records) - len(there))
+
+    def _by_format(
+        self, records: RecordBlock, there: Int64s, rejects: list[Reject]
+    ) -> Sequence[tuple[str, Int64s]]:
+        """Splits the records by format; nearly always there is one, and nothing to split."""
+        if not records.headers:
+            return [(self._default, there)]
+        named: dict[str, list[int]] = {}
+        for r in there.tolist():
+            given = content_type(records.headers.get(r, ()))
+            name = self._default if given is None else CONTENT_TYPES.get(given)
+            if name is None:
+                rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {given!r}"))
+            else:
+                named.setdefault(name, []).append(r)
+        return [(name, np.array(indices, np.int64)) for name, indices in named.items()]
+
+
+def content_type(headers: Headers) -> str | None:
+    """The content-type header, lower case, without parameters; None where there is none."""
+    for key, value in headers:
+        if key.lower() == "content-type" and value is not None:
+            return value.split(b";")[0].strip().lower().decode("latin-1")
+    return None
+
+
+def _join(
+    records: RecordBlock, parsed: Sequence[Parsed], rejects: list[Reject], width: int, nulls: int
+) -> VectorBlock:
+    for part in parsed:
+        rejects.extend(part.rejects)
+    source = np.concatenate([np.empty(0, np.int64), *(p.records for p in parsed)])
+    counts = np.concatenate([np.empty(0, np.int64), *(p.counts for p in parsed)])
+    x = parsed[0].x if len(parsed) == 1 else np.concatenate([np.empty((0, width), np.float32), *(p.x for p in parsed)])
+    record = np.repeat(source, counts)
+    row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
+    entities = {r: e for p in parsed for r, e in p.entities.items()}
+    times = {r: t for p in parsed for r, t in p.times.items()}
+    time = records.timestamp
+    if times:
+        time = time.copy()
+        time[list(times)] = list(times.values())
+    if len(parsed) > 1:  # formats alternate: put the rows back into the records' order
+        order = np.argsort(record, kind="stable")
+        record, row, x = record[order], row[order], x[order]
+    rejects.sort(key=lambda reject: reject.record)
+    return VectorBlock(records, x, record, row, time[record], entities, rejects, nulls)

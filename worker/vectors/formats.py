@@ -1,0 +1,59 @@
+"""What every input format has in common: the parsed rows of one record, and how a record fails.
+
+A format is a class with `decode(values, records) -> Parsed`; `Decoder` joins the formats to a block.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+
+from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
+
+UNPARSEABLE: Final = "unparseable"
+WRONG_LENGTH: Final = "wrong-length"
+WRONG_TYPE: Final = "wrong-type"
+INFINITE: Final = "infinite"
+UNKNOWN_KEY: Final = "unknown-key"
+BAD_TIME: Final = "bad-time"
+BAD_ENTITY: Final = "bad-entity"
+UNKNOWN_CONTENT_TYPE: Final = "unknown-content-type"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Rows of the records that parsed: `x` [n, d], and `counts`, the number of rows of each of `records`."""
+
+    records: Int64s
+    counts: Int64s
+    x: Float32s
+    rejects: Sequence[Reject] = ()
+    entities: Mapping[int, str] = field(default_factory=dict)
+    times: Mapping[int, int] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    def decode(self, values: BytesColumn, records: Int64s) -> Parsed:
+        """Parses the values of `records` (indices, none of them null). Never raises over their content."""
+        ...
+
+
+def without_infinite(parsed: Parsed) -> Parsed:
+    """A record with an infinite reading (in float32) becomes a reject, whole: a record is atomic."""
+    infinite = np.isinf(parsed.x)
+    if not infinite.any():
+        return parsed
+    bad_row = infinite.any(axis=1)
+    record_of_row = np.repeat(np.arange(len(parsed.records)), parsed.counts)
+    bad = np.zeros(len(parsed.records), bool)
+    bad[record_of_row[bad_row]] = True
+    rejects = [Reject(int(r), INFINITE, "a reading is infinite in float32") for r in parsed.records[bad]]
+    return Parsed(
+        parsed.records[~bad],
+        parsed.counts[~bad],
+        parsed.x[~bad[record_of_row]],
+        [*parsed.rejects, *rejects],
+        parsed.entities,
+        parsed.times,
+    )

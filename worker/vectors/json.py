@@ -1,0 +1,196 @@
+"""Format `json`: an array of numbers, an array of such arrays, an object with the feature names as keys, or an object
+whose `values` is any of these. null, or an absent key, is a missing reading. Numbers only: no strings, no booleans.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
+from worker.vectors.formats import (
+    BAD_ENTITY,
+    BAD_TIME,
+    UNKNOWN_KEY,
+    UNPARSEABLE,
+    WRONG_LENGTH,
+    WRONG_TYPE,
+    Parsed,
+)
+
+Row = Sequence[Any]
+
+
+class Refused(Exception):
+    """This record is no vector: a reason and the error in words."""
+
+    def __init__(self, reason: str, error: str):
+        super().__init__(error)
+        self.reason = reason
+
+
+class Json:
+    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
+        self._features = tuple(features)
+        self._width = len(self._features)
+        self._known = {*self._features, entity_field, time_field}
+        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+        self._has_fields = entity_field is not None or time_field is not None
+        picked: Callable[[Any], Any] = itemgetter(*self._features)
+        # itemgetter of one name gives no tuple
+        self._pick: Callable[[Any], Row] = picked if self._width > 1 else lambda doc: (picked(doc),)
+
+    def decode(self, values: BytesColumn, records: Int64s) -> Parsed:
+        rows: list[Row] = []
+        good: list[int] = []
+        counts: list[int] = []
+        rejects: list[Reject] = []
+        entities: dict[int, str] = {}
+        times: dict[int, int] = {}
+        # Only where a boolean literal occurs at all are rows looked at one by one: numpy takes true for 1.0.
+        suspicious = b"true" in values.buffer.obj or b"false" in values.buffer.obj  # type: ignore[operator]
+        buffer = values.buffer
+        starts = values.start[records].tolist()
+        ends = (values.start[records] + values.length[records]).tolist()
+        for r, start, end in zip(records.tolist(), starts, ends, strict=True):
+            try:
+                doc = orjson.loads(buffer[start:end])
+                found = self._rows(doc)
+                for row in found:
+                    if len(row) != self._width:
+                        raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
+                if suspicious:
+                    _numbers_only(found)
+                if self._has_fields and type(doc) is dict:
+                    self._read_fields(r, doc, entities, times)
+            except orjson.JSONDecodeError as error:
+                rejects.append(Reject(r, UNPARSEABLE, str(error)))
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, str(error)))
+            else:
+                good.append(r)
+                counts.append(len(found))
+                rows.extend(found)
+        try:
+            x = _matrix(rows, self._width)
+        except Refused:
+            return self._one_by_one(rows, good, counts, rejects, entities, times)
+        return Parsed(np.array(good, np.int64), np.array(counts, np.int64), x, rejects, entities, times)
+
+    def _rows(self, doc: Any) -> Sequence[Row]:
+        """The rows of one document. Raises Refused."""
+        if type(doc) is dict:
+            if self._strict:
+                self._refuse_unknown(doc)
+            try:
+                return (self._pick(doc),)
+            except KeyError:
+                pass
+            if "values" in doc and not any(name in doc for name in self._features):
+                inner = doc["values"]
+                if type(inner) is not dict:
+                    return self._rows(inner)
+                if self._strict:
+                    self._refuse_unknown(inner)
+                doc = inner
+            return (tuple(map(doc.get, self._features)),)
+        if type(doc) is list:
+            if not doc:
+                raise Refused(WRONG_LENGTH, "an empty array")
+            if type(doc[0]) is not list:
+                return (doc,)
+            if any(type(row) is not list for row in doc):
+                raise Refused(WRONG_TYPE, "an array of arrays holds something else")
+            return doc
+        raise Refused(WRONG_TYPE, f"neither an array nor an object, but {type(doc).__name__}")
+
+    def _refuse_unknown(self, doc: dict[str, Any]) -> None:
+        extra = [key for key in doc if key not in self._known and key != "values"]
+        if extra:
+            raise Refused(UNKNOWN_KEY, f"no feature: {', '.join(extra[:5])}")
+
+    def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
+        if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
+            times[r] = _milliseconds(value)
+        if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
+            if type(value) not in (str, int):
+                raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
+            entities[r] = str(value)
+
+    def _one_by_one(
+        self,
+        rows: list[Row],
+        good: list[int],
+        counts: list[int],
+        rejects: list[Reject],
+        entities: dict[int, str],
+        times: dict[int, int],
+    ) -> Parsed:
+        """The block has missing readings, or something that is no number: find whose, and harm no neighbour."""
+        kept: list[Float32s] = [np.empty((0, self._width), np.float32)]
+        kept_records, kept_counts, first = [], [], 0
+        for r, count in zip(good, counts, strict=True):
+            mine = rows[first : first + count]
+            first += count
+            try:
+                _numbers_only(mine)
+                kept.append(_float32(np.array(mine, np.float64)))
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, str(error)))
+            else:
+                kept_records.append(r)
+                kept_counts.append(count)
+        return Parsed(
+            np.array(kept_records, np.int64),
+            np.array(kept_counts, np.int64),
+            np.concatenate(kept),
+            rejects,
+            entities,
+            times,
+        )
+
+
+def _matrix(rows: list[Row], width: int) -> Float32s:
+    """[n, d]; raises Refused where a row holds anything but numbers (a null included: numpy tells them not apart)."""
+    if not rows:
+        return np.empty((0, width), np.float32)
+    try:
+        wide = np.array(rows)
+    except ValueError as error:
+        raise Refused(WRONG_TYPE, str(error)) from None
+    if wide.dtype.kind not in "fiu" or wide.ndim != 2:
+        raise Refused(WRONG_TYPE, f"numbers expected, not {wide.dtype}")
+    return _float32(wide)
+
+
+def _float32(wide: npt.NDArray[Any]) -> Float32s:
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and a reject
+        return wide.astype(np.float32)
+
+
+_NUMBERS = {int, float, type(None)}
+
+
+def _numbers_only(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if not _NUMBERS.issuperset(map(type, row)):
+            odd = next(value for value in row if type(value) not in _NUMBERS)
+            raise Refused(WRONG_TYPE, f"a reading is no number but {type(odd).__name__}")
+
+
+def _milliseconds(value: Any) -> int:
+    """A number is seconds since the epoch below 1e11 (the year 5138), else milliseconds; a string is ISO 8601."""
+    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e14:
+        return int(value * 1000) if value < 1e11 else int(value)
+    if type(value) is str:
+        try:
+            moment = datetime.fromisoformat(value)
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            pass
+    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")
