@@ -54,7 +54,7 @@ def any_broker() -> Iterator[Broker]:
         with ApacheKafka() as kafka:
             yield Broker(kafka.bootstrap, f"Apache Kafka {KAFKA_VERSION}, local process", apache=True)
     else:
-        from worker.commands.embedded import embedded_broker
+        from worker.demo.broker import embedded_broker
 
         with embedded_broker() as bootstrap:
             yield Broker(bootstrap, "embedded broker (no Docker, no Java with mvn found)", apache=False)
@@ -158,7 +158,7 @@ def main() -> None:
             print(kafka.bootstrap, flush=True)
             _until_told()
     elif sys.argv[1:] == ["embedded"]:
-        from worker.commands.embedded import embedded_broker
+        from worker.demo.broker import embedded_broker
 
         with embedded_broker() as bootstrap:
             print(bootstrap, flush=True)

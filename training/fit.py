@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.calibrate import explained_by
+from training.calibrate import explained
 from worker.errors import NoModelError
 from worker.models import KINDS, Autoencoder, Calibration, Detector, Scaler, ScoringModule, Whitening
 
 Rows = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 BATCH: Final = 512
 # An epoch over a large set is cut into rounds of at most this many steps, so that early stopping looks often enough.
@@ -61,14 +60,13 @@ def fit(
     features: tuple[str, ...],
     kind: str,
     *,
-    named: Mask | None = None,
-    budget: float = 1e-4,
+    champion: Detector | None = None,
     seed: int = 0,
     max_epochs: int = 200,
     progress: Callable[[Round], None] = lambda _: None,
 ) -> Fitted:
-    """Fits on `rows` [n, d] and calibrates on `held_out` [m, d]; NaN is missing. `named` [m] marks the held-out rows
-    that were published as anomalies under the false-alarm `budget`.
+    """Fits on `rows` [n, d] and calibrates on `held_out` [m, d]; NaN is missing. What the `champion` thinks of the
+    held-out rows tells how many of them are no normal ones.
 
     The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where a feature
     has no reading at all.
@@ -87,8 +85,8 @@ def fit(
     module = ScoringModule(scaler, autoencoder, _whiten(autoencoder, *held)).eval().requires_grad_(False)
     scores = module(torch.from_numpy(held_out)).numpy().astype(np.float64)
     usable = np.isfinite(scores)
-    if named is not None:
-        usable &= explained_by(budget, scores, named)
+    if champion is not None:
+        usable &= explained(champion.p_value(torch.from_numpy(held_out)), scores)
     detector = Detector(features, module, Calibration.fit(scores[usable]))
     return Fitted(detector, loss, held_loss, rounds, int(usable.sum()), time.monotonic() - started)
 

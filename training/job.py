@@ -12,14 +12,14 @@ import torch
 
 import worker
 from training import window
-from training.fit import Fitted, fit
+from training.fit import Fitted, Rows, fit
 from training.progress import Shown
 from training.window import Window
 from worker.errors import NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
 from worker.models import Artefact, ModelCard
-from worker.registry import Registry, RegistryView, new_version
+from worker.registry import Registry, new_version
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -32,17 +32,17 @@ def run(settings: Settings) -> dict[str, Any]:
     registry = Registry(settings)
     view = registry.view()
     parent = view.champion()
+    champion = None if parent is None else Artefact.load(view.artefact(parent)).detector
     torch.set_num_threads(settings.threads)
     with Shown() as shown:
-        rows = window.read(settings, _champion_features(view), shown.read)
-        fit_rows, held_out, named = _split(settings, rows)
+        rows = window.read(settings, champion.features if champion else None, shown.read)
+        fit_rows, held_out = _split(settings, rows)
         fitted = fit(
             fit_rows,
             held_out,
             rows.features,
             settings.model.kind,
-            named=named,
-            budget=settings.detection.false_alarm_rate,
+            champion=champion if champion and champion.features == rows.features else None,
             seed=settings.training.seed,
             max_epochs=settings.training.max_epochs,
             progress=shown.fitted,
@@ -62,18 +62,11 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"model": card.name, "version": card.version, "promoted": True, "rows": counts, "quality": card.quality}
 
 
-def _champion_features(view: RegistryView) -> tuple[str, ...] | None:
-    version = view.champion()
-    return None if version is None else view.card(version).features
+def _split(settings: Settings, rows: Window) -> tuple[Rows, Rows]:
+    """Rows to fit on, and held-out rows.
 
-
-def _split(
-    settings: Settings, rows: Window
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Rows to fit on, held-out rows, and which of the latter were published as anomalies.
-
-    The latest part is held out, since it is the future that the threshold has to hold for. Rows named as anomalies do
-    not teach.
+    The latest part is held out, since it is the future that the threshold has to hold for. Rows that were published
+    as anomalies do not teach, but stay among the held-out ones: see training/calibrate.py.
     """
     training = settings.training
     if len(rows) < training.min_rows:
@@ -89,7 +82,7 @@ def _split(
             f"{usable.sum()} rows are left to fit on: the other {int((~usable).sum())} were published as anomalies."
             " If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    return rows.x[:cut][usable], rows.x[cut:], rows.named[cut:]
+    return rows.x[:cut][usable], rows.x[cut:]
 
 
 def _card(

@@ -1,4 +1,4 @@
-"""What is published: anomaly events as CloudEvents 1.0, and dead letters. The JSON Schema lies beside this file."""
+"""What is published: anomaly events as CloudEvents 1.0, scores, dead letters. The JSON Schema lies beside this file."""
 
 import json
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final
 
+import numpy as np
 import orjson
 
 from worker.detection import Anomaly
@@ -13,6 +14,7 @@ from worker.detection.judge import Scorer
 from worker.kafka import Output
 from worker.settings import Settings
 from worker.vectors import Reject, VectorBlock
+from worker.vectors.block import Float32s
 
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
@@ -31,6 +33,7 @@ class EventEncoder:
         self._topics = settings.topics
         self._source = f"urn:offnormal:{settings.kafka.group}"
         self._model = settings.model.name
+        self._f32 = settings.input.format == "f32"
 
     def anomalies(self, found: Sequence[Anomaly], block: VectorBlock, scorer: Scorer) -> list[Output]:
         """One CloudEvent for each; keyed by entity, its id the place of the vector in Kafka."""
@@ -63,6 +66,24 @@ class EventEncoder:
             event["subject"] = entity
         key = None if entity is None else entity.encode()
         return Output(self._topics.anomalies, orjson.dumps(event), key, _CLOUDEVENT)
+
+    def scores(self, scores: Float32s, block: VectorBlock, scorer: Scorer) -> list[Output]:
+        """One record for each input record, under its key: `score, p_value` of each of its rows, in the input's format."""
+        records = block.records
+        pairs = np.column_stack((scores, scorer.calibration.p_value(scores))).astype("<f4")
+        first = np.flatnonzero(block.row == 0)
+        ends = np.append(first[1:], len(block))
+        model = f"{self._model}/{scorer.version}".encode()
+        kind = b"f32" if self._f32 else b"application/json"
+        outputs = []
+        for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
+            record = int(block.record[begin])
+            rows = pairs[begin:end]
+            value = rows.tobytes() if self._f32 else orjson.dumps({"rows": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+            source = f"{records.topic}/{records.partition[record]}/{records.offset[record]}".encode()
+            headers = [("offnormal-source", source), ("offnormal-model", model), ("content-type", kind)]
+            outputs.append(Output(self._topics.scores, value, records.keys[record], headers))
+        return outputs
 
     def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> list[Output]:
         """The original bytes and key, untouched; where from and why in the headers."""

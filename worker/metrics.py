@@ -15,7 +15,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", registry=r)
+        self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", ["model_version"], registry=r)
         self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
         self.events = Counter("offnormal_events", "Anomaly events committed", ["severity"], registry=r)
         self.dead_letters = Counter("offnormal_dead_letters", "Records that did not parse", ["reason"], registry=r)

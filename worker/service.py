@@ -17,7 +17,7 @@ from worker.engine import Engine, Resident
 from worker.events import EventEncoder
 from worker.http import Health, HttpServer
 from worker.kafka import Redo, Sink, Source, open_sink
-from worker.kafka.topics import require
+from worker.kafka.topics import require, specs
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.vectors import Decoder, RecordBlock, VectorBlock
@@ -36,7 +36,8 @@ class Checkpoint:
     """What is scored and not yet committed."""
 
     ends: dict[int, int] = field(default_factory=dict)  # partition -> offset to commit
-    rows: int = 0
+    rows: Counter[str] = field(default_factory=Counter)  # by model version
+    has_outputs: bool = False
     unscorable: int = 0
     nulls: int = 0
     events: Counter[str] = field(default_factory=Counter)
@@ -46,10 +47,6 @@ class Checkpoint:
     @property
     def empty(self) -> bool:
         return not self.ends
-
-    @property
-    def has_outputs(self) -> bool:
-        return bool(self.events or self.dead)
 
 
 class Worker:
@@ -79,8 +76,7 @@ class Worker:
         settings = self._settings
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
-            topics = settings.topics
-            require(settings, [topics.sensors, topics.anomalies, topics.dead_letters, topics.models])
+            require(settings, [spec.name for spec in specs(settings)])
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics)
             self._watcher.start()
             if self._await_champion():
@@ -184,7 +180,7 @@ class Worker:
     def _process(self, records: RecordBlock, sink: Sink) -> None:
         """Decodes, scores, judges and sends; every row by the one model resident at the batch's start."""
         resident, decoder = self._current()
-        stage = self.metrics.stage
+        settings, stage = self._settings, self.metrics.stage
         with stage.labels("decode").time():
             block = decoder.decode(records)
         with stage.labels("score").time():
@@ -193,27 +189,35 @@ class Worker:
             anomalies = self._judge.anomalies(block, scores, resident)
             outputs = self._encoder.anomalies(anomalies, block, resident)
             outputs += self._encoder.dead_letters(block.rejects, block)
+            if "scores" in settings.outputs:
+                outputs += self._encoder.scores(scores, block, resident)
         if outputs:
             with stage.labels("send").time():
                 sink.send(outputs)
         self.metrics.batch_rows.observe(len(block))
-        self._add(block, unscorable=int((scores != scores).sum()), severities=[a.severity for a in anomalies])
+        self._add(block, resident.version, bool(outputs), unscorable=int((scores != scores).sum()), severities=[a.severity for a in anomalies])
 
     def _current(self) -> tuple[Resident, Decoder]:
         resident = self.engine.resident
         assert resident is not None
         if self._decoder is None or self._decoder[0] is not resident:
+            started = time.perf_counter()
             self._decoder = (resident, Decoder(self._settings.input, resident.features))
+            pause = time.perf_counter() - started
+            log.info("serves", model_version=resident.version, loop_paused_seconds=round(pause, 6))
         return self._decoder
 
     # -- checkpoints
 
-    def _add(self, block: VectorBlock, unscorable: int, severities: list[str]) -> None:
+    def _add(
+        self, block: VectorBlock, version: str, has_outputs: bool, unscorable: int, severities: list[str]
+    ) -> None:
         checkpoint = self._checkpoint
         if checkpoint.empty:
             checkpoint.since = time.monotonic()
         checkpoint.ends.update(block.records.ends())
-        checkpoint.rows += len(block)
+        checkpoint.rows[version] += len(block)
+        checkpoint.has_outputs |= has_outputs
         checkpoint.unscorable += unscorable
         checkpoint.nulls += block.nulls
         checkpoint.events.update(severities)
@@ -237,9 +241,10 @@ class Worker:
             )
         self._checkpoint = Checkpoint()
         m = self.metrics
-        self._vectors += checkpoint.rows
         m.commits.inc()
-        m.vectors.inc(checkpoint.rows)
+        for version, rows in checkpoint.rows.items():
+            self._vectors += rows
+            m.vectors.labels(version).inc(rows)
         m.unscorable.inc(checkpoint.unscorable)
         m.nulls.inc(checkpoint.nulls)
         for severity, count in checkpoint.events.items():
@@ -248,7 +253,7 @@ class Worker:
             m.dead_letters.labels(reason).inc(count)
 
     def _redo(self, source: Source, sink: Sink, fault: Redo, backoff: float) -> None:
-        log.warning("redo", reason=str(fault), rows=self._checkpoint.rows)
+        log.warning("redo", reason=str(fault), rows=self._checkpoint.rows.total())
         self.metrics.redone.inc()
         self._checkpoint = Checkpoint()
         sink.discard()

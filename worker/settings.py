@@ -106,6 +106,7 @@ class TopicSettings(Section):
     anomalies: Topic = Field("offnormal.anomalies", description="out: anomaly events")
     dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
     models: Topic = Field("offnormal.models", description="the registry (compacted)")
+    scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
 
 
 class InputSettings(Section):
@@ -193,6 +194,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="see README, Delivery")
+    outputs: tuple[Literal["scores"], ...] = Field((), description='more output topics, a JSON list: ["scores"]')
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
     )

@@ -7,12 +7,18 @@ import time
 from collections.abc import Iterator, Mapping
 
 from kafka import TopicPartition, errors
+from kafka.structs import OffsetAndTimestamp
 
 from worker.kafka.connection import consumer
 from worker.kafka.faults import readable, readable_errors
 from worker.kafka.records import block_of
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
+
+
+def is_found(at: OffsetAndTimestamp | None) -> bool:
+    """Whether a search by time found a record. (The embedded broker answers with offset 0 and no timestamp.)"""
+    return at is not None and at.timestamp >= 0
 
 
 class Reader:
@@ -50,9 +56,7 @@ class Reader:
         """Partition -> the first offset whose timestamp is at least `time_ms`; its end where there is none."""
         with self._errors():
             found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, time_ms))
-        return {
-            p.partition: found[p].offset if found.get(p) is not None else self._ends[p] for p in self._partitions
-        }
+        return {p.partition: found[p].offset if is_found(found.get(p)) else self._ends[p] for p in self._partitions}
 
     def poll(self, timeout: float) -> RecordBlock | None:
         with self._errors():

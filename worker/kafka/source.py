@@ -17,6 +17,7 @@ from kafka.coordinator.base import MemberState
 
 from worker.kafka.connection import consumer
 from worker.kafka.faults import FATAL, Redo, readable
+from worker.kafka.reader import is_found
 from worker.kafka.records import block_of
 from worker.settings import KafkaSettings, start_time
 from worker.vectors import RecordBlock
@@ -159,7 +160,7 @@ class Source:
             moment = int(start_time(start, time.time()) * 1000)
             at = self._consumer.offsets_for_times(dict.fromkeys(found, moment))
             for partition in found:
-                if at.get(partition):
+                if is_found(at.get(partition)):
                     self._consumer.seek(partition, at[partition].offset)
                 else:
                     self._consumer.seek_to_end(partition)

@@ -27,7 +27,7 @@ class TopicSpec:
 
 def specs(settings: Settings) -> list[TopicSpec]:
     topics = settings.topics
-    return [
+    always = [
         TopicSpec(topics.sensors, None, {"retention.ms": str(7 * _DAY)}),
         TopicSpec(topics.anomalies, None, {"retention.ms": str(30 * _DAY)}),
         TopicSpec(
@@ -36,6 +36,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         # One partition: the order of its records is the registry's history.
         TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
     ]
+    return [*always, *(TopicSpec(getattr(topics, o), None, {"retention.ms": str(7 * _DAY)}) for o in settings.outputs)]
 
 
 @dataclass(frozen=True)

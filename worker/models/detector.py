@@ -6,6 +6,8 @@ into a p-value.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +59,6 @@ class Detector:
         with torch.inference_mode():
             return self.module(x)  # type: ignore[no-any-return]
 
-    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See ScoringModule.explain."""
-        with torch.inference_mode():
-            return self.module.explain(x)
+    def p_value(self, x: Tensor) -> npt.NDArray[np.float64]:
+        """P-values [n] of x [n, d]."""
+        return self.calibration.p_value(self.score(x).cpu().numpy())

@@ -1,0 +1,207 @@
+"""`python -m worker demo`: broker, replay, training, worker, a second training and its swap, and a summary."""
+
+import json
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from worker.demo.broker import embedded_broker, free_port
+from worker.demo.outputs import Outputs
+from worker.demo.processes import Processes
+from worker.demo.replay import PARTITIONS, Replay, Rows, shuttle
+from worker.demo.screen import Screen
+from worker.demo.verdict import Verdict, judge
+from worker.errors import OffnormalError
+from worker.settings import KafkaSettings, Settings
+
+# Commissioning: the plant was watched while it ran well, so what its engineers had labelled as anomalies is left out.
+FIRST_STRETCH = 9_000
+BUDGET = 0.001
+RETRAIN_AT = 0.2  # of the stream
+HOLD_AT = 0.85  # here the stream waits for the swap, should the machine be slow
+LIMIT = 240.0  # seconds for any one stage
+
+
+def run(settings: Settings, arguments: Namespace) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # No exception out of nowhere: a process that is being started could slip through.
+        signal.signal(number, lambda *_: stop.set())
+    started = time.monotonic()
+    with (
+        Screen(to_stderr=arguments.json) as screen,
+        tempfile.TemporaryDirectory(prefix="offnormal-demo-") as folder,
+        embedded_broker() as bootstrap,
+    ):
+        environment = {
+            "OFFNORMAL_KAFKA__BOOTSTRAP": bootstrap,
+            "OFFNORMAL_KAFKA__SESSION_TIMEOUT": "6s",
+            "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(BUDGET),
+            "OFFNORMAL_OUTPUTS": '["scores"]',
+            "OFFNORMAL_HTTP__HOST": "127.0.0.1",
+            "OFFNORMAL_HTTP__PORT": str(free_port()),
+            "OFFNORMAL_LOG__FORMAT": "json",
+        }
+        with Processes(Path(folder), environment) as processes:
+            verdict = _Demo(screen, processes, environment, stop, arguments.speed).run(started)
+    screen.summary(verdict)
+    if arguments.json:
+        print(json.dumps(verdict.as_json()))
+    return 0 if verdict.lost == 0 and verdict.repeated == 0 and verdict.swaps > 0 else 1
+
+
+class _Demo:
+    def __init__(
+        self, screen: Screen, processes: Processes, environment: dict[str, str], stop: threading.Event, speed: int
+    ):
+        self._screen, self._processes, self._stop, self._speed = screen, processes, stop, speed
+        self._port = environment["OFFNORMAL_HTTP__PORT"]
+        self._settings = Settings(
+            kafka=KafkaSettings(bootstrap=environment["OFFNORMAL_KAFKA__BOOTSTRAP"]), outputs=("scores",)
+        )
+
+    def run(self, started: float) -> Verdict:
+        screen, settings = self._screen, self._settings
+        screen.stage("data", "loading")
+        rows = shuttle()
+        first, rest = _split(rows)
+        screen.stage("data", f"{len(rows):,} vectors of 9 sensors, {int(rows.anomalous.sum()):,} labelled as anomalies")
+        self._finish("topics", "worker", "topics", "--partitions", str(PARTITIONS), "--replication", "1")
+
+        replay = Replay(settings.kafka, settings.topics.sensors, first, pace=0)
+        replay.start()
+        self._wait(replay.done.is_set, lambda: screen.stage("commissioning", f"{replay.sent:,} vectors replayed"))
+        self._finish("first training", "training")
+
+        begin = time.time()
+        replay = Replay(settings.kafka, settings.topics.sensors, rest, self._speed, hold_at=int(HOLD_AT * len(rest)))
+        outputs = Outputs(settings)
+        try:
+            replay.start()
+            self._wait(replay.first_acknowledged, lambda: screen.stage("stream", "starting"))
+            swap_log = self._stream(replay, outputs, begin, len(rest))
+            sent = replay.places()
+        finally:
+            replay.cancelled.set()
+            outputs.close()
+        swaps = sum(entry.get("replaces") is not None for entry in swap_log if entry["event"] == "model_in_service")
+        return judge(
+            sent, rest.anomalous, outputs, BUDGET, swaps, _swap_figures(swap_log), time.monotonic() - started
+        )
+
+    def _stream(self, replay: Replay, outputs: Outputs, begin: float, total: int) -> list[dict[str, Any]]:
+        """Worker over the rest of the data; in the midst of it a second training. -> the worker's log"""
+        start = datetime.fromtimestamp(begin, UTC).isoformat(timespec="milliseconds")
+        worker = self._processes.start("worker", "worker", OFFNORMAL_KAFKA__START=start)
+        training: subprocess.Popen[bytes] | None = None
+        rate = _Rate()
+
+        def show() -> None:
+            nonlocal training
+            outputs.poll()
+            scored = sum(outputs.scored.values())
+            if training is None and scored > RETRAIN_AT * total:
+                lookback = f"{time.time() - begin:.0f}s"
+                training = self._processes.start("second training", "training", OFFNORMAL_TRAINING__LOOKBACK=lookback)
+            for name, process in (("worker", worker), ("second training", training)):
+                if process is not None and process.poll() is not None:
+                    self._processes.require_success(name, process)
+            if training is not None and training.poll() == 0:
+                replay.released.set()
+            doing = "" if training is None else ", a second model is being trained"
+            if len(outputs.versions) > 1:
+                doing = ", the second model was swapped in"
+            self._screen.stage("stream", f"{replay.sent:,} of {total:,} vectors replayed{doing}")
+            self._screen.figures(
+                {
+                    "scored": f"{scored:,}",
+                    "vectors/s": f"{rate.of(scored):,.0f}",
+                    "lag": f"{self._lag():,.0f}",
+                    "model": list(outputs.versions)[-1] if outputs.versions else "-",
+                    "events": f"{sum(outputs.events.values()):,}",
+                    "dead letters": f"{outputs.dead}",
+                },
+                list(outputs.latest),
+            )
+
+        self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.sent, show)
+        time.sleep(0.5)
+        outputs.poll()  # what comes now is a repeat
+        self._screen.stage("end", "SIGTERM to the worker")
+        worker.terminate()
+        self._wait(lambda: worker.poll() is not None, lambda: None)
+        self._processes.require_success("worker", worker)
+        return [json.loads(line) for line in self._processes.log("worker").read_text().splitlines() if line[:1] == "{"]
+
+    def _finish(self, name: str, *arguments: str) -> None:
+        process = self._processes.start(name, *arguments)
+        begun = time.monotonic()
+
+        def show() -> None:
+            self._screen.stage(name, f"{' '.join(('python -m', *arguments))}  {time.monotonic() - begun:.0f} s")
+
+        self._wait(lambda: process.poll() is not None, show)
+        self._processes.require_success(name, process)
+        told = self._processes.log(name).read_text().strip().splitlines()
+        if arguments == ("training",) and told:
+            self._screen.stage(name, told[-1])
+
+    def _wait(self, ready: Callable[[], bool], show: Callable[[], None]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not ready():
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            if time.monotonic() > deadline:
+                raise OffnormalError(f"the demo made no end within {LIMIT:.0f} s")
+            show()
+            time.sleep(0.1)
+
+    def _lag(self) -> float:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=1) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0.0
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("offnormal_lag_records{"))
+
+
+class _Rate:
+    """Vectors a second over the last two seconds or so."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def of(self, count: int) -> float:
+        now = time.monotonic()
+        self._marks = [mark for mark in self._marks if now - mark[0] < 2.0] + [(now, count)]
+        then, before = self._marks[0]
+        return (count - before) / (now - then) if now > then else 0.0
+
+
+def _split(rows: Rows) -> tuple[Rows, Rows]:
+    good = [i for i in range(FIRST_STRETCH) if not rows.anomalous[i]]
+    first = Rows([rows.records[i] for i in good], rows.anomalous[good])
+    return first, Rows(rows.records[FIRST_STRETCH:], rows.anomalous[FIRST_STRETCH:])
+
+
+def _swap_figures(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """When the second model went into service, what its preparation took, and how long the loop paused for it."""
+    loaded = [entry for entry in log if entry["event"] == "model_in_service" and entry.get("replaces")]
+    if not loaded:
+        return {}
+    serves = [e for e in log if e["event"] == "serves" and e["model_version"] == loaded[0]["model_version"]]
+    return {
+        "time": serves[0]["timestamp"] if serves else loaded[0]["timestamp"],
+        "prepared_seconds": loaded[0]["prepared_seconds"],
+        "loop_paused_seconds": serves[0]["loop_paused_seconds"] if serves else 0.0,
+    }
+
+

@@ -1,0 +1,1 @@
+"""The demo: the whole loop on real, labelled data, by the same commands as in production."""

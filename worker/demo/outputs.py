@@ -1,0 +1,53 @@
+"""What the worker has put out, read from its topics by a reader that shares no code with the loop that wrote it."""
+
+from collections import Counter, deque
+from typing import Any
+
+import orjson
+
+from worker.kafka.reader import Reader
+from worker.settings import Settings
+
+Place = tuple[int, int]
+
+
+class Outputs:
+    """Follows `anomalies`, `scores` and `dead-letters`. Places are (partition, offset): the demo has a row a record."""
+
+    def __init__(self, settings: Settings):
+        topics = settings.topics
+        self._anomalies = Reader(settings.kafka, topics.anomalies)
+        self._scores = Reader(settings.kafka, topics.scores)
+        self._dead = Reader(settings.kafka, topics.dead_letters)
+        self.scored: Counter[Place] = Counter()
+        self.p_values: dict[Place, float] = {}
+        self.versions: Counter[str] = Counter()
+        self.events: Counter[Place] = Counter()
+        self.latest: deque[dict[str, Any]] = deque(maxlen=6)
+        self.dead = 0
+
+    def poll(self) -> None:
+        """Takes in what is new."""
+        while (block := self._scores.poll(0.02)) is not None:
+            for i in range(len(block)):
+                headers = dict(block.headers[i])
+                place = _place(headers["offnormal-source"].decode())
+                self.scored[place] += 1
+                self.versions[headers["offnormal-model"].decode().split("/", 1)[1]] += 1
+                self.p_values[place] = orjson.loads(block.values.view(i))["rows"][0][1]
+        while (block := self._anomalies.poll(0.02)) is not None:
+            for value in block.values:
+                event = orjson.loads(value or b"{}")
+                self.events[_place(event["id"].rsplit("/", 1)[0])] += 1
+                self.latest.append(event)
+        while (block := self._dead.poll(0.02)) is not None:
+            self.dead += len(block)
+
+    def close(self) -> None:
+        for reader in (self._anomalies, self._scores, self._dead):
+            reader.close()
+
+
+def _place(source: str) -> Place:
+    _, partition, offset = source.rsplit("/", 2)
+    return int(partition), int(offset)

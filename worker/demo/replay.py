@@ -1,0 +1,91 @@
+"""The demo's data: the shuttle's sensors and their labels, replayed into Kafka at a given pace."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from worker.errors import OffnormalError
+from worker.kafka import connection
+from worker.settings import KafkaSettings
+
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`records` [n] JSON values; `anomalous` [n] the labels, which nothing but the summary ever sees."""
+
+    records: Sequence[bytes]
+    anomalous: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def shuttle() -> Rows:
+    """49,097 vectors of 9 sensors of NASA's shuttle, from river's wheel."""
+    try:
+        from river.datasets import Shuttle
+    except ImportError:
+        raise OffnormalError("the demo's data are not installed: pip install 'offnormal[demo]'") from None
+    records, labels = [], []
+    for reading, label in Shuttle():
+        records.append(orjson.dumps(reading))
+        labels.append(bool(label))
+    return Rows(records, np.array(labels))
+
+
+class Replay(threading.Thread):
+    """Sends rows in order, row i to partition i % PARTITIONS, `pace` a second (0: at once).
+
+    From `hold_at` rows on it waits until `released` is set. `places()` tells where each acknowledged row lies.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str, rows: Rows, pace: float, hold_at: int | None = None):
+        super().__init__(name="replay", daemon=True)
+        self._producer = connection.producer(settings, linger_ms=5)
+        self._topic, self._rows, self._pace = topic, rows, pace
+        self._hold_at = len(rows) if hold_at is None else hold_at
+        self._futures: list[object] = []
+        self.released = threading.Event()
+        self.cancelled = threading.Event()
+        self.done = threading.Event()
+
+    @property
+    def sent(self) -> int:
+        return len(self._futures)
+
+    def run(self) -> None:
+        started = time.monotonic()
+        for i, value in enumerate(self._rows.records):
+            if i == self._hold_at:
+                while not self.released.wait(0.1) and not self.cancelled.is_set():
+                    started += 0.1
+            if self.cancelled.is_set():
+                break
+            if self._pace and (ahead := i / self._pace - (time.monotonic() - started)) > 0.01:
+                time.sleep(ahead)
+            key = b"orbiter-%d" % (i % PARTITIONS)
+            self._futures.append(self._producer.send(self._topic, value, key, partition=i % PARTITIONS))
+        self._producer.flush(timeout=30)
+        self._producer.close(timeout=5)
+        self.done.set()
+
+    def first_acknowledged(self) -> bool:
+        """True once each partition has a row."""
+        first = self._futures[:PARTITIONS]
+        return len(first) == PARTITIONS and all(f.succeeded() for f in first)  # type: ignore[attr-defined]
+
+    def places(self) -> dict[tuple[int, int], int]:
+        """(partition, offset) -> index, of the rows that the broker has acknowledged."""
+        found = {}
+        for i, future in enumerate(self._futures):
+            if future.succeeded():  # type: ignore[attr-defined]
+                metadata = future.value  # type: ignore[attr-defined]
+                found[metadata.partition, metadata.offset] = i
+        return found
