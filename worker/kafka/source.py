@@ -16,7 +16,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import MemberState
 
 from worker.kafka.connection import consumer
-from worker.kafka.faults import FATAL, Redo, readable
+from worker.kafka.faults import FATAL, Redo, readable, readable_errors
 from worker.kafka.reader import is_found
 from worker.kafka.records import block_of
 from worker.settings import KafkaSettings, start_time
@@ -41,10 +41,22 @@ class Source:
             metadata_max_age_ms=30_000,  # how soon added partitions are noticed
         )
         self._consumer.subscribe([topic], listener=_Listener(self))
+        self._await_metadata()
         self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
         self._fetched_under: Any = None  # membership of what is handed out and not committed; None: nothing is
         self.rebalances = 0
         self.skipped_by_retention = 0
+
+    def _await_metadata(self) -> None:
+        """A member that joins before it knows the topic, and leads the group, assigns no partition to anybody, and
+        kafka-python does not notice when the metadata arrives: the group would stand still.
+        """
+        deadline = time.monotonic() + self._settings.startup_timeout
+        with readable_errors(f"looking for {self.topic}", self._settings.bootstrap):
+            while not self._consumer.partitions_for_topic(self.topic):
+                if time.monotonic() > deadline:
+                    raise errors.KafkaTimeoutError("the topic is not there")
+                time.sleep(0.1)
 
     # -- reading
 

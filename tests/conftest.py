@@ -1,0 +1,62 @@
+"""Fixtures: one broker for the whole session, a stage of its own for each test, and a small model that is quick."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.brokers import Broker, any_broker
+from tests.models import make_artefact
+from tests.stage import Stage
+from worker.models import Artefact
+
+_running: list[Broker] = []
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    with any_broker() as found:
+        _running.append(found)
+        if os.environ.get("CI") and not found.apache:
+            pytest.fail(f"CI must test against Apache Kafka, and found only: {found.name}")
+        yield found
+
+
+@pytest.fixture
+def apache(broker: Broker) -> Broker:
+    """For what only a real Apache Kafka does as documented: transactions, rebalances, end offsets."""
+    if not broker.apache:
+        pytest.skip(f"needs Apache Kafka, this is the {broker.name}")
+    return broker
+
+
+@pytest.fixture
+def stage(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    """Makes stages: topics, settings and processes of a test's own, ended with it."""
+    made: list[Stage] = []
+
+    def make(**settings: str) -> Stage:
+        made.append(Stage(broker.bootstrap, tmp_path, settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def artefact() -> Artefact:
+    """A trained model of 4 features."""
+    return make_artefact(seed=0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for found in _running:
+        terminalreporter.write_line(f"Kafka tests ran against: {found.name}")

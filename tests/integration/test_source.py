@@ -1,0 +1,189 @@
+"""The source and the sink against the holes of kafka-python 3.0.12 that exactly-once would fall through."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from kafka import OffsetAndMetadata, TopicPartition, errors
+
+from tests.brokers import Broker
+from tests.stage import Stage, until
+from worker.kafka import ExactlyOnceSink, Output, Redo, Source
+from worker.kafka.sink import _bounded
+from worker.vectors import RecordBlock
+
+MakeStage = Callable[..., Stage]
+
+
+def source_of(s: Stage) -> Source:
+    return Source(s.settings.kafka, s.topics.sensors)
+
+
+def poll_some(source: Source, timeout: float = 20, beside: Source | None = None) -> RecordBlock:
+    """The next block; a rebalance on the way is passed over. `beside` is another member that must take part in it."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if beside is not None:
+            beside.rewind()
+            beside.poll(0.05, 1)
+        try:
+            block = source.poll(0.2, 1000)
+        except Redo:
+            source.rewind()
+            continue
+        if block is not None:
+            return block
+    raise AssertionError("no block")
+
+
+def offsets(block: RecordBlock) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {TopicPartition(block.topic, p): OffsetAndMetadata(end, "", -1) for p, end in block.ends().items()}
+
+
+def output(s: Stage, value: bytes) -> list[Output]:
+    return [Output(s.topics.anomalies, value)]
+
+
+@pytest.fixture
+def pair(stage: MakeStage, apache: Broker) -> Iterator[tuple[Stage, Source, ExactlyOnceSink]]:
+    s = stage().make_topics(2)
+    source = source_of(s)
+    sink = ExactlyOnceSink(s.settings.kafka, source)
+    yield s, source, sink
+    sink.close()
+    source.close()
+
+
+Pair = tuple[Stage, Source, ExactlyOnceSink]
+
+
+def test_a_group_of_one_gets_its_partitions_at_every_start(stage: MakeStage, apache: Broker) -> None:
+    """A leader that joined before it had the topic's metadata gave nobody any partition, for ever."""
+    s = stage().make_topics(3)
+    s.send([b"[1]"] * 3)
+    for i in range(8):
+        s.settings = s.load(OFFNORMAL_KAFKA__GROUP=f"{s.settings.kafka.group}-{i}")
+        with closing(source_of(s)) as source:
+            assert len(poll_some(source, 10)) > 0
+
+
+def test_offsets_of_an_aborted_transaction_do_not_go_out_with_the_next(pair: Pair) -> None:
+    """Hole 1: kafka-python keeps them pending, so a producer that failed must not be used again."""
+    s, source, sink = pair
+    s.send([b"a"] * 10, partition=0)
+    block = poll_some(source)
+    sink.send(output(s, b"void"))
+    assert sink._producer is not None
+    stranger = source.membership()._replace(member_id="nobody")
+    with pytest.raises(errors.KafkaError):  # the broker refuses a member that it does not know
+        sink._producer.send_offsets_to_transaction(dict(offsets(block)), stranger)
+    sink.discard()
+    source.rewind()
+    s.send([b"b"] * 5, partition=1)
+    until(lambda: 1 in {int(p) for p in poll_some(source).partition}, 10)
+    source.rewind()
+    again = poll_some(source)
+    sink.send(output(s, b"valid"))
+    sink.commit({p: o for p, o in offsets(again).items() if p.partition == again.partition[0]})
+    assert set(s.committed()) == {int(again.partition[0])}
+    assert [r.value for r in s.read(s.topics.anomalies)] == [b"valid"]
+
+
+def test_a_zombie_is_fenced(pair: Pair) -> None:
+    """Hole 2 and KIP-447: its place in the group is lost, its offsets and outputs are refused."""
+    s, source, sink = pair
+    s.send([b"a"] * 10, partition=0)
+    block = poll_some(source)
+    sink.send(output(s, b"zombie"))
+    membership = source.membership()
+    source._consumer._coordinator.maybe_leave_group(reason="simulates a lost session", timeout_ms=2000)
+    with pytest.raises(Redo):
+        sink.commit(offsets(block))  # refused here: the membership has changed
+    source._fetched_under = membership
+    source.membership = lambda: membership  # type: ignore[method-assign]
+    with pytest.raises(Redo):
+        sink.commit(offsets(block))  # and by the broker, were it not for that
+    sink.discard()
+    assert s.committed() == {}
+    assert s.read(s.topics.anomalies) == []
+
+
+def test_offsets_of_an_open_transaction_are_waited_for(pair: Pair) -> None:
+    """Hole 3: only a read_committed consumer asks for stable offsets when it takes a partition over."""
+    s, source, _ = pair
+    assert source._consumer.config["isolation_level"] == "read_committed"
+    assert source._consumer.config["auto_offset_reset"] == "none"
+
+
+def test_waiting_has_an_end() -> None:
+    """Hole 4: commits wait without a limit in kafka-python."""
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        _bounded(lambda: time.sleep(30), 0.2)
+    assert time.monotonic() - begun < 5
+
+
+def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
+    """Hole 5: in a cooperative rebalance even partitions that stay are fenced for work of the old generation."""
+    s, source, sink = pair
+    s.send([b"a"] * 4)
+    first = poll_some(source)
+    sink.send(output(s, b"old generation"))
+    with closing(source_of(s)) as second:
+        with pytest.raises(Redo):
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                second.poll(0.1, 10)
+                source.poll(0.1, 10)
+        sink.discard()
+        source.rewind()
+
+        def shared() -> bool:
+            for member in (source, second):
+                try:
+                    member.poll(0.1, 1)
+                except Redo:
+                    member.rewind()
+            return len(source.partitions()) == len(second.partitions()) == 1
+
+        until(shared, 20)
+        source.rewind()
+        mine = poll_some(source, beside=second)
+        assert set(mine.partition.tolist()) == set(source.partitions())
+        assert min(mine.offset) == 0, "rows of the partition that stayed are read again"
+        sink.send(output(s, b"new generation"))
+        sink.commit(offsets(mine))
+    assert set(s.committed()) == set(mine.ends())
+    assert [r.value for r in s.read(s.topics.anomalies)] == [b"new generation"]
+    assert len(first) == 4
+
+
+def test_start_latest_is_held_fast_at_once(stage: MakeStage, apache: Broker) -> None:
+    s = stage(OFFNORMAL_KAFKA__START="latest").make_topics(1)
+    s.send([b"before"] * 5)
+    with closing(source_of(s)) as source:
+        until(lambda: source.poll(0.2, 10) is None and s.committed() == {0: 5}, 20)
+    s.send([b"while away"])
+    with closing(source_of(s)) as source:
+        assert list(poll_some(source).values) == [b"while away"]
+
+
+def test_start_at_a_time(stage: MakeStage, apache: Broker) -> None:
+    s = stage(OFFNORMAL_KAFKA__START="-1h").make_topics(1)
+    s.send([b"now"])
+    with closing(source_of(s)) as source:
+        assert list(poll_some(source).values) == [b"now"]
+
+
+def test_static_members_and_their_transactional_ids(stage: MakeStage, apache: Broker) -> None:
+    s = stage(OFFNORMAL_KAFKA__INSTANCE_ID="w-0").make_topics(1)
+    with closing(source_of(s)) as source:
+        sink = ExactlyOnceSink(s.settings.kafka, source)
+        assert sink._transactional_id == f"{s.settings.kafka.group}-w-0"
+        s.send([b"x"])
+        block = poll_some(source)
+        assert source.membership().group_instance_id == "w-0"
+        sink.commit(offsets(block))
+        sink.close()
+    assert s.committed() == {0: 1}

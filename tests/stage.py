@@ -1,0 +1,224 @@
+"""A stage: topics, settings and worker processes of one test, and a reader of outputs that is independent of the
+worker's own code (kafka-python and json, nothing of ours).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from worker.kafka.topics import create
+from worker.models import Artefact
+from worker.registry import Registry
+from worker.settings import Settings, load
+
+Place = tuple[int, int]  # partition, offset
+
+
+@dataclass(frozen=True)
+class Score:
+    version: str
+    rows: list[tuple[float, float]]  # score, p-value
+
+
+class Stage:
+    def __init__(self, bootstrap: str, folder: Path, settings: Mapping[str, str]):
+        self.bootstrap = bootstrap
+        prefix = f"t{uuid.uuid4().hex[:10]}"
+        self.environment = {
+            "OFFNORMAL_KAFKA__BOOTSTRAP": bootstrap,
+            "OFFNORMAL_KAFKA__GROUP": prefix,
+            "OFFNORMAL_KAFKA__SESSION_TIMEOUT": "6",
+            "OFFNORMAL_KAFKA__STARTUP_TIMEOUT": "20",
+            "OFFNORMAL_HTTP__PORT": "0",
+            "OFFNORMAL_LOG__FORMAT": "json",
+            "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": "0.01",
+            **{
+                f"OFFNORMAL_TOPICS__{name}": f"{prefix}.{name.lower().replace('_', '-')}"
+                for name in ("SENSORS", "ANOMALIES", "DEAD_LETTERS", "MODELS", "SCORES")
+            },
+            "OFFNORMAL_OUTPUTS": '["scores"]',
+            **settings,
+        }
+        self.settings = self.load()
+        self.topics = self.settings.topics
+        self._folder = folder
+        self._processes: list[Process] = []
+        self._producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, max_request_size=8_000_000)
+
+    def load(self, **changes: str) -> Settings:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("OFFNORMAL_")}
+        with mock.patch.dict(os.environ, clean | self.environment | changes, clear=True):
+            return load()
+
+    def make_topics(self, partitions: int = 4) -> "Stage":
+        create(self.settings, partitions, 1)
+        return self
+
+    def publish(self, artefact: Artefact) -> None:
+        Registry(self.settings).publish(artefact, who="test", why="test")
+
+    def send(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None = None,
+        partition: int | None = None,
+        headers: Sequence[list[tuple[str, bytes]]] | None = None,
+    ) -> list[Place]:
+        """Spread over the partitions in turn, unless one is named; the places of the records."""
+        count = len(self._producer.partitions_for(self.topics.sensors))
+        futures = [
+            self._producer.send(
+                self.topics.sensors,
+                value,
+                keys[i] if keys else b"m%d" % (i % 7),
+                headers[i] if headers else None,
+                partition=i % count if partition is None else partition,
+            )
+            for i, value in enumerate(values)
+        ]
+        self._producer.flush(30)
+        return [(m.partition, m.offset) for m in (f.get(30) for f in futures)]
+
+    def send_rows(self, x: np.ndarray[Any, Any]) -> list[Place]:
+        """Each row of x a record, in the stage's format."""
+        return self.send(encode(x, self.settings.input.format))
+
+    # -- processes
+
+    def worker(self, *arguments: str, **settings: str) -> "Process":
+        return self._start(["worker", *arguments], settings)
+
+    def training(self, *arguments: str, **settings: str) -> "Process":
+        return self._start(["training", *arguments], settings)
+
+    def _start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> "Process":
+        log = self._folder / f"{len(self._processes)}-{arguments[0]}"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("OFFNORMAL_")}
+        process = Process(arguments, clean | self.environment | dict(settings), log)
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        self._producer.close(timeout=2)
+
+    # -- outputs
+
+    def read(self, topic: str) -> list[Any]:
+        """All records of a topic under read_committed."""
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.bootstrap, isolation_level="read_committed", enable_auto_commit=False,
+            auto_offset_reset="earliest", fetch_max_wait_ms=50,
+        )
+        try:
+            partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+            consumer.assign(partitions)
+            ends, found = consumer.end_offsets(partitions), []
+            while True:
+                records = consumer.poll(timeout_ms=200)
+                found += [r for part in records.values() for r in part]
+                if not records and all((consumer.position(p) or 0) >= ends[p] for p in partitions):
+                    return found
+        finally:
+            consumer.close()
+
+    def scores(self) -> dict[Place, list[Score]]:
+        """Place of the input record -> its score records; more than one is a repeat."""
+        found: dict[Place, list[Score]] = defaultdict(list)
+        for record in self.read(self.topics.scores):
+            headers = dict(record.headers)
+            _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
+            if headers["content-type"] == b"f32":
+                rows = [tuple(map(float, row)) for row in np.frombuffer(record.value, "<f4").reshape(-1, 2)]
+            else:
+                rows = [tuple(float("nan") if v is None else v for v in row) for row in json.loads(record.value)["rows"]]
+            version = headers["offnormal-model"].decode().split("/")[1]
+            found[int(partition), int(offset)].append(Score(version, rows))
+        return found
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(record.value) for record in self.read(self.topics.anomalies)]
+
+    def dead_letters(self) -> list[Any]:
+        return self.read(self.topics.dead_letters)
+
+    def committed(self) -> dict[int, int]:
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=self.settings.kafka.group)
+        try:
+            partitions = consumer.partitions_for_topic(self.topics.sensors) or ()
+            found = {p: consumer.committed(TopicPartition(self.topics.sensors, p)) for p in partitions}
+            return {p: offset for p, offset in found.items() if offset is not None}
+        finally:
+            consumer.close()
+
+
+class Process:
+    """`python -m ARGUMENTS` with its output in files."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path):
+        self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", *arguments], env=dict(environment), stdout=out, stderr=err,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+    def log(self, event: str) -> list[dict[str, Any]]:
+        """The structlog lines of an event."""
+        lines = [json.loads(line) for line in self.errors.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == event]
+
+    def wait(self, timeout: float = 60) -> int:
+        return self.popen.wait(timeout)
+
+    def await_log(self, event: str, count: int = 1, timeout: float = 40) -> list[dict[str, Any]]:
+        until(lambda: len(self.log(event)) >= count or self.popen.poll() is not None, timeout)
+        found = self.log(event)
+        assert len(found) >= count, f"no {event!r} in:\n{self.errors[-3000:]}"
+        return found
+
+    def stop(self, timeout: float = 15) -> int:
+        self.popen.terminate()
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGKILL)
+            self.popen.wait(10)
+
+
+def encode(x: np.ndarray[Any, Any], kind: str) -> list[bytes]:
+    if kind == "f32":
+        return [row.tobytes() for row in x.astype("<f4")]
+    return [json.dumps([None if v != v else v for v in row]).encode() for row in x.astype(float).tolist()]
+
+
+def until(ready: Callable[[], bool], timeout: float = 30, every: float = 0.1) -> None:
+    """Waits; fails the test where it is in vain."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s")
+        time.sleep(every)
