@@ -1,8 +1,9 @@
 """The source and the sink against the holes of kafka-python 3.0.12 that exactly-once would fall through."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition, errors
@@ -20,13 +21,29 @@ def source_of(s: Stage) -> Source:
     return Source(s.settings.kafka, s.topics.sensors)
 
 
-def poll_some(source: Source, timeout: float = 20, beside: Source | None = None) -> RecordBlock:
-    """The next block; a rebalance on the way is passed over. `beside` is another member that must take part in it."""
+@contextmanager
+def another_member(s: Stage) -> Iterator[Source]:
+    """Joins the group, and polls in a thread of its own without ever committing."""
+    ended = threading.Event()
+    with closing(source_of(s)) as source:
+
+        def poll() -> None:
+            while not ended.is_set():
+                with suppress(Redo):
+                    source.poll(0.1, 10)
+                source.rewind()
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        yield source
+        ended.set()
+        thread.join()
+
+
+def poll_some(source: Source, timeout: float = 20) -> RecordBlock:
+    """The next block; a rebalance on the way is passed over."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if beside is not None:
-            beside.rewind()
-            beside.poll(0.05, 1)
         try:
             block = source.poll(0.2, 1000)
         except Redo:
@@ -130,26 +147,22 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
     s.send([b"a"] * 4)
     first = poll_some(source)
     sink.send(output(s, b"old generation"))
-    with closing(source_of(s)) as second:
+    with another_member(s) as second:
         with pytest.raises(Redo):
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
-                second.poll(0.1, 10)
                 source.poll(0.1, 10)
         sink.discard()
         source.rewind()
 
         def shared() -> bool:
-            for member in (source, second):
-                try:
-                    member.poll(0.1, 1)
-                except Redo:
-                    member.rewind()
+            with suppress(Redo):
+                source.poll(0.1, 1)
+            source.rewind()
             return len(source.partitions()) == len(second.partitions()) == 1
 
         until(shared, 20)
-        source.rewind()
-        mine = poll_some(source, beside=second)
+        mine = poll_some(source)
         assert set(mine.partition.tolist()) == set(source.partitions())
         assert min(mine.offset) == 0, "rows of the partition that stayed are read again"
         sink.send(output(s, b"new generation"))

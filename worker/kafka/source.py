@@ -8,7 +8,7 @@ place, so the broker fences all that was begun under the old one, even for parti
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
@@ -23,6 +23,10 @@ from worker.settings import KafkaSettings, start_time
 from worker.vectors import RecordBlock
 
 log = structlog.get_logger()
+
+# A join that completes between two polls is forgotten by kafka-python, which joins again, and so makes the whole group
+# rebalance again. While the group rebalances no record can come: wait inside of a poll for it.
+REBALANCE_POLL: Final = 1.0
 
 
 class Source:
@@ -66,6 +70,8 @@ class Source:
         Raises Redo where the membership has changed under uncommitted work, KafkaError where no retry helps. A broker
         that is away is waited for.
         """
+        if not self.joined():
+            timeout = max(timeout, REBALANCE_POLL)
         try:
             fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=max_records)
         except errors.NoOffsetForPartitionError as error:
