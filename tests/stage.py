@@ -121,8 +121,11 @@ class Stage:
     def read(self, topic: str) -> list[Any]:
         """All records of a topic under read_committed."""
         consumer = KafkaConsumer(
-            bootstrap_servers=self.bootstrap, isolation_level="read_committed", enable_auto_commit=False,
-            auto_offset_reset="earliest", fetch_max_wait_ms=50,
+            bootstrap_servers=self.bootstrap,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=50,
         )
         try:
             partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
@@ -145,7 +148,9 @@ class Stage:
             if headers["content-type"] == b"f32":
                 rows = [tuple(map(float, row)) for row in np.frombuffer(record.value, "<f4").reshape(-1, 2)]
             else:
-                rows = [tuple(float("nan") if v is None else v for v in row) for row in json.loads(record.value)["rows"]]
+                rows = [
+                    tuple(float("nan") if v is None else v for v in row) for row in json.loads(record.value)["rows"]
+                ]
             version = headers["offnormal-model"].decode().split("/")[1]
             found[int(partition), int(offset)].append(Score(version, rows))
         return found
@@ -173,7 +178,10 @@ class Process:
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", *arguments], env=dict(environment), stdout=out, stderr=err,
+                [sys.executable, "-m", *arguments],
+                env=dict(environment),
+                stdout=out,
+                stderr=err,
                 stdin=subprocess.DEVNULL,
             )
 

@@ -40,7 +40,8 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
     made = import_module("training.job").run(settings)
     quality, rows = made["quality"], made["rows"]
     print(
-        f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
+        f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in"
+        f" {quality['fit_seconds']} s,"
         f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
         f" {quality['false_alarm_rate']:g}, calibrated on {rows['calibrated']:,} rows"
     )

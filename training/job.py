@@ -85,9 +85,7 @@ def _split(settings: Settings, rows: Window) -> tuple[Rows, Rows]:
     return rows.x[:cut][usable], rows.x[cut:]
 
 
-def _card(
-    settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None
-) -> ModelCard:
+def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None) -> ModelCard:
     made = datetime.fromtimestamp(time.time(), UTC)
     detector, budget = fitted.detector, settings.detection.false_alarm_rate
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())

@@ -29,7 +29,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
 def _list(view: RegistryView, as_json: bool) -> None:
     champion = view.champion()
     table = Table("version", "", "kind", "features", "rows fitted", "held-out loss", "threshold", "parent")
-    models = []
+    models: list[dict[str, object]] = []
     for version in view.versions():
         try:
             card = view.card(version)
@@ -41,14 +41,32 @@ def _list(view: RegistryView, as_json: bool) -> None:
         loss, threshold = card.quality.get("held_out_loss", 0.0), card.quality.get("threshold", 0.0)
         rows = card.rows.get("fitted", 0)
         table.add_row(
-            version, role, card.kind, str(len(card.features)), f"{rows:,}", f"{loss:.4f}", f"{threshold:.3f}", card.parent
+            version,
+            role,
+            card.kind,
+            str(len(card.features)),
+            f"{rows:,}",
+            f"{loss:.4f}",
+            f"{threshold:.3f}",
+            card.parent,
         )
-        models.append({"version": version, "champion": version == champion, "kind": card.kind, "rows": card.rows,
-                       "quality": card.quality, "parent": card.parent, "created": card.created})
+        models.append(
+            {
+                "version": version,
+                "champion": version == champion,
+                "kind": card.kind,
+                "rows": card.rows,
+                "quality": card.quality,
+                "parent": card.parent,
+                "created": card.created,
+            }
+        )
     if as_json:
         print(json.dumps({"model": view.name, "champion": champion, "versions": models}))
     else:
-        Console(soft_wrap=True).print(table if view.versions() else f"no model {view.name}: `python -m training` makes one")
+        Console(soft_wrap=True).print(
+            table if view.versions() else f"no model {view.name}: `python -m training` makes one"
+        )
 
 
 def _show(view: RegistryView, version: str | None) -> None:

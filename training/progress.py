@@ -37,7 +37,9 @@ class Shown:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -49,7 +51,7 @@ class Shown:
 
     def fitted(self, r: Round) -> None:
         if self._bar is not None:
-            told = f"round {r.number}/{r.of}  loss {r.loss:.4f}  held-out {r.held_out_loss:.4f}  at most {r.eta:.0f} s more"
+            told = f"round {r.number}/{r.of}  loss {r.loss:.4f}  held-out {r.held_out_loss:.4f}  ETA {r.eta:.0f} s"
             self._bar.update(self._reading, total=1, completed=1)
             self._bar.update(self._fitting, total=r.of, completed=r.number, told=told, visible=True)
         elif self._due():

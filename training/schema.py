@@ -46,7 +46,9 @@ def infer(settings: InputSettings, records: Sequence[RecordBlock]) -> tuple[str,
         lengths = Counter(len(row) for row in rows if type(row) is list)
         width, count = lengths.most_common(1)[0]
         if count < NEARLY_ALL * len(rows):
-            raise SettingsError(f"{_SETTING}: the records' arrays have different lengths ({dict(lengths)}): say how many")
+            raise SettingsError(
+                f"{_SETTING}: the records' arrays have different lengths ({dict(lengths)}): say how many"
+            )
         return _numbered(width)
     return _numeric_keys(settings, objects)
 

@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     alerts = commands.add_parser("alerts", help="follow the anomalies topic")
     alerts.add_argument("--events", action="store_true", help="single events (there are no incidents yet)")
-    alerts.add_argument("--since", default="latest", help="earliest, latest, a time, -1h (default latest)")
+    alerts.add_argument(
+        "--since", default="latest", help="earliest, latest, a time, or how long ago: 1h (default latest)"
+    )
     alerts.add_argument("--entity", help="only this entity's")
     alerts.add_argument("--json", action="store_true", help="events as they are, one a line")
     alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
@@ -48,7 +50,8 @@ def _dispatch(arguments: object, settings: Settings) -> int | None:
 
         worker = Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
         cli.on_stop(worker.stop)
-        return worker.run()
+        worker.run()
+        return 0
     from importlib import import_module
 
     result: int | None = import_module(f"worker.commands.{command}").run(settings, arguments)

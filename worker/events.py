@@ -68,7 +68,7 @@ class EventEncoder:
         return Output(self._topics.anomalies, orjson.dumps(event), key, _CLOUDEVENT)
 
     def scores(self, scores: Float32s, block: VectorBlock, scorer: Scorer) -> list[Output]:
-        """One record for each input record, under its key: `score, p_value` of each of its rows, in the input's format."""
+        """One record for each input record, under its key: `score, p_value` of each row, in the input's format."""
         records = block.records
         pairs = np.column_stack((scores, scorer.calibration.p_value(scores))).astype("<f4")
         first = np.flatnonzero(block.row == 0)

@@ -9,6 +9,7 @@ Compaction keeps the last record of each key. A tombstone removes an artefact. A
 its manifest and all of its parts are there; the manifest is written last.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -88,18 +89,14 @@ class RegistryView:
             if record is not None:
                 self.aliases[what] = record
         elif kind == "audit" and what.isdecimal() and value is not None:
-            try:
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 self.audit[int(what)] = dict(json.loads(value))
-            except (ValueError, TypeError, RecursionError):
-                pass
 
     def _apply_manifest(self, version: str, value: bytes) -> None:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             manifest = json.loads(value)
             int(manifest["parts"]), str(manifest["sha256"])
             self.manifests[version] = manifest
-        except (ValueError, KeyError, TypeError, RecursionError):
-            pass
 
     def versions(self) -> list[str]:
         """Whole artefacts, oldest first: a version begins with its time."""

@@ -195,7 +195,13 @@ class Worker:
             with stage.labels("send").time():
                 sink.send(outputs)
         self.metrics.batch_rows.observe(len(block))
-        self._add(block, resident.version, bool(outputs), unscorable=int((scores != scores).sum()), severities=[a.severity for a in anomalies])
+        self._add(
+            block,
+            resident.version,
+            bool(outputs),
+            unscorable=int((scores != scores).sum()),
+            severities=[a.severity for a in anomalies],
+        )
 
     def _current(self) -> tuple[Resident, Decoder]:
         resident = self.engine.resident
@@ -209,9 +215,7 @@ class Worker:
 
     # -- checkpoints
 
-    def _add(
-        self, block: VectorBlock, version: str, has_outputs: bool, unscorable: int, severities: list[str]
-    ) -> None:
+    def _add(self, block: VectorBlock, version: str, has_outputs: bool, unscorable: int, severities: list[str]) -> None:
         checkpoint = self._checkpoint
         if checkpoint.empty:
             checkpoint.since = time.monotonic()

@@ -123,9 +123,7 @@ def feed_slowly(s: Stage, x: np.ndarray) -> list[Place]:
     return places
 
 
-def test_workers_join_and_leave(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
-) -> None:
+def test_workers_join_and_leave(stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator) -> None:
     s = stage().make_topics(6)
     s.publish(artefact)
     first = s.worker()

@@ -33,7 +33,9 @@ def _seek(reader: Reader, since: str) -> None:
         reader.seek_to_end()
     elif since != "earliest":
         try:
-            moment = start_time(since, time.time())
+            # The command line would take "-1h" for an option: here an hour ago is "1h".
+            ago = since if since.startswith("-") or not since[-1:].isalpha() else f"-{since}"
+            moment = start_time(since if since.endswith("Z") else ago, time.time())
         except ValueError as error:
             raise SettingsError(f"--since: {error}") from None
         reader.seek(reader.offsets_at(int(moment * 1000)))

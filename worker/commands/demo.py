@@ -93,9 +93,7 @@ class _Demo:
             replay.cancelled.set()
             outputs.close()
         swaps = sum(entry.get("replaces") is not None for entry in swap_log if entry["event"] == "model_in_service")
-        return judge(
-            sent, rest.anomalous, outputs, BUDGET, swaps, _swap_figures(swap_log), time.monotonic() - started
-        )
+        return judge(sent, rest.anomalous, outputs, BUDGET, swaps, _swap_figures(swap_log), time.monotonic() - started)
 
     def _stream(self, replay: Replay, outputs: Outputs, begin: float, total: int) -> list[dict[str, Any]]:
         """Worker over the rest of the data; in the midst of it a second training. -> the worker's log"""
@@ -203,5 +201,3 @@ def _swap_figures(log: list[dict[str, Any]]) -> dict[str, Any]:
         "prepared_seconds": loaded[0]["prepared_seconds"],
         "loop_paused_seconds": serves[0]["loop_paused_seconds"] if serves else 0.0,
     }
-
-

@@ -32,7 +32,9 @@ class Screen:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -64,7 +66,9 @@ class Screen:
         return due
 
     def _drawn(self) -> Group:
-        stages = Text("\n".join(f"{'>' if i == len(self._stages) - 1 else '+'} {n}  {t}" for i, (n, t) in enumerate(self._stages)))
+        stages = Text(
+            "\n".join(f"{'>' if i == len(self._stages) - 1 else '+'} {n}  {t}" for i, (n, t) in enumerate(self._stages))
+        )
         parts: list[Any] = [Panel(stages, title="Offnormal demo", title_align="left")]
         if self._figures:
             table = Table.grid(padding=(0, 3))
@@ -78,18 +82,23 @@ class Screen:
 
     def summary(self, verdict: Verdict) -> None:
         v = verdict
-        table = Table(show_header=False, title="Summary, against the labels that only this summary has seen", title_justify="left")
+        table = Table(
+            show_header=False, title="Summary, against the labels that only this summary has seen", title_justify="left"
+        )
         promised, observed = v.false_alarm_rate["promised"], v.false_alarm_rate["observed"]
         table.add_row("vectors in", f"{v.vectors:,}")
         table.add_row("vectors scored", f"{v.scored:,}   lost {v.lost}, repeated {v.repeated}")
-        table.add_row("events", f"{v.events:,}   precision {v.precision:.3f}, recall {v.recall:.3f}, ROC-AUC {v.roc_auc:.4f}")
+        table.add_row(
+            "events", f"{v.events:,}   precision {v.precision:.3f}, recall {v.recall:.3f}, ROC-AUC {v.roc_auc:.4f}"
+        )
         table.add_row("false alarms", f"promised {promised:.4%} of normal vectors, observed {observed:.4%}")
         for version, rows in v.versions.items():
             table.add_row(f"scored by {version}", f"{rows:,}")
         if v.swap:
             table.add_row(
-                "swap", f"at {v.swap['time']}: prepared beside the loop in {v.swap['prepared_seconds'] * 1000:.0f} ms,"
-                f" the loop paused {v.swap['loop_paused_seconds'] * 1000:.2f} ms"
+                "swap",
+                f"at {v.swap['time']}: prepared beside the loop in {v.swap['prepared_seconds'] * 1000:.0f} ms,"
+                f" the loop paused {v.swap['loop_paused_seconds'] * 1000:.2f} ms",
             )
         table.add_row("took", f"{v.seconds} s")
         self._console.print(table)

@@ -76,8 +76,10 @@ class Judge:
                 score=float(scores[index]),
                 p_value=float(p),
                 severity="alarm" if p <= alarm else "warning",
-                features=[_feature(names[j], float(x[k, j]), float(expected[k, j]), float(contributions[k, j]))
-                          for j in top[k].tolist()],
+                features=[
+                    _feature(names[j], float(x[k, j]), float(expected[k, j]), float(contributions[k, j]))
+                    for j in top[k].tolist()
+                ],
             )
             for k, (index, p) in enumerate(zip(over.tolist(), p_values.tolist(), strict=True))
         ]

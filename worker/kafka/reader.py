@@ -5,6 +5,7 @@ Serves what is no part of the exactly-once loop: the registry, the training wind
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
@@ -35,7 +36,7 @@ class Reader:
             self._consumer.assign(self._partitions)
             self._ends = self._consumer.end_offsets(self._partitions) if partitions else {}
 
-    def _errors(self):  # type: ignore[no-untyped-def]
+    def _errors(self) -> AbstractContextManager[None]:
         return readable_errors(f"reading {self.topic}", self._settings.bootstrap)
 
     def ends(self) -> dict[int, int]:

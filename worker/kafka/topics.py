@@ -55,7 +55,9 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
             before = partition_counts(client, [spec.name for spec in specs(settings)])
             missing = [spec for spec in specs(settings) if not before[spec.name]]
             if missing and not verify_only:
-                new = [NewTopic(s.name, s.partitions or partitions, replication, topic_configs=s.config) for s in missing]
+                new = [
+                    NewTopic(s.name, s.partitions or partitions, replication, topic_configs=s.config) for s in missing
+                ]
                 client.create_topics(new, wait_for_metadata=True)
             after = partition_counts(client, list(before))
             return [

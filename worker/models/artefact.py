@@ -76,7 +76,9 @@ class Artefact:
             "probe.x": self.probe_x,
             "probe.scores": self.probe_scores,
         }
-        data = save_tensors(tensors, metadata={"card": self.card.model_dump_json(), "digest": _NO_DIGEST})
+        # One entry: the order of several is safetensors' own, and another each time.
+        told = json.dumps({"digest": _NO_DIGEST, "card": self.card.model_dump(mode="json")})
+        data = save_tensors(tensors, metadata={"offnormal": told})
         return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
     @classmethod
@@ -105,8 +107,8 @@ def read_card(data: bytes) -> ModelCard:
     """The model card of a file whose digest is right. Raises ArtefactError."""
     try:
         size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-        digest, card = metadata["digest"], json.loads(metadata["card"])
+        told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["offnormal"])
+        digest, card = told["digest"], told["card"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtefactError("this is no model artefact, or it is cut off or damaged") from None
     whole = isinstance(digest, str) and len(digest) == len(_NO_DIGEST)

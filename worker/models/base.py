@@ -41,4 +41,5 @@ class Autoencoder(nn.Module):
         Kinds that corrupt or sample draw from `generator`, so that a seed gives one model.
         """
         error = (self(z) - z) * present
-        return error.square().sum(1) / present.sum(1).clamp(min=1)
+        losses: Tensor = error.square().sum(1) / present.sum(1).clamp(min=1)
+        return losses

@@ -37,9 +37,7 @@ class Decoder:
             parsed.append(without_infinite(self._formats[name].decode(records.values, indices)))
         return _join(records, parsed, rejects, self._width, nulls=len(records) - len(there))
 
-    def _by_format(
-        self, records: RecordBlock, there: Int64s, rejects: list[Reject]
-    ) -> Sequence[tuple[str, Int64s]]:
+    def _by_format(self, records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Sequence[tuple[str, Int64s]]:
         """Splits the records by format; nearly always there is one, and nothing to split."""
         if not records.headers:
             return [(self._default, there)]
@@ -62,9 +60,7 @@ def content_type(headers: Headers) -> str | None:
     return None
 
 
-def _join(
-    records: RecordBlock, parsed: Sequence[Parsed], rejects: list[Reject], width: int, nulls: int
-) -> VectorBlock:
+def _join(records: RecordBlock, parsed: Sequence[Parsed], rejects: list[Reject], width: int, nulls: int) -> VectorBlock:
     for part in parsed:
         rejects.extend(part.rejects)
     source = np.concatenate([np.empty(0, np.int64), *(p.records for p in parsed)])

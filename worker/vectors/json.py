@@ -160,7 +160,7 @@ def _matrix(rows: list[Row], width: int) -> Float32s:
     if not rows:
         return np.empty((0, width), np.float32)
     try:
-        wide = np.array(rows)
+        wide: npt.NDArray[Any] = np.array(rows)
     except ValueError as error:
         raise Refused(WRONG_TYPE, str(error)) from None
     if wide.dtype.kind not in "fiu" or wide.ndim != 2:

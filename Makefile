@@ -1,0 +1,49 @@
+# `make demo` and `make test` need nothing first but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/ready: pyproject.toml tests/requirements.txt tests/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/ready ## the environment, in .venv, all versions pinned by hash
+
+demo: setup ## the whole loop on real data: broker, training, worker, a swap, a summary
+	@$(BIN)/python -m worker demo
+
+test: setup ## all tests, on the most real Kafka to be had
+	$(BIN)/python -m pytest -q
+
+bench: setup ## swaps under load, memory: writes build/bench.json
+	$(BIN)/python -m tests.benchmarks
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## what ruff can put right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## pins anew, with hashes and without addresses
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header pyproject.toml -o deploy/requirements.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --extra test -c deploy/requirements.txt pyproject.toml -o tests/requirements.txt
+	echo uv | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header - -o tests/uv.txt
+
+clean: ## away with what was made
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
