@@ -78,8 +78,7 @@ def fit(
     scaler = Scaler.fit(rows)
     autoencoder = KINDS[kind](rows.shape[1])
     with torch.no_grad():
-        train: Batch = scaler(torch.from_numpy(np.ascontiguousarray(rows)))
-        held: Batch = scaler(torch.from_numpy(np.ascontiguousarray(held_out)))
+        train, held = _scaled(scaler, rows), _scaled(scaler, held_out)
     loss, held_loss, rounds = _train(autoencoder, train, held, generator, max_epochs, progress)
     autoencoder.eval().requires_grad_(False)
     module = ScoringModule(scaler, autoencoder, _whiten(autoencoder, *held)).eval().requires_grad_(False)
@@ -95,6 +94,11 @@ def _refuse_empty(rows: Rows, features: tuple[str, ...]) -> None:
     empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
+
+
+def _scaled(scaler: Scaler, rows: Rows) -> Batch:
+    z, present = scaler(torch.from_numpy(np.ascontiguousarray(rows)))
+    return z, torch.ones_like(z) if present is None else present
 
 
 def _train(

@@ -4,6 +4,7 @@ A checkpoint is what one commit covers: the outputs of some batches, and the off
 soon as somebody waits for its outputs and no backlog does, else each commit interval.
 """
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -112,6 +113,9 @@ class Worker:
     # -- the loop
 
     def _serve(self) -> None:
+        # What is loaded by now stays: the collector need not look through torch's modules for each batch of records.
+        gc.collect()
+        gc.freeze()
         source = Source(self._settings.kafka, self._settings.topics.sensors)
         try:
             sink = open_sink(self._settings, source)

@@ -26,23 +26,27 @@ class ScoringModule(nn.Module):
         self.autoencoder = autoencoder
         self.whitening = whitening
 
-    def residual(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, d] -> residual [n, d] in scaled units, 0 where missing; present [n, d]; reconstruction [n, d]."""
+    def residual(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """x [n, d] -> residual [n, d] in scaled units; present [n, d] or None, see Scaler; reconstruction [n, d]."""
         z, present = self.scaler(x)
         reconstruction = self.autoencoder(z)
-        return (z - reconstruction) * present, present, reconstruction
+        return z - reconstruction, present, reconstruction
 
     def forward(self, x: Tensor, least_present: float = 1.0) -> Tensor:
         """x [n, d], NaN where missing -> scores [n]; NaN for a row with fewer than `least_present` readings."""
         residual, present, _ = self.residual(x)
         w = self.whitening(residual, present)
+        if present is None:
+            return torch.linalg.vector_norm(w, dim=1) / x.shape[1] ** 0.5
         seen = present.sum(1)
         return torch.where(seen >= least_present, (w.square().sum(1) / seen).sqrt(), torch.nan)
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [n, d] -> expected readings [n, d] in their own units; contributions [n, d], shares that add up to 1."""
         residual, present, reconstruction = self.residual(x)
-        squares = self.whitening(residual, present).square() * present
+        squares = self.whitening(residual, present).square()
+        if present is not None:
+            squares = squares * present
         return self.scaler.inverse(reconstruction), squares / squares.sum(1, keepdim=True).clamp(min=1e-30)
 
 

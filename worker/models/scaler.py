@@ -13,6 +13,10 @@ LINEAR_UP_TO: Final = 8.0
 _NORMAL_IQR: Final = 1.349  # interquartile range of a standard normal
 
 
+def _soften(t: Tensor) -> Tensor:
+    return t.sign() * (LINEAR_UP_TO + torch.log1p((t.abs() - LINEAR_UP_TO).clamp(min=0)))
+
+
 class Scaler(nn.Module):
     """z = soft((x - median) / scale); scale is the interquartile range as a standard deviation, or, where half of the
     readings are equal, the standard deviation. A constant feature has the scale 1 (or its own magnitude's rounding).
@@ -39,13 +43,22 @@ class Scaler(nn.Module):
         scale = np.where(scale <= floor, np.maximum(np.abs(location) * 0.01, 1.0), scale)
         return cls(torch.from_numpy(location.astype(np.float32)), torch.from_numpy(scale.astype(np.float32)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, d] -> z [n, d], with 0 for a missing reading, and present [n, d], 1 or 0."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x [n, d] -> z [n, d], with 0 for a missing reading, and present [n, d], 1 or 0; None where all are."""
+        t = (x - self.location).div_(self.scale)
+        if t.device.type == "cpu" and len(t):
+            # On the CPU a pass over the batch costs more than a look: most batches are whole, and few readings far.
+            low, high = torch.aminmax(t)
+            largest = torch.maximum(-low, high)
+            if largest <= LINEAR_UP_TO:  # false for NaN
+                return t, None
+            if not largest.isnan():
+                far = t.abs() > LINEAR_UP_TO
+                t[far] = _soften(t[far])
+                return t, None
         missing = torch.isnan(x)
-        t = torch.where(missing, 0.0, (x - self.location) / self.scale)
-        far = t.abs() - LINEAR_UP_TO
-        z = torch.where(far > 0, t.sign() * (LINEAR_UP_TO + torch.log1p(far.clamp(min=0))), t)
-        return z, (~missing).to(z.dtype)
+        t = torch.where(missing, 0.0, t)
+        return torch.where(t.abs() > LINEAR_UP_TO, _soften(t), t), (~missing).to(t.dtype)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Back into the readings' units."""

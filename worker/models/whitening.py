@@ -42,6 +42,8 @@ class Whitening(nn.Module):
         root = vectors @ torch.diag(values.clamp(min=VARIANCE_FLOOR).rsqrt()) @ vectors.T
         return cls(mean.float(), root.float())
 
-    def forward(self, residual: Tensor, present: Tensor) -> Tensor:
-        """w [n, d]; a missing reading adds nothing."""
+    def forward(self, residual: Tensor, present: Tensor | None) -> Tensor:
+        """w [n, d]; a missing reading (0 in `present`, None if there is none) adds nothing."""
+        if present is None:
+            return torch.addmm(-(self.mean @ self.root), residual, self.root)
         return ((residual - self.mean) * present) @ self.root

@@ -25,12 +25,12 @@ class BytesColumn:
     @classmethod
     def of(cls, items: Sequence[bytes | None]) -> "BytesColumn":
         """Copies the items into one buffer, end to end."""
-        if None in items:
-            length = np.fromiter((-1 if item is None else len(item) for item in items), np.int64, len(items))
-            data = b"".join(item for item in items if item is not None)
-        else:
-            length = np.fromiter(map(len, items), np.int64, len(items))  # type: ignore[arg-type]
+        try:
             data = b"".join(items)  # type: ignore[arg-type]
+            length = np.fromiter(map(len, items), np.int64, len(items))  # type: ignore[arg-type]
+        except TypeError:  # there are nulls
+            data = b"".join(item for item in items if item is not None)
+            length = np.fromiter((-1 if item is None else len(item) for item in items), np.int64, len(items))
         sizes = np.maximum(length, 0)
         return cls(memoryview(data), np.cumsum(sizes) - sizes, length)
 

