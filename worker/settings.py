@@ -255,7 +255,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise SettingsError("; ".join(_readable(e) for e in error.errors(include_url=False))) from None
     except SourceError as error:
-        raise SettingsError(f"{error}: {error.__cause__}" if error.__cause__ else str(error)) from None
+        raise SettingsError(_unparseable(str(error))) from None
     except Exception as error:  # the YAML reader has its own errors
         raise SettingsError(f"{CONFIG_FILE}: {' '.join(str(error).split())}") from None
 
@@ -272,6 +272,15 @@ def _readable(error: Any) -> str:
         return f"{name}: no such setting{_suggestion(name)}"
     secret = "PASSWORD" in name or isinstance(error.get("input"), dict | BaseModel)
     return f"{name}: {message}" + ("" if secret else f" (got {error.get('input')!r})")
+
+
+def _unparseable(message: str) -> str:
+    """A value that should be JSON and is not: pydantic-settings names the field, not the variable."""
+    field = re.search(r'field "(\w+)"', message)
+    name = field[1].upper() if field else ""
+    guilty = [n for n, _ in variables() if n in os.environ and n.removeprefix(PREFIX).split("__")[-1] == name]
+    shown = guilty[0] if guilty else PREFIX + name
+    return f"{shown}: not valid JSON (got {os.environ.get(shown)!r})"
 
 
 def _suggestion(name: str) -> str:

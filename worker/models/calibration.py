@@ -16,9 +16,9 @@ Float64s = npt.NDArray[np.float64]
 
 GRID: Final = 512
 SMALLEST: Final = 1e-300  # p is never 0: its logarithm is taken by many
-# A negative shape would put an end to the distribution just beyond what was seen, and p = 0 behind it; one above a
-# half has no variance, and comes from anomalies among the rows rather than from the machine.
-_SHAPES: Final = (0.0, 0.5)
+# A strongly negative shape would put an end to the distribution just beyond what was seen; one above a half has no
+# variance, and comes from anomalies among the rows rather than from the machine.
+_SHAPES: Final = (-0.2, 0.5)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Calibration:
         s = np.asarray(scores, np.float64)
         log_body = np.interp(s, self.body, np.log(self.survival), left=0.0)
         y = np.maximum(s - self.body[-1], 0.0) / self.sigma
-        log_tail = -y if self.xi < 1e-9 else -np.log1p(self.xi * y) / self.xi
+        log_tail = -y if abs(self.xi) < 1e-9 else -np.log(np.maximum(1 + self.xi * y, SMALLEST)) / self.xi
         p: Float64s = np.maximum(np.exp(log_body + log_tail), SMALLEST)
         return p
 
@@ -62,7 +62,7 @@ class Calibration:
         if p >= zeta:
             return float(np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1]))
         log_ratio = np.log(zeta / p)
-        y = log_ratio if self.xi < 1e-9 else np.expm1(self.xi * log_ratio) / self.xi
+        y = log_ratio if abs(self.xi) < 1e-9 else np.expm1(self.xi * log_ratio) / self.xi
         return float(self.body[-1] + self.sigma * y)
 
 

@@ -1,0 +1,25 @@
+"""Blocks by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from worker.vectors import BytesColumn, Headers, RecordBlock
+
+
+def block_of(
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Mapping[int, Headers] | None = None,
+    time: int = 1_700_000_000_000,
+) -> RecordBlock:
+    n = len(values)
+    return RecordBlock(
+        "t",
+        np.zeros(n, np.int64),
+        np.arange(n, dtype=np.int64),
+        np.full(n, time, np.int64),
+        BytesColumn.of(keys or [None] * n),
+        BytesColumn.of(values),
+        headers or {},
+    )
