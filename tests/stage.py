@@ -35,7 +35,7 @@ class Score:
 
 class Stage:
     def __init__(self, bootstrap: str, folder: Path, settings: Mapping[str, str]):
-        self.bootstrap = bootstrap
+        self.bootstrap = settings.get("OFFNORMAL_KAFKA__BOOTSTRAP", bootstrap)
         prefix = f"t{uuid.uuid4().hex[:10]}"
         self.environment = {
             "OFFNORMAL_KAFKA__BOOTSTRAP": bootstrap,
@@ -56,7 +56,7 @@ class Stage:
         self.topics = self.settings.topics
         self._folder = folder
         self._processes: list[Process] = []
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, max_request_size=8_000_000)
+        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, max_request_size=8_000_000)
 
     def load(self, **changes: str) -> Settings:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("OFFNORMAL_")}

@@ -141,13 +141,7 @@ def test_a_broker_that_goes_away_is_waited_for(
     stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:
     with ApacheKafka() as kafka:
-        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap)
-        s.bootstrap = kafka.bootstrap
-        s._producer.close()
-        from kafka import KafkaProducer
-
-        s._producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, linger_ms=5)
-        s.make_topics(2)
+        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(2)
         s.publish(artefact)
         worker = s.worker()
         worker.await_log("partitions_assigned")
@@ -163,3 +157,19 @@ def test_a_broker_that_goes_away_is_waited_for(
         scores = s.scores()
         assert set(scores) == set(places)
         assert all(len(each) == 1 for each in scores.values())
+
+
+def test_sigterm_is_obeyed_while_the_broker_is_away(
+    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
+) -> None:
+    with ApacheKafka() as kafka:
+        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(1)
+        s.publish(artefact)
+        worker = s.worker()
+        worker.await_log("partitions_assigned")
+        s.send_rows(normal_rows(500, rng))
+        kafka.kill()
+        time.sleep(3)
+        begun = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begun < 10

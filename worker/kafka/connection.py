@@ -29,8 +29,8 @@ def consumer(settings: KafkaSettings, **more: Any) -> KafkaConsumer:
     """A consumer that never commits, creates or resets anything by itself. Raises worker.errors.KafkaError."""
     with readable_errors("connecting", settings.bootstrap):
         return KafkaConsumer(
-            **options(settings),
-            **{
+            **options(settings)
+            | {
                 "enable_auto_commit": False,
                 "allow_auto_create_topics": False,
                 "auto_offset_reset": "none",
@@ -45,8 +45,8 @@ def producer(settings: KafkaSettings, **more: Any) -> KafkaProducer:
     """A producer whose records are acknowledged by all in-sync replicas. Raises worker.errors.KafkaError."""
     with readable_errors("connecting", settings.bootstrap):
         return KafkaProducer(
-            **options(settings),
-            **{
+            **options(settings)
+            | {
                 "acks": "all",
                 "allow_auto_create_topics": False,
                 "max_request_size": 32 * 1024 * 1024,  # the broker's limit is the one that counts

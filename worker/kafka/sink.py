@@ -61,9 +61,11 @@ class _ProducerSink:
         self._settings = settings
         self._source = source
         self._sent: list[Any] = []
-        self._producer: KafkaProducer | None = self._open()
+        # At the start a broker may take its time; later SIGTERM, which waits for ten seconds, must not wait for it.
+        self._producer: KafkaProducer | None = self._open(settings.startup_timeout)
 
-    def _open(self) -> KafkaProducer:
+    def _open(self, timeout: float) -> KafkaProducer:
+        """A producer that is ready, within `timeout` seconds or thereabouts. Raises worker.errors.KafkaError."""
         raise NotImplementedError
 
     def _send(self, client: KafkaProducer, outputs: Iterable[Output]) -> None:
@@ -73,7 +75,7 @@ class _ProducerSink:
 
     def _ready(self) -> KafkaProducer:
         if self._producer is None:
-            self._producer = self._open()
+            self._producer = self._open(self._settings.commit_timeout)
         return self._producer
 
     def _check_sent(self) -> None:
@@ -109,7 +111,7 @@ class ExactlyOnceSink(_ProducerSink):
         self._open_transaction = False
         super().__init__(settings, source)
 
-    def _open(self) -> KafkaProducer:
+    def _open(self, timeout: float) -> KafkaProducer:
         settings = self._settings
         client = producer(
             settings,
@@ -118,7 +120,8 @@ class ExactlyOnceSink(_ProducerSink):
             transaction_timeout_ms=int(settings.session_timeout * 1000),
             delivery_timeout_ms=int(settings.session_timeout * 1000),
             request_timeout_ms=int(settings.commit_timeout * 1000),
-            max_block_ms=int(settings.session_timeout * 1000),
+            max_block_ms=int(min(timeout, settings.session_timeout) * 1000),
+            bootstrap_timeout_ms=int(timeout * 1000),
             batch_size=256 * 1024,
             # While the broker writes the last transaction's markers it answers "concurrent transactions": with the
             # default of 100 ms every transaction would wait for so long.
@@ -175,13 +178,13 @@ class AtLeastOnceSink(_ProducerSink):
     ids.
     """
 
-    def _open(self) -> KafkaProducer:
-        timeout = int(self._settings.session_timeout * 1000)
+    def _open(self, timeout: float) -> KafkaProducer:
         return producer(
             self._settings,
             batch_size=256 * 1024,
-            max_block_ms=timeout,
-            delivery_timeout_ms=timeout,
+            max_block_ms=int(self._settings.commit_timeout * 1000),
+            bootstrap_timeout_ms=int(timeout * 1000),
+            delivery_timeout_ms=int(self._settings.session_timeout * 1000),
             request_timeout_ms=int(self._settings.commit_timeout * 1000),
         )
 

@@ -73,13 +73,7 @@ class Source:
         if not self.joined():
             timeout = max(timeout, REBALANCE_POLL)
         try:
-            fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=max_records)
-        except errors.NoOffsetForPartitionError as error:
-            self._begin(error.args[0])
-            return None
-        except errors.OffsetOutOfRangeError as error:
-            self._skip_to_earliest(error.args[0])
-            return None
+            fetched = self._fetch(timeout, max_records)
         except FATAL as error:
             raise readable(error, "reading", self._settings.bootstrap) from error
         except errors.KafkaError as error:
@@ -97,6 +91,18 @@ class Source:
             raise Redo("this worker has lost its place in the group")
         self._fetched_under = membership
         return block_of(self.topic, fetched)
+
+    def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            found: dict[TopicPartition, list[Any]] = self._consumer.poll(
+                timeout_ms=int(timeout * 1000), max_records=max_records
+            )
+            return found
+        except errors.NoOffsetForPartitionError as error:
+            self._begin(error.args[0])
+        except errors.OffsetOutOfRangeError as error:
+            self._skip_to_earliest(error.args[0])
+        return {}
 
     def rewind(self) -> None:
         """Back to where uncommitted work began, for all partitions that are still owned."""
@@ -150,8 +156,10 @@ class Source:
 
     def end_offsets(self) -> dict[int, int]:
         """Partition -> the offset after its last record, for all partitions of the topic."""
-        every = [TopicPartition(self.topic, p) for p in sorted(self._consumer.partitions_for_topic(self.topic) or ())]
-        return {p.partition: end for p, end in self._consumer.end_offsets(every).items()}
+        with readable_errors("looking for end offsets", self._settings.bootstrap):
+            known = self._consumer.partitions_for_topic(self.topic)
+            ends = self._consumer.end_offsets([TopicPartition(self.topic, p) for p in sorted(known)])
+        return {p.partition: end for p, end in ends.items()}
 
     def positions(self) -> dict[int, int]:
         """Partition -> the offset that is read next, for the partitions owned."""
