@@ -128,9 +128,21 @@ def test_a_zombie_is_fenced(pair: Pair) -> None:
 
 def test_offsets_of_an_open_transaction_are_waited_for(pair: Pair) -> None:
     """Hole 3: only a read_committed consumer asks for stable offsets when it takes a partition over."""
-    s, source, _ = pair
-    assert source._consumer.config["isolation_level"] == "read_committed"
-    assert source._consumer.config["auto_offset_reset"] == "none"
+    s, source, sink = pair
+    s.send([b"a"] * 10, partition=0)
+    block = poll_some(source)
+    assert block.ends() == {0: 10}
+    sink.send(output(s, b"in doubt"))
+    assert sink._producer is not None
+    sink._producer.send_offsets_to_transaction(dict(offsets(block)), source.membership())
+    source.close()
+    with closing(source_of(s)) as heir:
+        waited = time.monotonic() + 3
+        while time.monotonic() < waited:
+            assert heir.poll(0.1, 100) is None, "rows whose offsets are in doubt"
+        sink._producer.commit_transaction()
+        s.send([b"b"], partition=0)
+        assert poll_some(heir).offset.tolist() == [10]
 
 
 def test_waiting_has_an_end() -> None:
