@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
 
 from tests.brokers import Broker
 from tests.models import normal_rows
@@ -85,6 +87,21 @@ def test_a_record_near_the_size_limit_has_a_dead_letter(stage: MakeStage, apache
     assert s.worker("--until-end").wait() == 0
     assert [letter.value for letter in s.dead_letters()] == [big]
     assert len(s.scores()) == 1
+
+
+def test_a_dead_letter_that_does_not_fit_is_told(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
+    s = stage()
+    admin = KafkaAdminClient(bootstrap_servers=s.bootstrap)
+    admin.create_topics([NewTopic(s.topics.dead_letters, 1, 1, topic_configs={"max.message.bytes": "2000"})])
+    admin.close()
+    s.make_topics(1)
+    s.publish(artefact)
+    s.send([b"[10, 0, -5, 100]", b"{" * 5000])
+    for delivery in ("exactly_once", "at_least_once"):
+        run = s.worker("--until-end", OFFNORMAL_DELIVERY=delivery)
+        assert run.wait() == 4
+        assert "max.message.bytes" in run.errors.splitlines()[-1]
+    assert s.committed() == {}, "it is not skipped in silence"
 
 
 def test_a_row_too_incomplete_has_no_score(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:

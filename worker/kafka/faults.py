@@ -19,7 +19,14 @@ FATAL = (
     errors.UnsupportedSaslMechanismError,
     errors.FencedInstanceIdError,
     errors.KafkaConfigurationError,
+    errors.MessageSizeTooLargeError,
 )
+
+
+def fatal_in(error: BaseException | None) -> Exception | None:
+    """The fatal error in `error`: itself, or wrapped by the client into the arguments of another."""
+    wrapped: tuple[object, ...] = getattr(error, "args", ())
+    return next((e for e in (error, *wrapped) if isinstance(e, Exception) and isinstance(e, FATAL)), None)
 
 
 def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
@@ -27,6 +34,11 @@ def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
     if isinstance(error, errors.FencedInstanceIdError):
         return KafkaError(
             "another worker has joined with the same OFFNORMAL_KAFKA__INSTANCE_ID: each worker needs its own"
+        )
+    if isinstance(error, errors.MessageSizeTooLargeError):
+        return KafkaError(
+            f"{doing}: an output is larger than its topic's max.message.bytes; a dead letter is as large as its record:"
+            " `python -m worker topics --verify` shows the limits"
         )
     text = str(error).removeprefix(f"{type(error).__name__}: ") or type(error).__name__
     text = " ".join(text.split())[:200]

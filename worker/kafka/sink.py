@@ -15,7 +15,7 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from worker.errors import KafkaError, SettingsError
 from worker.kafka.connection import producer
-from worker.kafka.faults import FATAL, Redo, readable
+from worker.kafka.faults import Redo, fatal_in, readable
 from worker.kafka.source import Source
 from worker.settings import KafkaSettings, Settings
 
@@ -212,8 +212,9 @@ class _redo:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FATAL):
-            raise readable(error, self._doing, self._settings.bootstrap) from error
+        fatal = fatal_in(error)
+        if fatal is not None:
+            raise readable(fatal, self._doing, self._settings.bootstrap) from error
         if isinstance(error, errors.KafkaError | TimeoutError | KafkaError):
             raise Redo(f"{self._doing}: {type(error).__name__}: {error}") from error
 
