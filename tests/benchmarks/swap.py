@@ -128,7 +128,7 @@ def _listen(s: Stage, arrivals: dict[str, list[float]], ended: threading.Event) 
 
 
 def _swap(registry: Registry, models: list[Any], ended: threading.Event) -> None:
-    i = 0
-    while not ended.wait(1.0):
+    i, begun = 0, time.monotonic()
+    while not ended.wait(max(begun + i + 1 - time.monotonic(), 0)):
         i += 1
         registry.promote(models[i % 2].card.version, "bench", "swap")
