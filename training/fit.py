@@ -30,10 +30,11 @@ TRIMMED: Final = 0.1
 
 @dataclass(frozen=True)
 class Round:
-    """What the progress bar shows after each round; `eta` in seconds."""
+    """What the progress bar shows after each round, an epoch or a part of one; `eta` in seconds."""
 
     number: int
     of: int
+    epoch: float
     loss: float
     held_out_loss: float
     eta: float
@@ -142,7 +143,7 @@ def _train(
         if held_loss < kept[1]:
             kept = (loss_now, held_loss, copy.deepcopy(autoencoder.state_dict()))
         eta = (time.monotonic() - started) / number * (rounds - number)
-        progress(Round(number, rounds, loss_now, held_loss, eta))
+        progress(Round(number, rounds, number * steps / epoch, loss_now, held_loss, eta))
     autoencoder.load_state_dict(kept[2])
     return kept[0], kept[1], number
 

@@ -51,12 +51,12 @@ class Shown:
 
     def fitted(self, r: Round) -> None:
         if self._bar is not None:
-            told = f"round {r.number}/{r.of}  loss {r.loss:.4f}  held-out {r.held_out_loss:.4f}  ETA {r.eta:.0f} s"
+            told = f"epoch {r.epoch:.1f}  loss {r.loss:.4f}  held-out {r.held_out_loss:.4f}  ETA {r.eta:.0f} s"
             self._bar.update(self._reading, total=1, completed=1)
             self._bar.update(self._fitting, total=r.of, completed=r.number, told=told, visible=True)
         elif self._due():
             loss, held_out = round(r.loss, 5), round(r.held_out_loss, 5)
-            log.info("training", round=r.number, of=r.of, loss=loss, held_out_loss=held_out, eta=round(r.eta, 1))
+            log.info("training", epoch=round(r.epoch, 1), loss=loss, held_out_loss=held_out, eta=round(r.eta, 1))
 
     def _due(self) -> bool:
         if time.monotonic() - self._last < EVERY:

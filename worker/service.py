@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from kafka import OffsetAndMetadata, TopicPartition
+from structlog.contextvars import bind_contextvars
 
 from worker.detection import Judge
 from worker.engine import Engine, Resident
@@ -60,6 +61,7 @@ class Worker:
         self._turned = time.monotonic()
         self._joined = False
         self._vectors = 0  # committed
+        self._rebalances = 0
         self._checkpoint = Checkpoint()
         self._decoder: tuple[Resident, Decoder] | None = None
         self.metrics = Metrics()
@@ -75,6 +77,7 @@ class Worker:
     def run(self) -> None:
         """Raises OffnormalError where it cannot start or go on."""
         settings = self._settings
+        bind_contextvars(group=settings.kafka.group)
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
             require(settings, [spec.name for spec in specs(settings)])
@@ -129,7 +132,7 @@ class Worker:
     def _loop(self, source: Source, sink: Sink) -> None:
         ends = source.end_offsets() if self._until_end else None
         backoff, observe_at, report_at = 0.0, 0.0, time.monotonic() + REPORT_EVERY
-        log.info("worker_starts", group=self._settings.kafka.group, delivery=self._settings.delivery)
+        log.info("worker_starts", delivery=self._settings.delivery)
         while not self._stop.is_set():
             self._turned = time.monotonic()
             try:
@@ -160,6 +163,9 @@ class Worker:
         """One batch. True if it was full: more is waiting."""
         records, full = self._gather(source)
         self._joined = source.joined()
+        if source.rebalances != self._rebalances:
+            self._rebalances = source.rebalances
+            bind_contextvars(partitions=source.partitions())
         if records is not None:
             self._process(records, sink)
         return full
@@ -214,7 +220,8 @@ class Worker:
             started = time.perf_counter()
             self._decoder = (resident, Decoder(self._settings.input, resident.features))
             pause = time.perf_counter() - started
-            log.info("serves", model_version=resident.version, loop_paused_seconds=round(pause, 6))
+            bind_contextvars(model_version=resident.version)
+            log.info("serves", loop_paused_seconds=round(pause, 6))
         return self._decoder
 
     # -- checkpoints
@@ -287,11 +294,4 @@ class Worker:
         m.device_memory.set(self.engine.memory())
 
     def _report(self, source: Source) -> None:
-        resident = self.engine.resident
-        log.info(
-            "progress",
-            vectors=self._vectors,
-            lag=sum(source.lag().values()),
-            partitions=source.partitions(),
-            model_version=resident.version if resident else None,
-        )
+        log.info("progress", vectors=self._vectors, lag=sum(source.lag().values()))

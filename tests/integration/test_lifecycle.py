@@ -56,6 +56,20 @@ def test_without_a_champion_it_waits_and_consumes_nothing(
     assert worker.stop() == 0
 
 
+def test_log_lines_carry_their_context(stage: MakeStage, broker: Broker, artefact: Artefact) -> None:
+    s = stage().make_topics(2)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    s.send([b"[10, 0, -5, 100]"] * 4)
+    worker.await_log("serves")
+    assert worker.stop() == 0
+    (line,) = worker.log("worker_stops")
+    assert line["group"] == s.settings.kafka.group
+    assert line["model_version"] == artefact.card.version
+    assert line["partitions"] == [0, 1]
+
+
 def test_sigterm_finishes_the_batch_and_ends_within_ten_seconds(
     stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:

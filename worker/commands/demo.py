@@ -79,6 +79,7 @@ class _Demo:
         replay = Replay(settings.kafka, settings.topics.sensors, first, pace=0)
         replay.start()
         self._wait(replay.done.is_set, lambda: screen.stage("commissioning", f"{replay.sent:,} vectors replayed"))
+        screen.stage("commissioning", f"{replay.sent:,} vectors of good operation replayed")
         self._finish("first training", "training")
 
         begin = time.time()
