@@ -18,10 +18,12 @@ WORKDIR /src
 COPY deploy/requirements.txt deploy/requirements.txt
 RUN if [ "${DEVICE}" = cuda ]; then \
       /opt/offnormal/bin/pip install --require-hashes -r deploy/requirements.txt; \
+    elif [ "${DEVICE}" != cpu ]; then \
+      echo "DEVICE is cuda or cpu" >&2; exit 1; \
     else \
       test -n "${TORCH_INDEX}" || { echo "DEVICE=cpu needs TORCH_INDEX" >&2; exit 1; }; \
       version=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' deploy/requirements.txt); \
-      /opt/offnormal/bin/pip install --index-url "${TORCH_INDEX}" "torch==${version}"; \
+      /opt/offnormal/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${version}"; \
       awk '/^[^ ]/ { skip = /^(torch|triton|nvidia-|cuda-)/ } !skip' deploy/requirements.txt > /tmp/others.txt; \
       /opt/offnormal/bin/pip install --no-deps --require-hashes -r /tmp/others.txt; \
     fi

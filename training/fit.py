@@ -87,6 +87,8 @@ def fit(
     usable = np.isfinite(scores)
     if champion is not None:
         usable &= explained(champion.p_value(torch.from_numpy(held_out)), scores)
+    if usable.sum() < 2:
+        raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
     detector = Detector(features, module, Calibration.fit(scores[usable]))
     return Fitted(detector, loss, held_loss, rounds, int(usable.sum()), time.monotonic() - started)
 

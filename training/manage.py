@@ -78,4 +78,4 @@ def _show(view: RegistryView, version: str | None) -> None:
 
 def _changed(view: RegistryView, as_json: bool) -> None:
     last = view.history()[-1]
-    print(json.dumps(last) if as_json else f"champion of {view.name}: {last['from']} -> {last['version']}")
+    print(json.dumps(last) if as_json else f"champion of {view.name}: {last.get('from')} -> {last['version']}")

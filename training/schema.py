@@ -45,6 +45,8 @@ def infer(settings: InputSettings, records: Sequence[RecordBlock]) -> tuple[str,
     if 2 * len(objects) < len(rows):
         lengths = Counter(len(row) for row in rows if type(row) is list)
         width, count = lengths.most_common(1)[0]
+        if not width:
+            raise SettingsError(f"{_SETTING}: the records' arrays are empty: say how many features there are")
         if count < NEARLY_ALL * len(rows):
             raise SettingsError(
                 f"{_SETTING}: the records' arrays have different lengths ({dict(lengths)}): say how many"

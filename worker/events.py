@@ -69,8 +69,11 @@ class EventEncoder:
 
     def scores(self, scores: Float32s, block: VectorBlock, scorer: Scorer) -> list[Output]:
         """One record for each input record, under its key: `score, p_value` of each row, in the input's format."""
+        if not len(block):
+            return []
         records = block.records
-        pairs = np.column_stack((scores, scorer.calibration.p_value(scores))).astype("<f4")
+        p_values = np.maximum(scorer.calibration.p_value(scores), np.finfo(np.float32).tiny)  # never 0, as float32 too
+        pairs = np.column_stack((scores, p_values)).astype("<f4")
         first = np.flatnonzero(block.row == 0)
         ends = np.append(first[1:], len(block))
         model = f"{self._model}/{scorer.version}".encode()

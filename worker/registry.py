@@ -77,26 +77,30 @@ class RegistryView:
             self.manifests.pop(what, None)
             if value is not None and headers.get("content-type") == _MANIFEST:
                 self._apply_manifest(what, value)
-            elif value is not None:
+            elif value:
                 self.artefacts[what] = value
-        elif kind == "artefact" and len(rest) == 2 and rest[0] == "part" and rest[1].isdecimal():
+        elif kind == "artefact" and len(rest) == 2 and rest[0] == "part" and _is_number(rest[1]):
             parts = self.parts.setdefault(what, {})
             parts.pop(int(rest[1]), None)
             if value is not None:
                 parts[int(rest[1])] = value
         elif kind == "alias" and not rest:
             record = AliasRecord.parse(value or b"")
-            if record is not None:
+            if value is None:
+                self.aliases.pop(what, None)
+            elif record is not None:
                 self.aliases[what] = record
-        elif kind == "audit" and what.isdecimal() and value is not None:
+        elif kind == "audit" and _is_number(what) and value is not None:
             with contextlib.suppress(ValueError, TypeError, RecursionError):
-                self.audit[int(what)] = dict(json.loads(value))
+                entry = json.loads(value)
+                if isinstance(entry, dict) and "version" in entry:
+                    self.audit[int(what)] = entry
 
     def _apply_manifest(self, version: str, value: bytes) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             manifest = json.loads(value)
-            int(manifest["parts"]), str(manifest["sha256"])
-            self.manifests[version] = manifest
+            if type(manifest["parts"]) is int and manifest["parts"] > 0 and type(manifest["sha256"]) is str:
+                self.manifests[version] = manifest
 
     def versions(self) -> list[str]:
         """Whole artefacts, oldest first: a version begins with its time."""
@@ -111,9 +115,9 @@ class RegistryView:
 
     def _joined(self, version: str) -> bytes | None:
         manifest, parts = self.manifests.get(version), self.parts.get(version, {})
-        if manifest is None or any(i not in parts for i in range(int(manifest["parts"]))):
+        if manifest is None or any(i not in parts for i in range(manifest["parts"])):
             return None
-        data = b"".join(parts[i] for i in range(int(manifest["parts"])))
+        data = b"".join(parts[i] for i in range(manifest["parts"]))
         return data if hashlib.sha256(data).hexdigest() == manifest["sha256"] else None
 
     def champion(self) -> str | None:
@@ -204,6 +208,10 @@ class Registry:
                 raise OffnormalError(f"{self._topic} cannot be written: {error}") from error
             finally:
                 client.close(timeout=5)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def now() -> str:

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 
 def seconds(value: object) -> float:
     """`30`, `"30"`, `"500ms"`, `"24h"` -> seconds. Raises ValueError on anything else, negatives included."""
+    if type(value) in (int, float) and math.isfinite(value) and value >= 0:  # type: ignore[operator,arg-type]
+        return float(value)  # type: ignore[arg-type]
     found = _DURATION.fullmatch(str(value).strip())
     if not found:
         raise ValueError(f"{value!r} is no duration: write seconds, or a number with ms, s, m, h or d")
@@ -134,6 +137,13 @@ class InputSettings(Section):
     def _served(cls, value: str) -> str:
         if value in ("avro", "arrow"):
             raise ValueError(f"format {value} is not there yet: json or f32")
+        return value
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _no_flag(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("a count or a JSON list of names")
         return value
 
     @field_validator("features")
@@ -270,8 +280,10 @@ def _readable(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{name}: no such setting{_suggestion(name)}"
-    secret = "PASSWORD" in name or isinstance(error.get("input"), dict | BaseModel)
-    return f"{name}: {message}" + ("" if secret else f" (got {error.get('input')!r})")
+    # A section given as a whole may hold a password: only a single value that is no secret is shown.
+    value = error.get("input")
+    shown = name in known and "PASSWORD" not in name and isinstance(value, str | int | float)
+    return f"{name}: {message}" + (f" (got {value!r})" if shown else "")
 
 
 def _unparseable(message: str) -> str:
@@ -279,8 +291,7 @@ def _unparseable(message: str) -> str:
     field = re.search(r'field "(\w+)"', message)
     name = field[1].upper() if field else ""
     guilty = [n for n, _ in variables() if n in os.environ and n.removeprefix(PREFIX).split("__")[-1] == name]
-    shown = guilty[0] if guilty else PREFIX + name
-    return f"{shown}: not valid JSON (got {os.environ.get(shown)!r})"
+    return f"{guilty[0] if guilty else PREFIX + name}: not valid JSON"
 
 
 def _suggestion(name: str) -> str:

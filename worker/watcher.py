@@ -69,7 +69,7 @@ class ChampionWatcher:
             resident = self._engine.load(data)
             if resident.version != version:
                 raise OffnormalError(f"the artefact under {version} says that it is {resident.version}")
-        except OffnormalError as error:
+        except Exception as error:  # whatever it is, it must neither be served nor end this thread
             self._refuse(version, error)
             return
         before = self._engine.resident
@@ -88,7 +88,7 @@ class ChampionWatcher:
             threshold=resident.threshold,
         )
 
-    def _refuse(self, version: str, error: OffnormalError) -> None:
+    def _refuse(self, version: str, error: Exception) -> None:
         serving = self._engine.resident.version if self._engine.resident else None
         self.refusal = f"{version}: {error}"
         self._metrics.refused.inc()

@@ -127,3 +127,33 @@ def test_the_threshold_follows_the_budget(artefact: Artefact) -> None:
 def test_a_device_that_is_not_there_is_told() -> None:
     with pytest.raises(SettingsError, match="cuda:99"):
         pick_device("cuda:99")
+
+
+def _no_probe(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    del tensors["probe.scores"]
+
+
+def _float64(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.whitening.root"] = tensors["module.whitening.root"].double()
+
+
+def _tail(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["calibration.tail"][2] = 0
+
+
+def _survival(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["calibration.survival"] = tensors["calibration.survival"].flip(0).contiguous()
+
+
+def _twice(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    card["features"] = ["a", "a", "b", "c"]
+
+
+def _words(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    card["format_version"] = "99"
+
+
+@pytest.mark.parametrize("change", [_no_probe, _float64, _tail, _survival, _twice, _words])
+def test_nothing_but_an_artefact_error_comes_of_a_forgery(artefact: Artefact, change: Change) -> None:
+    with pytest.raises(ArtefactError):
+        Artefact.load(forged(artefact.dump(), change))

@@ -69,3 +69,14 @@ def test_retraining_on_stationary_data_does_not_move_the_threshold() -> None:
         scores = rng.exponential(size=4000)
         champion = Calibration.fit(scores[explained(champion.p_value(scores), scores)])
     assert (rng.exponential(size=400_000) >= champion.threshold(1e-3)).mean() == pytest.approx(1e-3, rel=0.7)
+
+
+@pytest.mark.parametrize("resting", [0.8, 0.91, 0.97])
+def test_the_rate_is_kept_where_most_scores_are_equal(resting: float) -> None:
+    rng = np.random.default_rng(4)
+
+    def draw(n: int) -> np.ndarray:
+        return np.where(rng.random(n) < resting, 0.0, rng.exponential(size=n))
+
+    threshold = Calibration.fit(draw(20_000)).threshold(1e-3)
+    assert (draw(400_000) >= threshold).mean() == pytest.approx(1e-3, rel=0.6)

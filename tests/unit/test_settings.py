@@ -37,6 +37,7 @@ def test_environment_over_file_over_defaults(tmp_path: Path) -> None:
         ("OFFNORMAL_BATCH__MAX_DELAY", "5 parsecs", "is no duration"),
         ("OFFNORMAL_INPUT__FORMAT", "avro", "not there yet"),
         ("OFFNORMAL_INPUT__FEATURES", '["a", "a"]', "each once"),
+        ("OFFNORMAL_INPUT__FEATURES", "true", "a count or"),
         ("OFFNORMAL_KAFKA__START", "yesterday", "earliest, latest"),
         ("OFFNORMAL_DELIVERY", "maybe_once", "exactly_once"),
         ("OFFNORMAL_DETECTION__FALSE_ALARM_RATE", "2", "less than 1"),
@@ -103,3 +104,11 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(("text", "value"), [("30", 30), ("500ms", 0.5), ("24h", 86400), (1.5, 1.5), ("2 d", 172800)])
 def test_durations(text: Any, value: float) -> None:
     assert seconds(text) == value
+
+
+@pytest.mark.parametrize("value", ['{"password": "hunter2"', '"hunter2"', '["hunter2"]', '{"password": ["hunter2"]}'])
+def test_a_section_that_is_wrong_as_a_whole_shows_nothing_of_itself(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_with(OFFNORMAL_KAFKA=value)
+    assert "OFFNORMAL_KAFKA" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

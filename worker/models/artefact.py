@@ -72,7 +72,9 @@ class Artefact:
             **{f"module.{name}": t.contiguous() for name, t in self.detector.module.state_dict().items()},
             "calibration.body": torch.from_numpy(calibration.body),
             "calibration.survival": torch.from_numpy(calibration.survival),
-            "calibration.tail": torch.tensor([calibration.xi, calibration.sigma], dtype=torch.float64),
+            "calibration.tail": torch.tensor(
+                [calibration.beyond, calibration.xi, calibration.sigma], dtype=torch.float64
+            ),
             "probe.x": self.probe_x,
             "probe.scores": self.probe_scores,
         }
@@ -88,10 +90,11 @@ class Artefact:
         try:
             tensors = load_tensors(data)
             detector = _detector(card, tensors)
-        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"])
+            scores = detector.score(artefact.probe_x)
+        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
-        artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"])
-        artefact.check_probe(detector.score(artefact.probe_x))
+        artefact.check_probe(scores)
         return artefact
 
     def check_probe(self, scores: torch.Tensor) -> None:
@@ -109,13 +112,15 @@ def read_card(data: bytes) -> ModelCard:
         size = int.from_bytes(data[:8], "little")
         told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["offnormal"])
         digest, card = told["digest"], told["card"]
+        found, unsigned = str(digest).encode(), _NO_DIGEST.encode()
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtefactError("this is no model artefact, or it is cut off or damaged") from None
-    whole = isinstance(digest, str) and len(digest) == len(_NO_DIGEST)
-    if not whole or hashlib.sha256(data.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest() != digest:
+    if len(found) != len(unsigned) or hashlib.sha256(data.replace(found, unsigned, 1)).hexdigest().encode() != found:
         raise ArtefactError("the digest is wrong: the artefact was damaged or changed")
     version = card.get("format_version") if isinstance(card, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is not int:
+        raise ArtefactError("the card has no format version")
+    if version > FORMAT_VERSION:
         raise ArtefactError(f"format version {version} is newer than this program's {FORMAT_VERSION}: update it")
     try:
         return ModelCard.model_validate(card)
@@ -131,6 +136,8 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
         if not (tensor.isfinite().all() or name.startswith("probe.")):
             raise ArtefactError(f"{name} is not finite")
     width = len(card.features)
+    if not width or len(set(card.features)) < width:
+        raise ArtefactError("the features are not names, each once")
     if tuple(tensors["probe.x"].shape[1:]) != (width,):
         raise ArtefactError(f"the probe does not have the card's {width} features")
     with torch.device("meta"):  # no memory is taken before the shapes are known to fit
@@ -144,8 +151,14 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     module.load_state_dict(weights, assign=True)
     module.eval().requires_grad_(False)
-    xi, sigma = tensors["calibration.tail"].tolist()
+    return Detector(card.features, module, _calibration(tensors))
+
+
+def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
+    beyond, xi, sigma = tensors["calibration.tail"].tolist()
     body, survival = (tensors[f"calibration.{name}"].numpy() for name in ("body", "survival"))
-    if body.shape != survival.shape or not len(body) or (np.diff(body) <= 0).any() or not (survival > 0).all():
+    falls = body.ndim == 1 and body.shape == survival.shape and len(body) > 0
+    falls = falls and bool((np.diff(body) > 0).all() and (np.diff(survival) <= 0).all())
+    if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0:
         raise ArtefactError("the calibration is not in order")
-    return Detector(card.features, module, Calibration(body, survival, xi, sigma))
+    return Calibration(body, survival, beyond, xi, sigma)

@@ -23,10 +23,13 @@ _SHAPES: Final = (-0.2, 0.5)
 
 @dataclass(frozen=True)
 class Calibration:
-    """`body` [g] scores in ascending order with survival `survival` [g]; beyond `body[-1]` the tail (xi, sigma)."""
+    """`body` [g] scores in ascending order with P(S >= body) `survival` [g]; beyond `body[-1]` lies the share `beyond`,
+    less than `survival[-1]` where scores are equal, with the tail (xi, sigma).
+    """
 
     body: Float64s
     survival: Float64s
+    beyond: float
     xi: float
     sigma: float
 
@@ -45,7 +48,7 @@ class Calibration:
         ranks = np.unique(np.linspace(0, n - k - 1, GRID).round().astype(int))
         body = np.unique(s[ranks])
         survival = 1.0 - np.searchsorted(s, body, side="left") / n  # P(S >= s)
-        return cls(body, survival, xi, sigma)
+        return cls(body, survival, min((len(excess) + 1) / n, float(survival[-1])), xi, sigma)
 
     def p_value(self, scores: npt.ArrayLike) -> Float64s:
         """P(a normal row scores at least this much), in (0, 1]; NaN for NaN."""
@@ -53,15 +56,15 @@ class Calibration:
         log_body = np.interp(s, self.body, np.log(self.survival), left=0.0)
         y = np.maximum(s - self.body[-1], 0.0) / self.sigma
         log_tail = -y if abs(self.xi) < 1e-9 else -np.log(np.maximum(1 + self.xi * y, SMALLEST)) / self.xi
-        p: Float64s = np.maximum(np.exp(log_body + log_tail), SMALLEST)
+        log_p = np.where(s > self.body[-1], np.log(self.beyond) + log_tail, log_body)
+        p: Float64s = np.maximum(np.exp(np.where(np.isnan(s), np.nan, log_p)), SMALLEST)
         return p
 
     def threshold(self, p: float) -> float:
         """The score whose p-value is p, for 0 < p < 1."""
-        zeta = float(self.survival[-1])
-        if p >= zeta:
+        if p >= self.survival[-1]:
             return float(np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1]))
-        log_ratio = np.log(zeta / p)
+        log_ratio = np.log(max(self.beyond / p, 1.0))
         y = log_ratio if abs(self.xi) < 1e-9 else np.expm1(self.xi * log_ratio) / self.xi
         return float(self.body[-1] + self.sigma * y)
 

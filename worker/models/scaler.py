@@ -7,19 +7,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-# Up to here a scaled reading passes as it is; beyond, by its logarithm. Far readings stay ordered, float32 never
-# overflows (the largest float gives 8 + log1p(3e38 / scale)), and training is not ruled by a handful of rows.
+# Up to here a scaled reading passes as it is; beyond, by its logarithm: far readings stay ordered and finite, and
+# training is not ruled by a handful of rows.
 LINEAR_UP_TO: Final = 8.0
+LARGEST: Final = 3e38  # within float32
 _NORMAL_IQR: Final = 1.349  # interquartile range of a standard normal
+_ROUNDING: Final = 4 * 1.2e-7  # a spread below so much of the reading itself is float32's rounding
 
 
 def _soften(t: Tensor) -> Tensor:
-    return t.sign() * (LINEAR_UP_TO + torch.log1p((t.abs() - LINEAR_UP_TO).clamp(min=0)))
+    # A large reading over a small scale is infinite in float32; its logarithm need not be.
+    return t.sign() * (LINEAR_UP_TO + torch.log1p((t.abs() - LINEAR_UP_TO).clamp(min=0, max=LARGEST)))
 
 
 class Scaler(nn.Module):
     """z = soft((x - median) / scale); scale is the interquartile range as a standard deviation, or, where half of the
-    readings are equal, the standard deviation. A constant feature has the scale 1 (or its own magnitude's rounding).
+    readings are equal, the standard deviation. A constant feature's is a hundredth of its value, or 1.
     """
 
     def __init__(self, location: Tensor, scale: Tensor):
@@ -39,9 +42,10 @@ class Scaler(nn.Module):
         scale = (high - low) / _NORMAL_IQR
         # An interquartile range far below the deviation means a feature that nearly always rests at one value.
         scale = np.where(scale < 0.05 * spread, spread, scale)
-        floor = np.maximum(np.abs(location), 1.0) * 1e-6  # below float32's resolution there is only rounding
-        scale = np.where(scale <= floor, np.maximum(np.abs(location) * 0.01, 1.0), scale)
-        return cls(torch.from_numpy(location.astype(np.float32)), torch.from_numpy(scale.astype(np.float32)))
+        constant = scale <= np.maximum(np.abs(location) * _ROUNDING, 1e-30)
+        scale = np.where(constant, np.where(location == 0, 1.0, np.abs(location) * 0.01), scale)
+        held = (np.clip(v, -LARGEST, LARGEST).astype(np.float32) for v in (location, scale))
+        return cls(*map(torch.from_numpy, held))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x [n, d] -> z [n, d], with 0 for a missing reading, and present [n, d], 1 or 0; None where all are."""
@@ -64,4 +68,4 @@ class Scaler(nn.Module):
         """Back into the readings' units."""
         far = z.abs() - LINEAR_UP_TO
         t = torch.where(far > 0, z.sign() * (LINEAR_UP_TO + torch.expm1(far.clamp(min=0, max=80))), z)
-        return (t * self.scale + self.location).clamp(-3e38, 3e38)  # finite, whatever the decoder says
+        return (t * self.scale + self.location).clamp(-LARGEST, LARGEST)  # finite, whatever the decoder says

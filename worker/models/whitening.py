@@ -36,6 +36,8 @@ class Whitening(nn.Module):
         both = (weight.T @ weight).clamp(min=1)
         covariance = centred.T @ centred / both
         n, d = r.shape
+        # A feature without any reading here is as uncertain as a scaled reading is, not as certain as no error.
+        covariance = covariance + torch.diag((weight.sum(0) == 0).double())
         diagonal = torch.diag(covariance.diagonal())
         shrunk = covariance + (d / (d + n)) * (diagonal - covariance)
         values, vectors = torch.linalg.eigh(shrunk)

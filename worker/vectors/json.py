@@ -67,10 +67,10 @@ class Json:
                 for row in found:
                     if len(row) != self._width:
                         raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
-                if suspicious:
-                    _numbers_only(found)
                 if self._has_fields and type(doc) is dict:
                     self._read_fields(r, doc, entities, times)
+                if suspicious:
+                    _numbers_only(found)
             except orjson.JSONDecodeError as error:
                 rejects.append(Reject(r, UNPARSEABLE, str(error)))
             except Refused as error:
