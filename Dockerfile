@@ -38,7 +38,7 @@ LABEL org.opencontainers.image.title="Offnormal" \
       org.opencontainers.image.description="Streaming anomaly detection on Kafka" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/offnormal /opt/offnormal
-# The root file system may be read only: nothing is written but to /tmp, and that only by torch where it compiles.
+# The root file system may be read only: nothing is written but to /tmp.
 ENV PATH=/opt/offnormal/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
 WORKDIR /tmp

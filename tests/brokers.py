@@ -107,6 +107,11 @@ class ApacheKafka:
             self._process.wait(60)
             self._process = None
 
+    def signal(self, sig: signal.Signals) -> None:
+        """To the broker's process: SIGSTOP makes it hang, SIGCONT go on."""
+        assert self._process is not None
+        self._process.send_signal(sig)
+
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = ["java", "-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*", *arguments]
         with (self._home / "output").open("ab") as output:

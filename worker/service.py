@@ -272,8 +272,17 @@ class Worker:
         self.metrics.redone.inc()
         self._checkpoint = Checkpoint()
         sink.discard()
-        source.rewind()
-        self._stop.wait(backoff)
+        # Nothing is read before it is known what has been committed.
+        while not self._stop.wait(backoff):
+            self._turned = time.monotonic()
+            try:
+                sink.recover()
+                source.rewind()
+                return
+            except Redo as again:
+                log.warning("redo", reason=str(again), rows=0)
+                sink.discard()
+                backoff = min(2 * backoff, 2.0)
 
     # -- end and report
 

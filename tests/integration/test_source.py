@@ -1,14 +1,16 @@
 """The source and the sink against the holes of kafka-python 3.0.12 that exactly-once would fall through."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from typing import Any
 
 import pytest
-from kafka import OffsetAndMetadata, TopicPartition, errors
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
-from tests.brokers import Broker
+from tests.brokers import ApacheKafka, Broker
 from tests.stage import Stage, until
 from worker.kafka import ExactlyOnceSink, Output, Redo, Source
 from worker.kafka.sink import _bounded
@@ -151,6 +153,54 @@ def test_waiting_has_an_end() -> None:
     with pytest.raises(TimeoutError):
         _bounded(lambda: time.sleep(30), 0.2)
     assert time.monotonic() - begun < 5
+
+
+def test_a_commit_whose_answer_is_late_is_neither_lost_nor_done_twice(stage: MakeStage, apache: Broker) -> None:
+    """The broker hangs in mid-commit, and may or may not make it when it comes back: it has to be asked."""
+    with ApacheKafka() as kafka:
+        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(1)
+        s.send([b"a"] * 5)
+        with closing(source_of(s)) as source:
+            sink = ExactlyOnceSink(s.settings.kafka, source)
+
+            def finish(client: KafkaProducer, ends: Any, membership: Any) -> None:
+                client.send_offsets_to_transaction(dict(ends), membership)
+                kafka.signal(signal.SIGSTOP)  # the request to commit reaches the broker, its answer comes too late
+                client.commit_transaction()
+
+            sink._finish = finish  # type: ignore[method-assign]
+            for _ in range(3):
+                block = poll_some(source)
+                sink.send(output(s, b"%d" % block.offset[0]))
+                begun = time.monotonic()
+                with pytest.raises(Redo):
+                    sink.commit(offsets(block))
+                assert time.monotonic() - begun < s.settings.kafka.commit_timeout + 1
+                kafka.signal(signal.SIGCONT)
+                again(source, sink)
+                s.send([b"b"] * 5)
+            del sink._finish
+            block = poll_some(source)
+            sink.send(output(s, b"%d" % block.offset[0]))
+            sink.commit(offsets(block))
+            sink.close()
+        end = max(s.committed().values())
+        assert end == 20
+        firsts = sorted(int(record.value) for record in s.read(s.topics.anomalies))
+        assert len(firsts) == len(set(firsts)), "an output was committed twice"
+        assert firsts[0] == 0 and firsts[-1] < end
+
+
+def again(source: Source, sink: ExactlyOnceSink) -> None:
+    """What the worker does after a Redo."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        sink.discard()
+        with suppress(Redo):
+            sink.recover()
+            source.rewind()
+            return
+    raise AssertionError("no recovery")
 
 
 def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:

@@ -44,6 +44,10 @@ class Sink(Protocol):
         """Voids what is open. Never raises."""
         ...
 
+    def recover(self) -> None:
+        """After `discard`: makes sure that what was open is ended one way or the other. Raises Redo."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -77,6 +81,10 @@ class _ProducerSink:
         if self._producer is None:
             self._producer = self._open(self._settings.commit_timeout)
         return self._producer
+
+    def recover(self) -> None:
+        with _redo(self._settings, "recovering"):
+            self._ready()
 
     def _check_sent(self) -> None:
         for future in self._sent:

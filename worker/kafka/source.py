@@ -105,11 +105,24 @@ class Source:
         return {}
 
     def rewind(self) -> None:
-        """Back to where uncommitted work began, for all partitions that are still owned."""
+        """Back to what the broker has committed, for all partitions that are owned. Raises Redo.
+
+        The broker is asked, since a commit whose answer was lost may have been made; and it answers only once no
+        transaction holds offsets in doubt, so whatever is open must be ended first (`Sink.recover`).
+        """
         self._fetched_under = None
-        for partition in self._consumer.assignment():
-            if partition in self._resume:
-                self._consumer.seek(partition, self._resume[partition])
+        try:
+            for partition in self._consumer.assignment():
+                timeout = int(self._settings.commit_timeout * 1000)
+                committed = self._consumer.committed(partition, timeout_ms=timeout)
+                if committed is not None:
+                    self._resume[partition] = committed
+                if partition in self._resume:
+                    self._consumer.seek(partition, self._resume[partition])
+        except FATAL as error:
+            raise readable(error, "reading committed offsets", self._settings.bootstrap) from error
+        except errors.KafkaError as error:
+            raise Redo(f"committed offsets are not known: {error}") from error
 
     # -- committing
 
