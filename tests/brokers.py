@@ -50,7 +50,7 @@ def any_broker() -> Iterator[Broker]:
 
         with KafkaContainer(f"apache/kafka:{KAFKA_VERSION}") as container:
             yield Broker(container.get_bootstrap_server(), f"Apache Kafka {KAFKA_VERSION} in Docker", apache=True)
-    elif shutil.which("java") and (shutil.which("mvn") or (CACHE / "libs").is_dir()):
+    elif can_run_apache():
         with ApacheKafka() as kafka:
             yield Broker(kafka.bootstrap, f"Apache Kafka {KAFKA_VERSION}, local process", apache=True)
     else:
@@ -58,6 +58,11 @@ def any_broker() -> Iterator[Broker]:
 
         with embedded_broker() as bootstrap:
             yield Broker(bootstrap, "embedded broker (no Docker, no Java with mvn found)", apache=False)
+
+
+def can_run_apache() -> bool:
+    """Whether ApacheKafka can be started here: Java, and the jars or mvn to get them by."""
+    return bool(shutil.which("java") and (shutil.which("mvn") or (CACHE / "libs").is_dir()))
 
 
 def _docker_runs() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.brokers import Broker, any_broker
+from tests.brokers import ApacheKafka, Broker, any_broker, can_run_apache
 from tests.models import make_artefact
 from tests.stage import Stage
 from worker.models import Artefact
@@ -30,6 +30,15 @@ def apache(broker: Broker) -> Broker:
     if not broker.apache:
         pytest.skip(f"needs Apache Kafka, this is the {broker.name}")
     return broker
+
+
+@pytest.fixture
+def own_kafka(apache: Broker) -> Iterator[ApacheKafka]:
+    """An Apache Kafka of the test's own, to kill or to stop."""
+    if not can_run_apache():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Java 17 and mvn, for a Kafka that may be killed")
+    with ApacheKafka() as kafka:
+        yield kafka
 
 
 @pytest.fixture

@@ -152,38 +152,36 @@ def test_alerts_are_shown(stage: MakeStage, apache: Broker, artefact: Artefact) 
 
 
 def test_a_broker_that_goes_away_is_waited_for(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
+    stage: MakeStage, own_kafka: ApacheKafka, artefact: Artefact, rng: np.random.Generator
 ) -> None:
-    with ApacheKafka() as kafka:
-        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(2)
-        s.publish(artefact)
-        worker = s.worker()
-        worker.await_log("partitions_assigned")
-        places = s.send_rows(normal_rows(2000, rng))
-        until(lambda: sum(s.committed().values()) > 0)
-        kafka.kill()
-        time.sleep(4)
-        assert worker.popen.poll() is None
-        kafka.start()
-        places += s.send_rows(normal_rows(2000, rng))
-        until(lambda: sum(s.committed().values()) == 4000, 60)
-        assert worker.stop() == 0
-        scores = s.scores()
-        assert set(scores) == set(places)
-        assert all(len(each) == 1 for each in scores.values())
+    s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=own_kafka.bootstrap).make_topics(2)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    places = s.send_rows(normal_rows(2000, rng))
+    until(lambda: sum(s.committed().values()) > 0)
+    own_kafka.kill()
+    time.sleep(4)
+    assert worker.popen.poll() is None
+    own_kafka.start()
+    places += s.send_rows(normal_rows(2000, rng))
+    until(lambda: sum(s.committed().values()) == 4000, 60)
+    assert worker.stop() == 0
+    scores = s.scores()
+    assert set(scores) == set(places)
+    assert all(len(each) == 1 for each in scores.values())
 
 
 def test_sigterm_is_obeyed_while_the_broker_is_away(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
+    stage: MakeStage, own_kafka: ApacheKafka, artefact: Artefact, rng: np.random.Generator
 ) -> None:
-    with ApacheKafka() as kafka:
-        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(1)
-        s.publish(artefact)
-        worker = s.worker()
-        worker.await_log("partitions_assigned")
-        s.send_rows(normal_rows(500, rng))
-        kafka.kill()
-        time.sleep(3)
-        begun = time.monotonic()
-        assert worker.stop() == 0
-        assert time.monotonic() - begun < 10
+    s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=own_kafka.bootstrap).make_topics(1)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    s.send_rows(normal_rows(500, rng))
+    own_kafka.kill()
+    time.sleep(3)
+    begun = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - begun < 10

@@ -155,40 +155,39 @@ def test_waiting_has_an_end() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_commit_whose_answer_is_late_is_neither_lost_nor_done_twice(stage: MakeStage, apache: Broker) -> None:
+def test_a_commit_whose_answer_is_late_is_neither_lost_nor_done_twice(stage: MakeStage, own_kafka: ApacheKafka) -> None:
     """The broker hangs in mid-commit, and may or may not make it when it comes back: it has to be asked."""
-    with ApacheKafka() as kafka:
-        s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=kafka.bootstrap).make_topics(1)
-        s.send([b"a"] * 5)
-        with closing(source_of(s)) as source:
-            sink = ExactlyOnceSink(s.settings.kafka, source)
+    s = stage(OFFNORMAL_KAFKA__BOOTSTRAP=own_kafka.bootstrap).make_topics(1)
+    s.send([b"a"] * 5)
+    with closing(source_of(s)) as source:
+        sink = ExactlyOnceSink(s.settings.kafka, source)
 
-            def finish(client: KafkaProducer, ends: Any, membership: Any) -> None:
-                client.send_offsets_to_transaction(dict(ends), membership)
-                kafka.signal(signal.SIGSTOP)  # the request to commit reaches the broker, its answer comes too late
-                client.commit_transaction()
+        def finish(client: KafkaProducer, ends: Any, membership: Any) -> None:
+            client.send_offsets_to_transaction(dict(ends), membership)
+            own_kafka.signal(signal.SIGSTOP)  # the request to commit reaches the broker, its answer comes too late
+            client.commit_transaction()
 
-            sink._finish = finish  # type: ignore[method-assign]
-            for _ in range(3):
-                block = poll_some(source)
-                sink.send(output(s, b"%d" % block.offset[0]))
-                begun = time.monotonic()
-                with pytest.raises(Redo):
-                    sink.commit(offsets(block))
-                assert time.monotonic() - begun < s.settings.kafka.commit_timeout + 1
-                kafka.signal(signal.SIGCONT)
-                again(source, sink)
-                s.send([b"b"] * 5)
-            del sink._finish
+        sink._finish = finish  # type: ignore[method-assign]
+        for _ in range(3):
             block = poll_some(source)
             sink.send(output(s, b"%d" % block.offset[0]))
-            sink.commit(offsets(block))
-            sink.close()
-        end = max(s.committed().values())
-        assert end == 20
-        firsts = sorted(int(record.value) for record in s.read(s.topics.anomalies))
-        assert len(firsts) == len(set(firsts)), "an output was committed twice"
-        assert firsts[0] == 0 and firsts[-1] < end
+            begun = time.monotonic()
+            with pytest.raises(Redo):
+                sink.commit(offsets(block))
+            assert time.monotonic() - begun < s.settings.kafka.commit_timeout + 1
+            own_kafka.signal(signal.SIGCONT)
+            again(source, sink)
+            s.send([b"b"] * 5)
+        del sink._finish
+        block = poll_some(source)
+        sink.send(output(s, b"%d" % block.offset[0]))
+        sink.commit(offsets(block))
+        sink.close()
+    end = max(s.committed().values())
+    assert end == 20
+    firsts = sorted(int(record.value) for record in s.read(s.topics.anomalies))
+    assert len(firsts) == len(set(firsts)), "an output was committed twice"
+    assert firsts[0] == 0 and firsts[-1] < end
 
 
 def again(source: Source, sink: ExactlyOnceSink) -> None:
