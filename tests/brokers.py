@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.demo.broker import embedded_broker, free_port
+
 KAFKA_VERSION = "4.1.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal" / f"kafka-{KAFKA_VERSION}"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
@@ -31,12 +33,6 @@ class Broker:
     bootstrap: str
     name: str
     apache: bool  # a real Apache Kafka: transactions, rebalances and end offsets behave as documented
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -54,8 +50,6 @@ def any_broker() -> Iterator[Broker]:
         with ApacheKafka() as kafka:
             yield Broker(kafka.bootstrap, f"Apache Kafka {KAFKA_VERSION}, local process", apache=True)
     else:
-        from worker.demo.broker import embedded_broker
-
         with embedded_broker() as bootstrap:
             yield Broker(bootstrap, "embedded broker (no Docker, no Java with mvn found)", apache=False)
 
@@ -168,8 +162,6 @@ def main() -> None:
             print(kafka.bootstrap, flush=True)
             _until_told()
     elif sys.argv[1:] == ["embedded"]:
-        from worker.demo.broker import embedded_broker
-
         with embedded_broker() as bootstrap:
             print(bootstrap, flush=True)
             _until_told()

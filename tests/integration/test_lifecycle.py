@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.brokers import ApacheKafka, Broker, free_port
+from tests.brokers import ApacheKafka, Broker
 from tests.models import normal_rows
 from tests.stage import Stage, until
+from worker.demo.broker import free_port
 from worker.models import Artefact
 
 MakeStage = Callable[..., Stage]
