@@ -31,9 +31,8 @@ class Scorer(Protocol):
     def explain(self, x: Float32s) -> tuple[Float32s, Float32s]: ...
 
 
-@dataclass(
-    slots=True
-)  # not frozen: made by the thousand in an alarm storm, and a frozen one takes four times as long (timeit)
+# Not frozen: made by the thousand in an alarm storm, and a frozen one takes four times as long (timeit).
+@dataclass(slots=True)
 class Feature:
     """`actual` is None where the reading is missing; `contribution` is its share of the score."""
 
