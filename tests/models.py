@@ -23,7 +23,7 @@ def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "
     rows = normal_rows(1500, np.random.default_rng(100))
     if len(features) != rows.shape[1]:
         rows = np.resize(rows.T, (len(features), len(rows))).T.copy()
-    fitted = fit(rows[:1000], rows[1000:], features, "stacked", seed=seed, max_epochs=15)
+    fitted = fit(rows[:1000], rows[1000:], features, "stacked", seed=seed, steps=150)
     made = datetime.now(UTC)
     card = ModelCard(
         name=name,

@@ -1,11 +1,11 @@
-"""Rows -> detector: scaler, autoencoder with early stopping, then whitening and calibration on the held-out rows."""
+"""Rows -> detector: scaler, autoencoder, whitening and attribution, then the calibration on the held-out rows."""
 
 import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,16 @@ import torch
 
 from training.calibrate import explained
 from worker.errors import NoModelError
-from worker.models import KINDS, Autoencoder, Calibration, Detector, Scaler, ScoringModule, Whitening
+from worker.models import KINDS, Attribution, Autoencoder, Calibration, Detector, Scaler, ScoringModule, Whitening
 
 Rows = npt.NDArray[np.float32]
 
-BATCH: Final = 512
-# An epoch over a large set is cut into rounds of at most this many steps, so that early stopping looks often enough.
-ROUND_STEPS: Final = 400
+MIN_ROWS: Final = 50
+STEPS: Final = 3000
+BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
-PATIENCE: Final = 12  # rounds without an improvement of the held-out loss
-WORTHWHILE: Final = 0.995  # the factor that counts as one
+ROUNDS: Final = 30  # looks at the held-out loss
+LOOKED_AT: Final = 4096  # held-out rows of such a look
 # Recent data are mostly normal, not all. The worst tenth of each batch does not teach, or the autoencoder learns a
 # frequent fault as one more way of running (shuttle, 7 % anomalies in the rows: ROC-AUC .66 without, .999 with).
 TRIMMED: Final = 0.1
@@ -30,7 +30,7 @@ TRIMMED: Final = 0.1
 
 @dataclass(frozen=True)
 class Round:
-    """What the progress bar shows after each round, an epoch or a part of one; `eta` in seconds."""
+    """What the progress bar shows after each of the rounds; `eta` in seconds."""
 
     number: int
     of: int
@@ -42,12 +42,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Fitted:
-    """`calibrated` is the number of held-out rows behind the p-values."""
+    """`calibrated` is the number of held-out rows behind the p-values; `sparsity` the share of zeros in their codes."""
 
     detector: Detector
     loss: float
     held_out_loss: float
-    rounds: int
+    sparsity: float
     calibrated: int
     seconds: float
 
@@ -61,28 +61,31 @@ def fit(
     features: tuple[str, ...],
     kind: str,
     *,
+    architecture: dict[str, Any] | None = None,
     champion: Detector | None = None,
     seed: int = 0,
-    max_epochs: int = 200,
+    steps: int = STEPS,
+    device: torch.device | None = None,
     progress: Callable[[Round], None] = lambda _: None,
 ) -> Fitted:
-    """Fits on `rows` [n, d] and calibrates on `held_out` [m, d]; NaN is missing. What the `champion` thinks of the
-    held-out rows tells how many of them are no normal ones.
+    """Fits on `rows` [n, d] and calibrates on `held_out` [m, d], both in the order of time; NaN is missing. What the
+    `champion` thinks of the held-out rows tells how many of them are no normal ones. `architecture` goes to the kind's
+    constructor. `device` is where it is computed (the CPU); the detector comes back on the CPU.
 
-    The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where a feature
-    has no reading at all.
+    The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
+    too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
-    _refuse_empty(rows, features)
+    _refuse(rows, held_out, features)
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    device = device or torch.device("cpu")
     scaler = Scaler.fit(rows)
-    autoencoder = KINDS[kind](rows.shape[1])
-    with torch.no_grad():
-        train, held = _scaled(scaler, rows), _scaled(scaler, held_out)
-    loss, held_loss, rounds = _train(autoencoder, train, held, generator, max_epochs, progress)
+    autoencoder = KINDS[kind](rows.shape[1], **(architecture or {})).to(device)
+    train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, held_out))
+    generator = torch.Generator(device).manual_seed(seed)
+    loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, progress)
     autoencoder.eval().requires_grad_(False)
-    module = ScoringModule(scaler, autoencoder, _whiten(autoencoder, *held)).eval().requires_grad_(False)
+    module = _module(scaler, autoencoder.cpu(), rows, held_out)
     scores = module(torch.from_numpy(held_out)).numpy().astype(np.float64)
     usable = np.isfinite(scores)
     if champion is not None:
@@ -90,10 +93,13 @@ def fit(
     if usable.sum() < 2:
         raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
     detector = Detector(features, module, Calibration.fit(scores[usable]))
-    return Fitted(detector, loss, held_loss, rounds, int(usable.sum()), time.monotonic() - started)
+    sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
+    return Fitted(detector, loss, held_loss, sparsity, int(usable.sum()), time.monotonic() - started)
 
 
-def _refuse_empty(rows: Rows, features: tuple[str, ...]) -> None:
+def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
+    if len(rows) + len(held_out) < MIN_ROWS or not len(held_out):
+        raise NoModelError(f"{len(rows)} rows and {len(held_out)} held out: {MIN_ROWS} are needed")
     empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
@@ -109,45 +115,47 @@ def _train(
     train: Batch,
     held: Batch,
     generator: torch.Generator,
-    max_epochs: int,
+    steps: int,
     progress: Callable[[Round], None],
-) -> tuple[float, float, int]:
-    """Adam with a cosine down from LEARNING_RATE. Keeps the weights of the best held-out loss.
+) -> tuple[float, float]:
+    """Adam with one cycle of the learning rate. Keeps the weights of the best held-out loss.
 
-    -> training loss, held-out loss, rounds
+    -> training loss, held-out loss
     """
     z, present = train
-    epoch = math.ceil(len(z) / BATCH)
-    steps = min(ROUND_STEPS, epoch)
-    rounds = max_epochs
+    size = min(BATCH, len(z))
+    looked_at = torch.linspace(0, len(held[0]) - 1, min(LOOKED_AT, len(held[0])), device=z.device).long()
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rounds, eta_min=LEARNING_RATE / 20)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05)
     kept = (math.inf, math.inf, copy.deepcopy(autoencoder.state_dict()))
-    best, since, number, started = math.inf, 0, 0, time.monotonic()
-    while number < rounds and since < PATIENCE:
-        number += 1
+    started, done = time.monotonic(), 0
+    for number in range(1, ROUNDS + 1):
         autoencoder.train()
-        total = torch.zeros(())
-        for _ in range(steps):
-            index = torch.randint(len(z), (min(BATCH, len(z)),), generator=generator)
+        total, until = torch.zeros((), device=z.device), steps * number // ROUNDS
+        for _ in range(done, until):
+            index = torch.randint(len(z), (size,), generator=generator, device=z.device)
             loss = _trimmed_mean(autoencoder.losses(z[index], present[index], generator))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            cycle.step()
             total += loss.detach()
-        schedule.step()
+        if until == done:
+            continue
         autoencoder.eval()
         with torch.no_grad():
-            held_loss = float(_trimmed_mean(autoencoder.losses(*held, generator)))
-        loss_now = float(total / steps)
-        since = 0 if held_loss < best * WORTHWHILE else since + 1
-        best = min(best, held_loss) if since == 0 else best
+            # The same chance each time: looks are compared with each other.
+            chance = torch.Generator(z.device).manual_seed(0)
+            losses = autoencoder.losses(held[0][looked_at], held[1][looked_at], chance)
+            held_loss = float(_trimmed_mean(losses))
+        loss_now = float(total / (until - done))
         if held_loss < kept[1]:
             kept = (loss_now, held_loss, copy.deepcopy(autoencoder.state_dict()))
-        eta = (time.monotonic() - started) / number * (rounds - number)
-        progress(Round(number, rounds, number * steps / epoch, loss_now, held_loss, eta))
+        done = until
+        eta = (time.monotonic() - started) / number * (ROUNDS - number)
+        progress(Round(number, ROUNDS, done * size / len(z), loss_now, held_loss, eta))
     autoencoder.load_state_dict(kept[2])
-    return kept[0], kept[1], number
+    return kept[0], kept[1]
 
 
 def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
@@ -155,12 +163,14 @@ def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
     return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
 
 
-def _whiten(autoencoder: Autoencoder, z: torch.Tensor, present: torch.Tensor) -> Whitening:
-    """Fits the whitening; then twice again without the rows that it finds farthest out."""
-    residual = (z - autoencoder(z)) * present
-    whitening = Whitening.fit(residual, present)
-    for _ in range(2):
-        distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
-        near = distance <= distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
-        whitening = Whitening.fit(residual[near], present[near])
-    return whitening
+def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> ScoringModule:
+    """The whitening from all rows (a covariance needs many), the attribution from the held-out ones (it needs what
+    residuals the future has, not what the autoencoder has learned by heart).
+    """
+    with torch.no_grad():
+        z, present = _scaled(scaler, np.concatenate((rows, held_out)))
+        residual = (z - autoencoder(z)) * present
+        whitening = Whitening.fit(residual, present)
+        late = slice(len(rows), None)
+        attribution = Attribution.fit(residual[late], z[late], present[late])
+    return ScoringModule(scaler, autoencoder, whitening, attribution).eval().requires_grad_(False)

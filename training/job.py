@@ -15,6 +15,7 @@ from training import window
 from training.fit import Fitted, Rows, fit
 from training.progress import Shown
 from training.window import Window
+from worker.engine import pick_device
 from worker.errors import NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
@@ -44,7 +45,8 @@ def run(settings: Settings) -> dict[str, Any]:
             settings.model.kind,
             champion=champion if champion and champion.features == rows.features else None,
             seed=settings.training.seed,
-            max_epochs=settings.training.max_epochs,
+            steps=settings.training.steps,
+            device=pick_device(settings.device),
             progress=shown.fitted,
         )
     counts = {
@@ -108,7 +110,7 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
         quality={
             "loss": fitted.loss,
             "held_out_loss": fitted.held_out_loss,
-            "rounds": fitted.rounds,
+            "sparsity": round(fitted.sparsity, 4),
             "fit_seconds": round(fitted.seconds, 2),
             "false_alarm_rate": budget,
             "threshold": detector.calibration.threshold(budget),

@@ -1,7 +1,7 @@
 """The model on its device: loaded beside the one in service, checked, warmed up, then swapped in by one reference."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +53,22 @@ class Resident:
 
     def score(self, x: Float32s) -> Float32s:
         """x [n, d], NaN where missing -> scores [n]; NaN where too much of the row is missing."""
-        if len(x) <= self._max_rows:
-            return self._score(x)
-        parts = [self._score(x[i : i + self._max_rows]) for i in range(0, len(x), self._max_rows)]
-        return np.concatenate(parts)
+        return self._in_batches(lambda part: self._module(part, self._least_present), x)
 
-    def _score(self, x: Float32s) -> Float32s:
+    def encode(self, x: Float32s) -> Float32s:
+        """x [n, d] -> latents [n, c]."""
+        return self._in_batches(self._module.encode, x)
+
+    def reconstruct(self, x: Float32s) -> Float32s:
+        """x [n, d] -> cleaned vectors [n, d] in their own units."""
+        return self._in_batches(self._module.reconstruct, x)
+
+    def _in_batches(self, function: Callable[[torch.Tensor], torch.Tensor], x: Float32s) -> Float32s:
+        """No more than a batch's rows at once, whatever a record holds."""
         with torch.inference_mode():
-            scores: Float32s = self._module(self._to_device(x), self._least_present).cpu().numpy()
-        return scores
+            starts = range(0, max(len(x), 1), self._max_rows)
+            parts = [function(self._to_device(x[i : i + self._max_rows])).cpu().numpy() for i in starts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def explain(self, x: Float32s) -> tuple[Float32s, Float32s]:
         """x [k, d] -> expected readings [k, d] in their own units, contributions [k, d] that add up to 1."""

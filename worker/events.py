@@ -1,10 +1,12 @@
-"""What is published: anomaly events as CloudEvents 1.0, scores, dead letters. The JSON Schema lies beside this file."""
+"""What is published: anomaly events as CloudEvents 1.0, scores, latents, reconstructions, dead letters. The JSON Schema
+of an event lies beside this file.
+"""
 
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import orjson
@@ -15,6 +17,8 @@ from worker.kafka import Output
 from worker.settings import Settings
 from worker.vectors import Reject, VectorBlock
 from worker.vectors.block import Float32s
+
+PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OUTPUTS may name
 
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
@@ -44,6 +48,7 @@ class EventEncoder:
         record = int(block.record[i])
         entity, time = block.entity(i), iso(int(block.time[i]))
         place = f"{records.topic}/{records.partition[record]}/{records.offset[record]}/{block.row[i]}"
+        missing = np.flatnonzero(np.isnan(block.x[i])).tolist()
         event = {
             "specversion": "1.0",
             "id": place,
@@ -60,6 +65,7 @@ class EventEncoder:
                 "threshold": scorer.threshold,
                 "model": {"name": self._model, "version": scorer.version},
                 "features": anomaly.features,
+                "imputed": [scorer.features[j] for j in missing],
             },
         }
         if entity:  # CloudEvents allows no empty subject
@@ -67,13 +73,18 @@ class EventEncoder:
         key = None if entity is None else entity.encode()
         return Output(self._topics.anomalies, orjson.dumps(event), key, _CLOUDEVENT)
 
-    def scores(self, scores: Float32s, block: VectorBlock, scorer: Scorer) -> list[Output]:
-        """One record for each input record, under its key: `score, p_value` of each row, in the input's format."""
+    def vectors(
+        self, output: PerVector, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
+    ) -> list[Output]:
+        """One record for each input record, under its key: `values` [n, k] of its rows, in the input's format.
+
+        NaN for a row without a score.
+        """
         if not len(block):
             return []
         records = block.records
-        p_values = np.maximum(scorer.calibration.p_value(scores), np.finfo(np.float32).tiny)  # never 0, as float32 too
-        pairs = np.column_stack((scores, p_values)).astype("<f4")
+        topic: str = getattr(self._topics, output)
+        rows = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
         first = np.flatnonzero(block.row == 0)
         ends = np.append(first[1:], len(block))
         model = f"{self._model}/{scorer.version}".encode()
@@ -81,11 +92,11 @@ class EventEncoder:
         outputs = []
         for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
             record = int(block.record[begin])
-            rows = pairs[begin:end]
-            value = rows.tobytes() if self._f32 else orjson.dumps({"rows": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+            part = rows[begin:end]
+            value = part.tobytes() if self._f32 else orjson.dumps({"rows": part}, option=orjson.OPT_SERIALIZE_NUMPY)
             source = f"{records.topic}/{records.partition[record]}/{records.offset[record]}".encode()
             headers = [("offnormal-source", source), ("offnormal-model", model), ("content-type", kind)]
-            outputs.append(Output(self._topics.scores, value, records.keys[record], headers))
+            outputs.append(Output(topic, value, records.keys[record], headers))
         return outputs
 
     def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> list[Output]:

@@ -10,13 +10,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 from kafka import OffsetAndMetadata, TopicPartition
 from structlog.contextvars import bind_contextvars
 
 from worker.detection import Judge
-from worker.engine import Engine, Resident
-from worker.events import EventEncoder
+from worker.engine import Engine, Float32s, Resident
+from worker.events import EventEncoder, PerVector
 from worker.http import Health, HttpServer
 from worker.kafka import Redo, Sink, Source, open_sink
 from worker.kafka.topics import require, specs
@@ -190,7 +191,7 @@ class Worker:
     def _process(self, records: RecordBlock, sink: Sink) -> None:
         """Decodes, scores, judges and sends; every row by the one model resident at the batch's start."""
         resident, decoder = self._current()
-        settings, stage = self._settings, self.metrics.stage
+        stage = self.metrics.stage
         with stage.labels("decode").time():
             block = decoder.decode(records)
         with stage.labels("score").time():
@@ -199,8 +200,9 @@ class Worker:
             anomalies = self._judge.anomalies(block, scores, resident)
             outputs = self._encoder.anomalies(anomalies, block, resident)
             outputs += self._encoder.dead_letters(block.rejects, block)
-            if "scores" in settings.outputs:
-                outputs += self._encoder.scores(scores, block, resident)
+            for name in self._settings.outputs:
+                values = per_vector(name, resident, block.x, scores)
+                outputs += self._encoder.vectors(name, scores, values, block, resident)
         if outputs:
             with stage.labels("send").time():
                 sink.send(outputs)
@@ -304,3 +306,13 @@ class Worker:
 
     def _report(self, source: Source) -> None:
         log.info("progress", vectors=self._vectors, lag=sum(source.lag().values()))
+
+
+def per_vector(output: PerVector, resident: Resident, x: Float32s, scores: Float32s) -> Float32s:
+    """What an output topic says of each vector [n, k]."""
+    if output == "latents":
+        return resident.encode(x)
+    if output == "reconstructions":
+        return resident.reconstruct(x)
+    p_values = np.maximum(resident.calibration.p_value(scores), np.finfo(np.float32).tiny)  # not 0 as float32 either
+    return np.column_stack((scores, p_values)).astype(np.float32)

@@ -119,6 +119,10 @@ class TopicSettings(Section):
     dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
     models: Topic = Field("offnormal.models", description="the registry (compacted)")
     scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
+    latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
+    reconstructions: Topic = Field(
+        "offnormal.reconstructions", description="out, if OFFNORMAL_OUTPUTS names it: every vector, cleaned"
+    )
 
 
 class InputSettings(Section):
@@ -156,7 +160,9 @@ class InputSettings(Section):
 
 class ModelSettings(Section):
     name: Name = Field("default", description="the model in the registry that is served and trained")
-    kind: Literal["stacked"] = Field("stacked", description="the autoencoder's kind")
+    kind: Literal["denoising", "stacked", "sparse", "variational"] = Field(
+        "denoising", description="the autoencoder's kind"
+    )
     window: Literal[1] = Field(1, description="vectors of an entity that are scored together")
     keep: int = Field(10, ge=1, description="artefacts kept in the registry")
 
@@ -182,7 +188,7 @@ class TrainingSettings(Section):
     max_rows: int = Field(1_000_000, ge=50, description="rows at most, sampled evenly over the window")
     min_rows: int = Field(1000, ge=50, description="rows at least; with fewer, exit 5")
     holdout: float = Field(0.2, gt=0.02, lt=0.9, description="the latest share of the rows, held out to calibrate")
-    max_epochs: int = Field(200, ge=1, description="epochs at most; early stopping ends sooner")
+    steps: int = Field(3000, ge=30, description="steps of the optimizer, of 256 rows each")
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
 
 
@@ -213,7 +219,9 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="see README, Delivery")
-    outputs: tuple[Literal["scores"], ...] = Field((), description='more output topics, a JSON list: ["scores"]')
+    outputs: tuple[Literal["scores", "latents", "reconstructions"], ...] = Field(
+        (), description="more output topics, a JSON list of scores, latents, reconstructions"
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
     )

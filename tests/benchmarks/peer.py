@@ -46,7 +46,7 @@ def make_model(names: tuple[str, ...], version: str) -> bytes:
 
     x, bad = (np.concatenate(part) for part in zip(*(harness.block(20_000_000 + b) for b in range(12)), strict=True))
     rows = x[~bad].astype(np.float32)
-    fitted = fit(rows[:80_000], rows[80_000:], names, "stacked", max_epochs=60)
+    fitted = fit(rows[:80_000], rows[80_000:], names, "stacked", steps=3000)
     card = ModelCard(
         name="default",
         version=version,

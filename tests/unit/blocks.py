@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from worker.vectors import BytesColumn, Headers, RecordBlock
+from worker.engine import Resident
+from worker.events import EventEncoder, PerVector
+from worker.kafka import Output
+from worker.service import per_vector
+from worker.vectors import BytesColumn, Headers, RecordBlock, VectorBlock
 
 
 def block_of(
@@ -23,3 +27,9 @@ def block_of(
         BytesColumn.of(values),
         headers or {},
     )
+
+
+def published(encoder: EventEncoder, output: PerVector, vectors: VectorBlock, resident: Resident) -> list[Output]:
+    """What the worker sends to the topic of `output`."""
+    scores = resident.score(vectors.x)
+    return encoder.vectors(output, scores, per_vector(output, resident, vectors.x, scores), vectors, resident)

@@ -108,8 +108,8 @@ def test_a_digest_of_zeros_is_refused(data: bytes) -> None:
 
 
 def test_a_newer_format_is_refused_by_name_even_if_the_card_has_grown(data: bytes) -> None:
-    newer = forged(data, lambda tensors, card: card.update(format_version=2, something_new=1))
-    with pytest.raises(ArtefactError, match="format version 2 is newer than this program's 1"):
+    newer = forged(data, lambda tensors, card: card.update(format_version=99, something_new=1))
+    with pytest.raises(ArtefactError, match="format version 99 is newer than this program's"):
         Artefact.load(newer)
 
 

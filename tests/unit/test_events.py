@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.models import FEATURES, normal_rows
-from tests.unit.blocks import block_of
+from tests.unit.blocks import block_of, published
 from worker.detection import Judge
 from worker.engine import Engine, Resident
-from worker.events import EventEncoder, anomaly_schema
+from worker.events import EventEncoder, PerVector, anomaly_schema
 from worker.models import Artefact
 from worker.settings import DetectionSettings, InputSettings, Settings
 from worker.vectors import Decoder, VectorBlock
@@ -92,12 +92,12 @@ def test_scores_of_several_rows_are_one_record(resident: Resident, rng: np.rando
     records = block_of([x.tobytes(), x[:1].tobytes()], keys=[b"a", b"b"])
     vectors = Decoder(InputSettings(format="f32"), FEATURES).decode(records)
     scores = resident.score(vectors.x)
-    outputs = EventEncoder(Settings(input=InputSettings(format="f32"))).scores(scores, vectors, resident)
+    outputs = published(EventEncoder(Settings(input=InputSettings(format="f32"))), "scores", vectors, resident)
     assert [output.key for output in outputs] == [b"a", b"b"]
     rows = np.frombuffer(outputs[0].value, "<f4").reshape(-1, 2)
     np.testing.assert_array_equal(rows[:, 0], scores[:3])
     assert np.isnan(rows[1]).all()
-    (told, _) = EventEncoder(Settings()).scores(scores, vectors, resident)
+    (told, _) = published(EventEncoder(Settings()), "scores", vectors, resident)
     assert json.loads(told.value)["rows"][1] == [None, None]
     assert dict(told.headers)["offnormal-model"] == f"default/{resident.version}".encode()
 
@@ -113,12 +113,37 @@ def test_large_blocks_are_scored_in_pieces(artefact: Artefact, rng: np.random.Ge
 
 def test_a_block_without_any_row_has_no_scores(resident: Resident) -> None:
     vectors = Decoder(InputSettings(), FEATURES).decode(block_of([b"no json", None]))
-    assert EventEncoder(Settings()).scores(resident.score(vectors.x), vectors, resident) == []
+    assert published(EventEncoder(Settings()), "scores", vectors, resident) == []
 
 
 def test_published_p_values_are_never_zero(resident: Resident) -> None:
     vectors = block(np.array([[1e30, 0, -5, 100]], np.float32))
-    (output,) = EventEncoder(Settings(input=InputSettings(format="f32"))).scores(
-        resident.score(vectors.x), vectors, resident
-    )
+    (output,) = published(EventEncoder(Settings(input=InputSettings(format="f32"))), "scores", vectors, resident)
     assert 0 < np.frombuffer(output.value, "<f4")[1] < 1e-6
+
+
+@pytest.mark.parametrize("output", ["latents", "reconstructions"])
+def test_latents_and_cleaned_vectors_are_what_the_model_says(
+    resident: Resident, rng: np.random.Generator, output: PerVector
+) -> None:
+    x = normal_rows(3, rng)
+    x[0, 1], x[1] = np.nan, np.nan
+    vectors = Decoder(InputSettings(format="f32"), FEATURES).decode(block_of([x.tobytes()], keys=[b"a"]))
+    (made,) = published(EventEncoder(Settings(input=InputSettings(format="f32"))), output, vectors, resident)
+    rows = np.frombuffer(made.value, "<f4").reshape(3, -1)
+    expected = resident.encode(x) if output == "latents" else resident.reconstruct(x)
+    np.testing.assert_array_equal(rows[[0, 2]], expected[[0, 2]])
+    assert np.isfinite(rows[0]).all(), "what was missing is filled in"
+    assert np.isnan(rows[1]).all(), "a row without a score has no code either"
+    assert (made.topic, made.key) == (f"offnormal.{output}", b"a")
+    (told,) = published(EventEncoder(Settings()), output, vectors, resident)
+    np.testing.assert_allclose(json.loads(told.value)["rows"][2], rows[2], rtol=1e-6)
+
+
+def test_an_event_lists_what_was_imputed(resident: Resident, rng: np.random.Generator) -> None:
+    x = normal_rows(2, rng)
+    x[:, 3] += 90
+    x[0, 1] = np.nan
+    first, second = events(resident, block(x))
+    assert first["data"]["imputed"] == [FEATURES[1]]
+    assert second["data"]["imputed"] == []

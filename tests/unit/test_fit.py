@@ -10,9 +10,9 @@ from worker.demo.verdict import roc_auc
 from worker.errors import NoModelError
 
 
-def quick(rows: np.ndarray, seed: int = 0, epochs: int = 10, names: tuple[str, ...] = FEATURES) -> Fitted:
+def quick(rows: np.ndarray, seed: int = 0, steps: int = 10, names: tuple[str, ...] = FEATURES) -> Fitted:
     cut = len(rows) * 4 // 5
-    return fit(rows[:cut], rows[cut:], names, "stacked", seed=seed, max_epochs=epochs)
+    return fit(rows[:cut], rows[cut:], names, "stacked", seed=seed, steps=steps)
 
 
 def scores(fitted: Fitted, x: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_a_frequent_fault_is_not_learned(rng: np.random.Generator) -> None:
     x = normal_rows(4000, rng)
     faulty = rng.random(4000) < 0.07
     x[faulty] += np.array([0, 6, 0, -9], np.float32)
-    fitted = quick(x, epochs=60)
+    fitted = quick(x, steps=600)
     assert roc_auc(faulty, scores(fitted, x).astype(float)) > 0.95
 
 
@@ -72,7 +72,7 @@ def test_a_score_does_not_depend_on_the_batch(rng: np.random.Generator) -> None:
 
 
 def test_contributions_are_shares_and_point_at_the_fault(rng: np.random.Generator) -> None:
-    fitted = quick(normal_rows(1500, rng), epochs=40)
+    fitted = quick(normal_rows(1500, rng), steps=400)
     x = normal_rows(50, rng)
     x[:, 3] += 40
     x[0, 0] = np.nan
@@ -86,7 +86,7 @@ def test_contributions_are_shares_and_point_at_the_fault(rng: np.random.Generato
 @pytest.mark.parametrize("width", [1, 2, 9, 500])
 def test_any_width_trains(width: int, rng: np.random.Generator) -> None:
     x = rng.normal(size=(60, width)).astype(np.float32)
-    assert np.isfinite(scores(quick(x, epochs=3, names=tuple(map(str, range(width)))), x)).all()
+    assert np.isfinite(scores(quick(x, steps=30, names=tuple(map(str, range(width)))), x)).all()
 
 
 def test_the_largest_readings_score_over_the_smallest_scales(rng: np.random.Generator) -> None:
@@ -99,7 +99,7 @@ def test_the_largest_readings_score_over_the_smallest_scales(rng: np.random.Gene
 def test_a_fault_is_seen_whatever_the_unit(factor: float, offset: float, rng: np.random.Generator) -> None:
     x = normal_rows(1500, rng).astype(float)
     x[:, 1] = x[:, 1] * factor + offset
-    fitted = quick(x.astype(np.float32), epochs=20)
+    fitted = quick(x.astype(np.float32), steps=200)
     faulty = x[:200].copy()
     faulty[:, 1] += 20 * factor
     found = np.concatenate([scores(fitted, x[200:]), scores(fitted, faulty)])
@@ -110,5 +110,5 @@ def test_a_sensor_that_was_silent_while_held_out_may_speak_again(rng: np.random.
     x = normal_rows(1000, rng)
     silent = x.copy()
     silent[800:, 2] = np.nan
-    fitted = quick(silent, epochs=20)
+    fitted = quick(silent, steps=200)
     assert (scores(fitted, x) >= fitted.detector.calibration.threshold(1e-3)).mean() < 0.05

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.models import FEATURES, normal_rows
-from tests.unit.blocks import block_of
+from tests.unit.blocks import block_of, published
 from worker.detection import Judge
 from worker.engine import Engine, Resident
 from worker.events import EventEncoder, anomaly_schema, iso
@@ -217,7 +217,7 @@ def mixed() -> VectorBlock:
 
 def test_scores_in_f32_are_score_and_p_value_of_each_row(resident: Resident, mixed: VectorBlock) -> None:
     scores = resident.score(mixed.x)
-    made = EventEncoder(Settings(input=InputSettings(format="f32"))).scores(scores, mixed, resident)
+    made = published(EventEncoder(Settings(input=InputSettings(format="f32"))), "scores", mixed, resident)
     expected = np.column_stack([scores, resident.calibration.p_value(scores)]).astype("<f4")
     assert [output.value for output in made] == [expected[:3].tobytes(), expected[3:].tobytes()]
     assert np.isnan(np.frombuffer(made[0].value, "<f4").reshape(-1, 2)[1]).all()
@@ -231,7 +231,7 @@ def test_scores_in_f32_are_score_and_p_value_of_each_row(resident: Resident, mix
 
 def test_scores_in_json_are_the_same_under_rows(resident: Resident, mixed: VectorBlock) -> None:
     scores = resident.score(mixed.x)
-    made = EventEncoder(Settings()).scores(scores, mixed, resident)
+    made = published(EventEncoder(Settings()), "scores", mixed, resident)
     rows = [json.loads(output.value)["rows"] for output in made]
     assert [len(r) for r in rows] == [3, 1]
     assert rows[0][1] == [None, None], "JSON has no NaN"

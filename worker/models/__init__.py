@@ -1,6 +1,7 @@
 """Autoencoders, scaling, scoring, calibration, and the artefact that carries them. Knows nothing of Kafka."""
 
 from worker.models.artefact import Artefact, ModelCard
+from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
 from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
@@ -11,6 +12,7 @@ from worker.models.whitening import Whitening
 __all__ = [
     "KINDS",
     "Artefact",
+    "Attribution",
     "Autoencoder",
     "Calibration",
     "Detector",

@@ -1,4 +1,5 @@
-"""The model artefact: one safetensors file with weights, scaler, whitening, calibration, a probe, and a model card.
+"""The model artefact: one safetensors file with weights, scaler, whitening, attribution, calibration, a probe, and a
+model card.
 
 No code travels in it. `load` refuses, with the reason, whatever is damaged, too new, or does not give the scores that
 its trainer got.
@@ -17,13 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
 
 from worker.errors import ArtefactError
+from worker.models.attribution import Attribution
 from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
 from worker.models.kinds import KINDS
 from worker.models.scaler import Scaler
 from worker.models.whitening import Whitening
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
@@ -122,6 +124,8 @@ def read_card(data: bytes) -> ModelCard:
         raise ArtefactError("the card has no format version")
     if version > FORMAT_VERSION:
         raise ArtefactError(f"format version {version} is newer than this program's {FORMAT_VERSION}: update it")
+    if version < FORMAT_VERSION:
+        raise ArtefactError(f"format version {version} is no longer read, {FORMAT_VERSION} is: train anew")
     try:
         return ModelCard.model_validate(card)
     except ValidationError as error:
@@ -145,6 +149,7 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
             Scaler(torch.empty(width), torch.empty(width)),
             KINDS[card.kind](**card.architecture),
             Whitening(torch.empty(width), torch.empty(width, width)),
+            Attribution(torch.empty(2, width), torch.empty(2, width), torch.empty(())),
         )
     if module.autoencoder.width != width:
         raise ArtefactError(f"the architecture does not have the card's {width} features")

@@ -1,19 +1,24 @@
 """What every kind of autoencoder is: a module that encodes and decodes scaled vectors, and knows its own losses.
 
-A kind is one file: subclass, set `kind`, and enter it in worker/models/kinds.py.
+A kind is one file: subclass, set `kind`, enter it in worker/models/kinds.py; tests/unit/test_kinds.py then checks it.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
+# In training, half of the rows lose up to so many of their readings: the others have to tell what is missing.
+DROPPED: Final = 0.3
+
 
 class Autoencoder(nn.Module):
-    """Maps scaled vectors [n, d] to codes [n, c] and back.
+    """Maps scaled vectors [n, d], 0 where a reading is missing, to codes [n, c] and back.
 
-    The base's constructor takes d and keyword arguments that `architecture()` gives back, so that an artefact can
-    rebuild the module from its metadata.
+    The constructor takes d and keyword arguments that `architecture()` gives back, so that an artefact can rebuild the
+    module from its metadata.
     """
 
     kind: ClassVar[str]
@@ -24,22 +29,37 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def encode(self, z: Tensor) -> Tensor:
-        """[n, d] -> [n, c]"""
+        """[n, d] -> [n, c]; deterministic."""
         raise NotImplementedError
 
     def decode(self, code: Tensor) -> Tensor:
-        """[n, c] -> [n, d]"""
+        """[n, c] -> [n, d]; deterministic."""
         raise NotImplementedError
 
     def forward(self, z: Tensor) -> Tensor:
-        """Reconstruction [n, d]; deterministic."""
+        """Reconstruction [n, d]."""
         return self.decode(self.encode(z))
 
-    def losses(self, z: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
-        """Training loss of each row [n]: mean squared error over the readings that are `present` [n, d] (1 or 0).
+    def corrupt(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """What the encoder sees of z [n, d] in training; never used at scoring."""
+        share = (torch.rand(len(z), 1, generator=generator, device=z.device) * 2 - 1).clamp(min=0) * DROPPED
+        return z * (torch.rand(z.shape, generator=generator, device=z.device) >= share)
 
-        Kinds that corrupt or sample draw from `generator`, so that a seed gives one model.
+    def losses(self, z: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
+        """Training loss of each row [n]: mean squared error over the readings that are `present` [n, d] (1 or 0),
+        those that `corrupt` took away included. All chance comes from `generator`, so that a seed gives one model.
         """
-        error = (self(z) - z) * present
-        losses: Tensor = error.square().sum(1) / present.sum(1).clamp(min=1)
-        return losses
+        return mean_square(self(self.corrupt(z, generator)) - z, present)
+
+
+def mean_square(error: Tensor, present: Tensor) -> Tensor:
+    """[n, d] -> [n], over the readings that are present."""
+    return (error.square() * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def layers(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them; the last is linear."""
+    modules: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        modules += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*modules[:-1])

@@ -1,54 +1,67 @@
-"""A detector is what an artefact holds: scaler, autoencoder and whitening as one module, and the calibration.
+"""A detector is what an artefact holds: scaler, autoencoder, whitening and attribution as one module, and the
+calibration.
 
 x -> z (scaler) -> reconstruction (autoencoder) -> residual -> w (whitening) -> score; the calibration turns a score
 into a p-value.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
 from worker.models.calibration import Calibration
 from worker.models.scaler import Scaler
 from worker.models.whitening import Whitening
 
+# Degrees of freedom of the Student t distribution whose log density the score follows: as good as w^2 up to some five
+# standard deviations, and beyond them one wild reading does not outweigh several that are off.
+DEGREES: Final = 30.0
+
 
 class ScoringModule(nn.Module):
     """The part of a detector that lives on the device."""
 
-    def __init__(self, scaler: Scaler, autoencoder: Autoencoder, whitening: Whitening):
+    def __init__(self, scaler: Scaler, autoencoder: Autoencoder, whitening: Whitening, attribution: Attribution):
         super().__init__()
         self.scaler = scaler
         self.autoencoder = autoencoder
         self.whitening = whitening
-
-    def residual(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """x [n, d] -> residual [n, d] in scaled units; present [n, d] or None, see Scaler; reconstruction [n, d]."""
-        z, present = self.scaler(x)
-        reconstruction = self.autoencoder(z)
-        return z - reconstruction, present, reconstruction
+        self.attribution = attribution
 
     def forward(self, x: Tensor, least_present: float = 1.0) -> Tensor:
-        """x [n, d], NaN where missing -> scores [n]; NaN for a row with fewer than `least_present` readings."""
-        residual, present, _ = self.residual(x)
-        w = self.whitening(residual, present)
+        """x [n, d], NaN where missing -> scores [n]; NaN for a row with fewer than `least_present` readings.
+
+        The score is the mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row.
+        """
+        z, present = self.scaler(x)
+        w = self.whitening(z - self.autoencoder(z), present)
+        terms = w.square_().div_(DEGREES).log1p_()
         if present is None:
-            scores: Tensor = torch.linalg.vector_norm(w, dim=1) / x.shape[1] ** 0.5
+            scores: Tensor = terms.mean(1) * DEGREES
             return scores
         seen = present.sum(1)
-        return torch.where(seen >= least_present, (w.square().sum(1) / seen).sqrt(), torch.nan)
+        return torch.where(seen >= least_present, terms.sum(1) * DEGREES / seen, torch.nan)
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [n, d] -> expected readings [n, d] in their own units; contributions [n, d], shares that add up to 1."""
-        residual, present, reconstruction = self.residual(x)
-        squares = self.whitening(residual, present).square()
-        if present is not None:
-            squares = squares * present
-        return self.scaler.inverse(reconstruction), squares / squares.sum(1, keepdim=True).clamp(min=1e-30)
+        z, present = self.scaler(x)
+        reconstruction = self.autoencoder(z)
+        contributions: Tensor = self.attribution(z - reconstruction, z, present)
+        return self.scaler.inverse(reconstruction), contributions
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x [n, d] -> codes [n, c]."""
+        return self.autoencoder.encode(self.scaler(x)[0])
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x [n, d] -> cleaned vectors [n, d] in their own units, nothing missing."""
+        return self.scaler.inverse(self.autoencoder(self.scaler(x)[0]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Robust scaling of the readings, and the soft limit that keeps a wild reading from drowning the others."""
+"""Scaling of the readings by their range, and the soft limit that keeps a wild reading from drowning the others."""
 
 from typing import Final
 
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 # Up to here a scaled reading passes as it is; beyond, by its logarithm: far readings stay ordered and finite, and
 # training is not ruled by a handful of rows.
-LINEAR_UP_TO: Final = 8.0
+LINEAR_UP_TO: Final = 30.0
 LARGEST: Final = 3e38  # within float32
-_NORMAL_IQR: Final = 1.349  # interquartile range of a standard normal
+_UNIFORM: Final = 12**0.5  # the range of a uniform distribution in standard deviations
+# A reading so many (winsorised) standard deviations from the median does not set the range: it is garbage, not a peak.
+_GARBAGE: Final = 1000.0
 _ROUNDING: Final = 4 * 1.2e-7  # a spread below so much of the reading itself is float32's rounding
 
 
@@ -21,8 +23,11 @@ def _soften(t: Tensor) -> Tensor:
 
 
 class Scaler(nn.Module):
-    """z = soft((x - median) / scale); scale is the interquartile range as a standard deviation, or, where half of the
-    readings are equal, the standard deviation. A constant feature's is a hundredth of its value, or 1.
+    """z = soft((x - middle) / scale): middle of the training readings' range, and the range over the square root of 12.
+
+    The middle, since 0 stands for a missing reading: of a switch that is mostly off, it is neither on nor off. The
+    range, since a sensor that mostly rests and sometimes peaks is not far out at each peak, as it would be by its
+    standard deviation or its interquartile range. A constant feature's scale is a hundredth of its value, or 1.
     """
 
     def __init__(self, location: Tensor, scale: Tensor):
@@ -37,11 +42,12 @@ class Scaler(nn.Module):
     def fit(cls, x: npt.NDArray[np.float32]) -> "Scaler":
         """From training rows [n, d] with NaN for missing; every feature needs at least one reading."""
         wide = x.astype(np.float64)
-        low, location, high = np.nanquantile(wide, (0.25, 0.5, 0.75), axis=0)
-        spread = np.nanstd(wide, axis=0)
-        scale = (high - low) / _NORMAL_IQR
-        # An interquartile range far below the deviation means a feature that nearly always rests at one value.
-        scale = np.where(scale < 0.05 * spread, spread, scale)
+        low, median, high = np.nanquantile(wide, (0.01, 0.5, 0.99), axis=0)
+        spread = np.nanstd(np.clip(wide, low, high), axis=0)
+        reach = np.where(spread > 0, _GARBAGE * spread, np.inf)
+        least = np.maximum(np.nanmin(wide, axis=0), median - reach)
+        most = np.minimum(np.nanmax(wide, axis=0), median + reach)
+        location, scale = (least + most) / 2, (most - least) / _UNIFORM
         constant = scale <= np.maximum(np.abs(location) * _ROUNDING, 1e-30)
         scale = np.where(constant, np.where(location == 0, 1.0, np.abs(location) * 0.01), scale)
         held = (np.clip(v, -LARGEST, LARGEST).astype(np.float32) for v in (location, scale))

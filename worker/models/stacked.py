@@ -1,12 +1,11 @@
 """The stacked autoencoder: n hidden layers of ReLU down to a code, mirrored back up; linear at both ends."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from worker.models.base import Autoencoder
+from worker.models.base import Autoencoder, layers
 
 
 class Stacked(Autoencoder):
@@ -23,8 +22,8 @@ class Stacked(Autoencoder):
         self.width = width
         self.sizes = tuple(sizes or (min(max(2 * width, 16), 512), max(1, min(width // 2, 64))))
         down = [width, *self.sizes]
-        self.encoder = _layers(down)
-        self.decoder = _layers(down[::-1])
+        self.encoder = layers(down)
+        self.decoder = layers(down[::-1])
 
     def architecture(self) -> dict[str, Any]:
         return {"width": self.width, "sizes": list(self.sizes)}
@@ -34,10 +33,3 @@ class Stacked(Autoencoder):
 
     def decode(self, code: Tensor) -> Tensor:
         return self.decoder(code)  # type: ignore[no-any-return]
-
-
-def _layers(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])  # the code, and the reconstruction, are linear

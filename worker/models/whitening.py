@@ -1,8 +1,7 @@
 """Whitened residuals: how far a reconstruction error lies outside what held-out normal rows show.
 
-The score is the Mahalanobis distance of the residual r = z - reconstruction under the mean m and covariance S of the
-residuals of normal rows, as a root mean square: sqrt(|w|^2 / d) with w = S^(-1/2) (r - m), so that about 1 is normal.
-The symmetric root (ZCA) keeps w_i next to feature i, so that w_i^2 / |w|^2 is that feature's share of the score.
+w = S^(-1/2) (r - m), with the mean m and the covariance S of the residuals r = z - reconstruction of normal rows: |w|
+is the Mahalanobis distance. The symmetric root (ZCA) keeps w_i next to feature i.
 S is shrunk towards its diagonal (Ledoit and Wolf 2004 give the idea; the weight here is d / (d + n)) and has a floor,
 since a constant feature, or one that is reconstructed perfectly, has no variance of its own.
 """
@@ -12,8 +11,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+# The rows farthest out are left out when it is fitted: recent data are mostly normal, not all.
+TRIMMED: Final = 0.02
 # Of a scaled reading's variance, which is about 1. Below, a residual is rounding or quantisation, not behaviour.
 VARIANCE_FLOOR: Final = 1e-4
+FILL_STEPS: Final = 6  # where readings are missing; exact for so many missing ones
 
 
 class Whitening(nn.Module):
@@ -27,7 +29,16 @@ class Whitening(nn.Module):
 
     @classmethod
     def fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
-        """From residuals [n, d] of normal rows; `present` [n, d] is 0 where a reading was missing."""
+        """From residuals [n, d] of mostly normal rows; `present` [n, d] is 0 where a reading was missing."""
+        whitening = cls._fit(residual, present)
+        for _ in range(2):
+            distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
+            near = distance <= distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
+            whitening = cls._fit(residual[near], present[near])
+        return whitening
+
+    @classmethod
+    def _fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
         r = residual.double()
         weight = present.double()
         seen = weight.sum(0).clamp(min=1)
@@ -45,7 +56,32 @@ class Whitening(nn.Module):
         return cls(mean.float(), root.float())
 
     def forward(self, residual: Tensor, present: Tensor | None) -> Tensor:
-        """w [n, d]; a missing reading (0 in `present`, None if there is none) adds nothing."""
+        """w [n, d]; a missing reading (0 in `present`, None if there is none) counts as what the others make of it."""
         if present is None:
             return torch.addmm(-(self.mean @ self.root), residual, self.root)
-        return ((residual - self.mean) * present) @ self.root
+        centred = (residual - self.mean) * present
+        incomplete = (present.sum(1) < present.shape[1]).nonzero().squeeze(1)
+        if len(incomplete):
+            centred[incomplete] = self._complete(centred[incomplete], present[incomplete])
+        return centred @ self.root
+
+    def _complete(self, residual: Tensor, present: Tensor) -> Tensor:
+        """Fills missing residuals with their expectation given the present ones, which is where |w| is least: then |w|
+        is the Mahalanobis distance of the present ones alone. Zeros would do for residuals that are independent; next
+        to a near duplicate a zero is an outlier.
+
+        Conjugate gradients over the missing ones, each scaled by its own precision.
+        """
+        free = (1 - present) * self.root.square().sum(0).rsqrt()
+        filled = residual
+        slope = -((filled @ self.root) @ self.root) * free
+        step, norm = slope, slope.square().sum(1, keepdim=True)
+        for _ in range(FILL_STEPS):
+            moved = step * free
+            turned = ((moved @ self.root) @ self.root) * free
+            length = norm / (step * turned).sum(1, keepdim=True).clamp(min=1e-30)
+            filled = filled + length * moved
+            slope = slope - length * turned
+            before, norm = norm, slope.square().sum(1, keepdim=True)
+            step = slope + norm / before.clamp(min=1e-30) * step
+        return filled

@@ -1,0 +1,64 @@
+"""Attribution: which sensors are guilty. What ranks rows best does not name sensors best, so this is not the score.
+
+A sensor's evidence is how far its reading lies from what the others make expected, times how far it lies from its own
+usual level, both in standard deviations: e = |r / sigma_r| |x / sigma_x|. A residual alone blames those that the
+autoencoder cannot rebuild because another is wrong; a level alone blames those that rightly follow. (Found on SMD's
+labelled segments, training/EXPERIMENTS.md.)
+
+Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, what
+normal rows reach at most, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is spread evenly.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+_RESIDUAL_FLOOR: Final = 1e-4  # variances, in scaled units
+_LEVEL_FLOOR: Final = 1e-3
+CERTAIN: Final = 3.0  # times the largest sum of evidence among normal rows
+
+
+class Attribution(nn.Module):
+    """Of d features: `residual` and `level` are [2, d], mean and standard deviation; `certain` is a scalar."""
+
+    def __init__(self, residual: Tensor, level: Tensor, certain: Tensor):
+        super().__init__()
+        self.register_buffer("residual", residual)
+        self.register_buffer("level", level)
+        self.register_buffer("certain", certain)
+
+    residual: Tensor
+    level: Tensor
+    certain: Tensor
+
+    @classmethod
+    def fit(cls, residual: Tensor, z: Tensor, present: Tensor) -> "Attribution":
+        """From held-out normal rows, all [n, d]: residuals, scaled readings, and 1 or 0 for present or missing."""
+        fitted = cls(_moments(residual, present, _RESIDUAL_FLOOR), _moments(z, present, _LEVEL_FLOOR), torch.ones(()))
+        # Not the very largest: a few of the rows may be none of the normal ones.
+        total = fitted.evidence(residual, z, present).sum(1).double().quantile(0.999).float()
+        return cls(fitted.residual, fitted.level, (CERTAIN * total).clamp(min=1e-6))
+
+    def evidence(self, residual: Tensor, z: Tensor, present: Tensor | None) -> Tensor:
+        """[n, d], none negative; 0 for a missing reading (0 in `present`, None if there is none)."""
+        surprise = (residual - self.residual[0]) / self.residual[1]
+        evidence = (surprise * ((z - self.level[0]) / self.level[1])).abs()
+        return evidence if present is None else evidence * present
+
+    def forward(self, residual: Tensor, z: Tensor, present: Tensor | None) -> Tensor:
+        """Shares [n, d], none negative, that add up to 1; 0 for a missing reading, unless all are."""
+        evidence = self.evidence(residual, z, present)
+        total = evidence.sum(1, keepdim=True).clamp(min=1e-30, max=1e15)  # its square is finite
+        weight = total.square() / (total.square() + self.certain.square())
+        even = torch.ones_like(z) if present is None else present
+        even = torch.where(even.sum(1, keepdim=True) > 0, even, 1.0)
+        shares = weight * evidence / total + (1 - weight) * even / even.sum(1, keepdim=True)
+        return shares / shares.sum(1, keepdim=True)
+
+
+def _moments(values: Tensor, present: Tensor, floor: float) -> Tensor:
+    seen = present.sum(0).clamp(min=1)
+    mean = (values * present).sum(0) / seen
+    variance = ((values - mean).square() * present).sum(0) / seen
+    return torch.stack((mean, (variance + floor).sqrt()))
