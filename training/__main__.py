@@ -6,8 +6,17 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from training.baselines import BASELINES
 from worker import cli
+from worker.models import KINDS
 from worker.settings import Settings
+
+COMMANDS = {
+    "models": "training.manage",
+    "evaluate": "training.evaluate",
+    "sample": "training.sample",
+    "showcase": "training.showcase",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +38,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         action.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for action in (promote, rollback):
         action.add_argument("--why", default="by hand", help="kept in the history")
+    evaluate = commands.add_parser(
+        "evaluate", help="how well a model detects on labelled files, beside other detectors"
+    )
+    evaluate.add_argument("files", nargs="+", metavar="FILE", help="npz (X_train, X_test, y_test, ...), CSV or Parquet")
+    evaluate.add_argument("--kind", choices=KINDS, help="default: OFFNORMAL_MODEL__KIND")
+    evaluate.add_argument("--against", metavar="NAMES", help=f"baselines, separated by commas: {', '.join(BASELINES)}")
+    evaluate.add_argument(
+        "--missing", type=float, default=0.0, metavar="SHARE", help="of the readings to score: dropped at random first"
+    )
+    evaluate.add_argument("--out", metavar="DIR", help="write score, p_value, contributions of each row, a file each")
+    evaluate.add_argument("--json", action="store_true", help="all figures as one JSON object, as the last line")
+    sample = commands.add_parser("sample", help="generate normal vectors from a variational champion")
+    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--out", metavar="FILE", required=True, help=".npz, .npy or .csv")
+    sample.add_argument("--seed", type=int, default=0)
+    showcase = commands.add_parser("showcase", help="the five uses of the kinds, on scikit-learn's digits, as a page")
+    showcase.add_argument("--out", metavar="DIR", required=True)
     arguments = parser.parse_args(argv)
     return cli.run(lambda settings: _dispatch(arguments, settings))
 
 
 def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
-    if arguments.command == "models":
-        result: int | None = import_module("training.manage").run(settings, arguments)
+    if arguments.command in COMMANDS:
+        # Imported late: a training run needs none of their libraries.
+        result: int | None = import_module(COMMANDS[arguments.command]).run(settings, arguments)
         return result
     made = import_module("training.job").run(settings)
     quality, rows = made["quality"], made["rows"]
@@ -43,7 +70,7 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
         f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in"
         f" {quality['fit_seconds']} s,"
         f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
-        f" {quality['false_alarm_rate']:g}, calibrated on {rows['calibrated']:,} rows"
+        f" {quality['false_alarm_rate']['promised']:.2g}, calibrated on {rows['calibrated']:,} rows"
     )
     if arguments.json:
         print(json.dumps(made))

@@ -1,10 +1,13 @@
-"""Which held-out rows stand for normal operation when the threshold is set."""
+"""Which held-out rows stand for normal operation when the threshold is set, and what rate they allow to promise."""
 
 import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from worker.models import Calibration
 
 Float64s = npt.NDArray[np.float64]
 
@@ -32,3 +35,46 @@ def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
             by_score = suspects[np.argsort(scores[suspects], kind="stable")]
             kept[by_score[allowed:]] = False
     return kept
+
+
+WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
+SURELY: Final = 0.9  # ... with this probability
+_RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
+_BLOCKS: Final = 50
+_RESAMPLES: Final = 200
+_MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
+
+
+def calibrate(scores: Float64s) -> Calibration:
+    """From the scores of held-out normal rows, in the order of time, all finite: with the rate it can promise."""
+    fitted = Calibration.fit(scores)
+    return replace(fitted, promisable=promisable(ratios(fitted, scores)))
+
+
+def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
+    """[resamples, rates] by how much a threshold misses its rate, rate observed over rate promised, by chance alone.
+
+    Circular block bootstrap (Politis and Romano 1992): neighbouring readings are no independent draws, so whole
+    stretches of a fiftieth of the time are drawn; each resample sets its thresholds, and the fit to all scores says
+    what rates these have.
+    """
+    n = len(scores)
+    tail = max(1, round(n * fitted.beyond))
+    thinned = scores[np.linspace(0, n - 1, min(n, _MOST_DRAWN)).astype(int)]
+    m = len(thinned)
+    length = math.ceil(m / _BLOCKS)
+    rng = np.random.default_rng(0)
+    missed = np.empty((_RESAMPLES, len(_RATES)))
+    for i in range(_RESAMPLES):
+        starts = rng.integers(m, size=math.ceil(m / length))
+        drawn = thinned[(starts[:, None] + np.arange(length)).ravel()[:m] % m]
+        other = Calibration.fit(drawn, tail=min(max(1, round(tail * m / n)), m - 1))
+        missed[i] = fitted.p_value([other.threshold(p) for p in _RATES]) / _RATES
+    return missed
+
+
+def promisable(missed: Float64s) -> float:
+    """The smallest rate that, like all larger ones, is kept surely enough."""
+    kept = ((missed <= WITHIN) & (missed >= 1 / WITHIN)).mean(axis=0) >= SURELY
+    first = int(np.argmin(kept)) if not kept.all() else len(kept)
+    return float(_RATES[max(first - 1, 0)])

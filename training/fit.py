@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.calibrate import explained
+from training.calibrate import calibrate, explained
 from worker.errors import NoModelError
-from worker.models import KINDS, Attribution, Autoencoder, Calibration, Detector, Scaler, ScoringModule, Whitening
+from worker.models import KINDS, Attribution, Autoencoder, Detector, Scaler, ScoringModule, Whitening
 
 Rows = npt.NDArray[np.float32]
 
@@ -23,6 +23,7 @@ BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
 ROUNDS: Final = 30  # looks at the held-out loss
 LOOKED_AT: Final = 4096  # held-out rows of such a look
+FOLDS: Final = 5  # of the held-out rows
 # Recent data are mostly normal, not all. The worst tenth of each batch does not teach, or the autoencoder learns a
 # frequent fault as one more way of running (shuttle, 7 % anomalies in the rows: ROC-AUC .66 without, .999 with).
 TRIMMED: Final = 0.1
@@ -85,16 +86,21 @@ def fit(
     generator = torch.Generator(device).manual_seed(seed)
     loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, progress)
     autoencoder.eval().requires_grad_(False)
-    module = _module(scaler, autoencoder.cpu(), rows, held_out)
-    scores = module(torch.from_numpy(held_out)).numpy().astype(np.float64)
+    module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
     usable = np.isfinite(scores)
     if champion is not None:
         usable &= explained(champion.p_value(torch.from_numpy(held_out)), scores)
     if usable.sum() < 2:
         raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
-    detector = Detector(features, module, Calibration.fit(scores[usable]))
+    detector = Detector(features, module, calibrate(scores[usable]))
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
     return Fitted(detector, loss, held_loss, sparsity, int(usable.sum()), time.monotonic() - started)
+
+
+def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
+    """Rows to fit on, and held-out rows: the latest part, since it is the future that the threshold has to hold for."""
+    cut = len(rows) - max(1, round(len(rows) * holdout))
+    return rows[:cut], rows[cut:]
 
 
 def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
@@ -163,14 +169,29 @@ def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
     return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
 
 
-def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> ScoringModule:
-    """The whitening from all rows (a covariance needs many), the attribution from the held-out ones (it needs what
-    residuals the future has, not what the autoencoder has learned by heart).
+def _module(
+    scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows
+) -> tuple[ScoringModule, npt.NDArray[np.float64]]:
+    """-> the module, and the scores [m] of the held-out rows to calibrate by.
+
+    The whitening is fitted to all rows (a covariance needs many), the attribution to the held-out ones (it needs what
+    residuals the future has, not what the autoencoder has learned by heart). A row that the whitening was fitted to
+    scores lower than a fresh one does: for the calibration, each fold of the held-out rows is scored by a whitening
+    that was fitted without it.
     """
+
+    def scoring(whitening: Whitening) -> ScoringModule:
+        return ScoringModule(scaler, autoencoder, whitening, attribution).eval().requires_grad_(False)
+
     with torch.no_grad():
         z, present = _scaled(scaler, np.concatenate((rows, held_out)))
         residual = (z - autoencoder(z)) * present
-        whitening = Whitening.fit(residual, present)
         late = slice(len(rows), None)
         attribution = Attribution.fit(residual[late], z[late], present[late])
-    return ScoringModule(scaler, autoencoder, whitening, attribution).eval().requires_grad_(False)
+        scores = []
+        for fold in np.array_split(np.arange(len(held_out)), min(FOLDS, len(held_out))):
+            others = torch.ones(len(z), dtype=torch.bool)
+            others[len(rows) + fold] = False
+            scores.append(scoring(Whitening.fit(residual[others], present[others]))(torch.from_numpy(held_out[fold])))
+        module = scoring(Whitening.fit(residual, present))
+    return module, torch.cat(scores).numpy().astype(np.float64)

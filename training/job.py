@@ -12,7 +12,7 @@ import torch
 
 import worker
 from training import window
-from training.fit import Fitted, Rows, fit
+from training.fit import Fitted, Rows, fit, split
 from training.progress import Shown
 from training.window import Window
 from worker.engine import pick_device
@@ -65,10 +65,8 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _split(settings: Settings, rows: Window) -> tuple[Rows, Rows]:
-    """Rows to fit on, and held-out rows.
-
-    The latest part is held out, since it is the future that the threshold has to hold for. Rows that were published
-    as anomalies do not teach, but stay among the held-out ones: see training/calibrate.py.
+    """Rows to fit on, and held-out rows. Rows that were published as anomalies do not teach, but stay among the
+    held-out ones: see training/calibrate.py.
     """
     training = settings.training
     if len(rows) < training.min_rows:
@@ -77,19 +75,30 @@ def _split(settings: Settings, rows: Window) -> tuple[Rows, Rows]:
             f" ({rows.rejected} records did not parse), {training.min_rows} are needed"
             " (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    cut = len(rows) - max(1, round(len(rows) * training.holdout))
-    usable = ~rows.named[:cut]
+    early, held_out = split(rows.x, training.holdout)
+    usable = ~rows.named[: len(early)]
     if usable.sum() < training.min_rows // 4:
         raise NoModelError(
             f"{usable.sum()} rows are left to fit on: the other {int((~usable).sum())} were published as anomalies."
             " If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    return rows.x[:cut][usable], rows.x[cut:]
+    return early[usable], held_out
 
 
 def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None) -> ModelCard:
     made = datetime.fromtimestamp(time.time(), UTC)
-    detector, budget = fitted.detector, settings.detection.false_alarm_rate
+    detector, calibration = fitted.detector, fitted.detector.calibration
+    per_day = _vectors_per_day(rows)
+    asked = settings.detection.budget(per_day)
+    promised = calibration.promised(asked)
+    if promised > asked:
+        log.warning(
+            "false_alarm_rate_not_promised",
+            asked=asked,
+            promised=promised,
+            calibrated=fitted.calibrated,
+            hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
+        )
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
     return ModelCard(
         name=settings.model.name,
@@ -112,8 +121,9 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
             "held_out_loss": fitted.held_out_loss,
             "sparsity": round(fitted.sparsity, 4),
             "fit_seconds": round(fitted.seconds, 2),
-            "false_alarm_rate": budget,
-            "threshold": detector.calibration.threshold(budget),
+            "false_alarm_rate": {"asked": asked, "promisable": calibration.promisable, "promised": promised},
+            "threshold": calibration.threshold(promised),
+            "vectors_per_day": per_day,
         },
         seed=settings.training.seed,
         libraries={
@@ -123,6 +133,12 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
             "python": platform.python_version(),
         },
     )
+
+
+def _vectors_per_day(rows: Window) -> float:
+    """As the window saw them; 0 where it spans no time."""
+    span = float(rows.time[-1] - rows.time[0]) / 86_400_000
+    return round(rows.seen / span, 1) if span > 0 else 0.0
 
 
 def who() -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from training.job import who
 from worker.errors import ArtefactError, NoModelError
 from worker.kafka.topics import require
+from worker.models import ModelCard
 from worker.registry import Registry, RegistryView
 from worker.settings import Settings
 
@@ -28,7 +29,9 @@ def run(settings: Settings, arguments: Namespace) -> None:
 
 def _list(view: RegistryView, as_json: bool) -> None:
     champion = view.champion()
-    table = Table("version", "", "kind", "features", "rows fitted", "held-out loss", "threshold", "parent")
+    table = Table(
+        "version", "", "kind", "features", "rows fitted", "held-out loss", "false alarms", "threshold", "parent"
+    )
     models: list[dict[str, object]] = []
     for version in view.versions():
         try:
@@ -47,6 +50,7 @@ def _list(view: RegistryView, as_json: bool) -> None:
             str(len(card.features)),
             f"{rows:,}",
             f"{loss:.4f}",
+            _promise(card),
             f"{threshold:.3f}",
             card.parent,
         )
@@ -67,6 +71,14 @@ def _list(view: RegistryView, as_json: bool) -> None:
         Console(soft_wrap=True).print(
             table if view.versions() else f"no model {view.name}: `python -m training` makes one"
         )
+
+
+def _promise(card: ModelCard) -> str:
+    rate = card.quality.get("false_alarm_rate")
+    if not isinstance(rate, dict):
+        return ""
+    asked, promised = rate.get("asked", 0.0), rate.get("promised", 0.0)
+    return f"{promised:.2g}" if promised <= asked else f"{promised:.2g} (asked {asked:.2g})"
 
 
 def _show(view: RegistryView, version: str | None) -> None:

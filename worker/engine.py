@@ -37,6 +37,7 @@ class Resident:
 
     card: ModelCard
     calibration: Calibration
+    budget: float  # the false-alarm rate that is kept to
     threshold: float
     _module: ScoringModule
     _device: torch.device
@@ -102,10 +103,22 @@ class Engine:
         self._check_fits(artefact.card)
         module = artefact.detector.module.to(self.device)
         detection = self._settings.detection
+        calibration = artefact.detector.calibration
+        asked = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
+        budget = calibration.promised(asked)
+        if budget > asked:
+            log.warning(
+                "false_alarm_rate_not_promised",
+                asked=asked,
+                kept_to=budget,
+                model_version=artefact.card.version,
+                hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
+            )
         resident = Resident(
             card=artefact.card,
-            calibration=artefact.detector.calibration,
-            threshold=artefact.detector.calibration.threshold(detection.false_alarm_rate),
+            calibration=calibration,
+            budget=budget,
+            threshold=calibration.threshold(budget),
             _module=module,
             _device=self.device,
             _max_rows=self._settings.batch.max_rows,

@@ -67,7 +67,7 @@ class Worker:
         self._decoder: tuple[Resident, Decoder] | None = None
         self.metrics = Metrics()
         self.engine = Engine(settings)
-        self._judge = Judge(settings.detection.false_alarm_rate, settings.detection.top_features)
+        self._judge = Judge(settings.detection.top_features)
         self._encoder = EventEncoder(settings)
         self._watcher: ChampionWatcher | None = None
 

@@ -171,8 +171,17 @@ class DetectionSettings(Section):
     false_alarm_rate: float = Field(
         1e-4, gt=0, lt=1, description="budget: share of normal vectors that may become events, warnings included"
     )
+    alerts_per_day: float | None = Field(
+        None, gt=0, description="budget in events a day instead, at the rate of vectors that training saw"
+    )
     top_features: int = Field(5, ge=1, description="features named in an event")
     max_missing: float = Field(0.5, ge=0, lt=1, description="share of readings that may be missing; beyond: not scored")
+
+    def budget(self, vectors_per_day: float) -> float:
+        """The share of normal vectors that may become events."""
+        if self.alerts_per_day is None or vectors_per_day <= 0:
+            return self.false_alarm_rate
+        return min(max(self.alerts_per_day / vectors_per_day, 1e-12), 0.5)
 
 
 class BatchSettings(Section):

@@ -86,6 +86,7 @@ class ChampionWatcher:
             replaces=before.version if before else None,
             prepared_seconds=round(time.perf_counter() - started, 4),
             threshold=resident.threshold,
+            false_alarm_rate=resident.budget,
         )
 
     def _refuse(self, version: str, error: Exception) -> None:

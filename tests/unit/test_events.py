@@ -30,7 +30,7 @@ def block(x: np.ndarray, time: int = 1_700_000_000_000, key: bytes | None = b"m"
 
 
 def events(resident: Resident, vectors: VectorBlock, top: int = 3) -> list[dict]:  # type: ignore[type-arg]
-    found = Judge(BUDGET, top).anomalies(vectors, resident.score(vectors.x), resident)
+    found = Judge(top).anomalies(vectors, resident.score(vectors.x), resident)
     return [json.loads(output.value) for output in EventEncoder(Settings()).anomalies(found, vectors, resident)]
 
 

@@ -41,7 +41,7 @@ def f32(x: Rows, time: int = WHEN, key: bytes | None = b"m") -> VectorBlock:
 
 
 def outputs(resident: Resident, block: VectorBlock, top: int = 4, **settings: Any) -> list[Output]:
-    found = Judge(BUDGET, top).anomalies(block, resident.score(block.x), resident)
+    found = Judge(top).anomalies(block, resident.score(block.x), resident)
     return EventEncoder(Settings(**settings)).anomalies(found, block, resident)
 
 
@@ -59,18 +59,18 @@ def test_the_schema_is_one() -> None:
 def test_nothing_over_the_threshold_is_no_anomaly(resident: Resident) -> None:
     block = f32(normal_rows(50, np.random.default_rng(0)))
     scores = np.nextafter(np.full(50, resident.threshold, np.float32), np.float32(0)) - np.float32(1e-3)
-    assert Judge(BUDGET, 3).anomalies(block, scores, resident) == []
+    assert Judge(3).anomalies(block, scores, resident) == []
 
 
 def test_a_score_that_is_none_is_no_anomaly(resident: Resident) -> None:
-    assert Judge(BUDGET, 3).anomalies(f32(FAR), np.array([np.nan], np.float32), resident) == []
+    assert Judge(3).anomalies(f32(FAR), np.array([np.nan], np.float32), resident) == []
 
 
 def test_an_alarm_is_a_tenth_of_the_budget(resident: Resident) -> None:
     x = np.repeat(FAR, 400, axis=0)
     edge = resident.calibration.threshold(BUDGET / 10)
     scores = np.linspace(resident.threshold * 1.0001, 2 * edge - resident.threshold, 400).astype(np.float32)
-    found = Judge(BUDGET, 1).anomalies(f32(x), scores, resident)
+    found = Judge(1).anomalies(f32(x), scores, resident)
     assert [a.severity == "alarm" for a in found] == [a.p_value <= BUDGET / 10 for a in found]
     assert {a.severity for a in found} == {"alarm", "warning"}
     assert all((a.severity == "alarm") == (a.score >= edge) for a in found if abs(a.score - edge) > 1e-5 * edge)
@@ -79,7 +79,7 @@ def test_an_alarm_is_a_tenth_of_the_budget(resident: Resident) -> None:
 def test_an_anomaly_points_at_its_vector(resident: Resident) -> None:
     x = normal_rows(40, np.random.default_rng(1))
     x[[3, 30]] = FAR
-    found = Judge(BUDGET, 2).anomalies(f32(x), resident.score(x), resident)
+    found = Judge(2).anomalies(f32(x), resident.score(x), resident)
     by_index = {a.index: a for a in found}
     assert {3, 30} <= set(by_index)
     assert by_index[30].score == resident.score(x)[30]
@@ -129,7 +129,7 @@ def test_the_id_is_the_place_of_the_row(resident: Resident) -> None:
 def test_the_entity_of_the_payload_is_the_key_of_the_event(resident: Resident) -> None:
     block = vectors([b'{"flow": 900, "who": "\xc3\xbcber", "at": 5}'], keys=[b"k"], entity_field="who", time_field="at")
     scores = np.array([1e6], np.float32)
-    found = Judge(BUDGET, 4).anomalies(block, scores, resident)
+    found = Judge(4).anomalies(block, scores, resident)
     (output,) = EventEncoder(Settings()).anomalies(found, block, resident)
     told = json.loads(output.value)
     VALIDATOR.validate(told)

@@ -24,6 +24,8 @@ class Scorer(Protocol):
     @property
     def features(self) -> Sequence[str]: ...
     @property
+    def budget(self) -> float: ...
+    @property
     def threshold(self) -> float: ...
     @property
     def calibration(self) -> Calibration: ...
@@ -55,10 +57,9 @@ class Anomaly:
 
 
 class Judge:
-    """Judges blocks under a false-alarm budget; keeps no state."""
+    """Judges blocks under the false-alarm budget that the model keeps to; has no state."""
 
-    def __init__(self, budget: float, top_features: int):
-        self._budget = budget
+    def __init__(self, top_features: int):
         self._top = top_features
 
     def anomalies(self, block: VectorBlock, scores: Float32s, scorer: Scorer) -> list[Anomaly]:
@@ -70,7 +71,7 @@ class Judge:
         p_values = scorer.calibration.p_value(scores[over])
         expected, contributions = scorer.explain(x)
         top = np.argsort(-contributions, axis=1, kind="stable")[:, : self._top]
-        names, alarm = scorer.features, self._budget * ALARM_SHARE
+        names, alarm = scorer.features, scorer.budget * ALARM_SHARE
         return [
             Anomaly(
                 index=int(index),

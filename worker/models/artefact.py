@@ -75,7 +75,7 @@ class Artefact:
             "calibration.body": torch.from_numpy(calibration.body),
             "calibration.survival": torch.from_numpy(calibration.survival),
             "calibration.tail": torch.tensor(
-                [calibration.beyond, calibration.xi, calibration.sigma], dtype=torch.float64
+                [calibration.beyond, calibration.xi, calibration.sigma, calibration.promisable], dtype=torch.float64
             ),
             "probe.x": self.probe_x,
             "probe.scores": self.probe_scores,
@@ -160,10 +160,10 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
 
 
 def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
-    beyond, xi, sigma = tensors["calibration.tail"].tolist()
+    beyond, xi, sigma, promisable = tensors["calibration.tail"].tolist()
     body, survival = (tensors[f"calibration.{name}"].numpy() for name in ("body", "survival"))
     falls = body.ndim == 1 and body.shape == survival.shape and len(body) > 0
     falls = falls and bool((np.diff(body) > 0).all() and (np.diff(survival) <= 0).all())
-    if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0:
+    if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0 or not 0 <= promisable < 1:
         raise ArtefactError("the calibration is not in order")
-    return Calibration(body, survival, beyond, xi, sigma)
+    return Calibration(body, survival, beyond, xi, sigma, promisable)

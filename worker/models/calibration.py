@@ -2,7 +2,9 @@
 
 Peaks over threshold (Pickands 1975; Siffert et al. 2017 for streams): of n held-out scores, the share zeta above u
 has excesses y = s - u with survival (1 + xi y / sigma)^(-1/xi), so p(s) = zeta * survival(s - u). That lets
-p = 1e-5 mean something with some thousand rows. The body is a grid of quantiles, interpolated in log p.
+p = 1e-5 mean something with some thousand rows. The body is a grid of quantiles, interpolated in log p. The data choose
+u: the one above which they lie nearest to their fit (Clauset, Shalizi and Newman 2009). The fit is by probability
+weighted moments (Hosking and Wallis 1987), which have a closed form and are steadier than likelihood with few rows.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import genpareto
 
 Float64s = npt.NDArray[np.float64]
 
@@ -19,12 +20,18 @@ SMALLEST: Final = 1e-300  # p is never 0: its logarithm is taken by many
 # A strongly negative shape would put an end to the distribution just beyond what was seen; one above a half has no
 # variance, and comes from anomalies among the rows rather than from the machine.
 _SHAPES: Final = (-0.2, 0.5)
+# Moments are ruled by a single anomaly among the rows. No excess of a tail that the shapes allow is so many medians
+# out, but one in ten thousand.
+_WILD: Final = 100.0
+_LARGEST_TAIL: Final = 0.1  # share of the rows; but 10 rows at least
+_FEWEST: Final = 100  # excesses, where the tail has more: its shape would be a guess
 
 
 @dataclass(frozen=True)
 class Calibration:
     """`body` [g] scores in ascending order with P(S >= body) `survival` [g]; beyond `body[-1]` lies the share `beyond`,
-    less than `survival[-1]` where scores are equal, with the tail (xi, sigma).
+    less than `survival[-1]` where scores are equal, with the tail (xi, sigma). No rate below `promisable` can be
+    promised: see training/calibrate.py.
     """
 
     body: Float64s
@@ -32,15 +39,14 @@ class Calibration:
     beyond: float
     xi: float
     sigma: float
+    promisable: float = 0.0
 
     @classmethod
-    def fit(cls, scores: npt.ArrayLike) -> "Calibration":
-        """From the scores of at least 2 held-out normal rows, all finite."""
+    def fit(cls, scores: npt.ArrayLike, tail: int | None = None) -> "Calibration":
+        """From the scores of at least 2 held-out normal rows, all finite; `tail` of them lie above u, if given."""
         s = np.sort(np.asarray(scores, np.float64))
         n = len(s)
-        # The tail starts at the upper tenth, or at the upper 10 rows where a tenth is less, or more than 2000 rows
-        # are there to be exact about.
-        k = min(max(10, n // 10), 2000, n // 2)
+        k = tail or _choose_tail(s)
         u = s[n - k - 1]
         excess = s[n - k :] - u
         excess = excess[excess > 0]
@@ -60,6 +66,10 @@ class Calibration:
         p: Float64s = np.maximum(np.exp(np.where(np.isnan(s), np.nan, log_p)), SMALLEST)
         return p
 
+    def promised(self, asked: float) -> float:
+        """The false-alarm rate to keep to: the one asked for, or else the smallest that can be promised."""
+        return max(asked, self.promisable)
+
     def threshold(self, p: float) -> float:
         """The score whose p-value is p, for 0 < p < 1."""
         if p >= self.survival[-1]:
@@ -69,11 +79,29 @@ class Calibration:
         return float(self.body[-1] + self.sigma * y)
 
 
+def _choose_tail(s: Float64s) -> int:
+    """The number of upper rows, of the sorted scores s, with the least Kolmogorov-Smirnov distance to their fit."""
+    n = len(s)
+    most = min(max(10, int(n * _LARGEST_TAIL)), n // 2)
+    choices = [k for k in (most, most // 2, most // 4, most // 8, most // 16) if k == most or k >= _FEWEST]
+    return min(choices, key=lambda k: _distance(s[n - k :] - s[n - k - 1]))
+
+
+def _distance(excess: Float64s) -> float:
+    if excess[0] <= 0:  # equal scores at u
+        return np.inf
+    xi, sigma = _pareto(excess)
+    y = excess / sigma
+    below = -np.expm1(-y) if abs(xi) < 1e-9 else 1 - np.maximum(1 + xi * y, SMALLEST) ** (-1 / xi)
+    steps = np.arange(len(y) + 1) / len(y)
+    return float(np.maximum(np.abs(below - steps[1:]), np.abs(below - steps[:-1])).max())
+
+
 def _pareto(excess: Float64s) -> tuple[float, float]:
-    """Maximum likelihood, with the shape held within _SHAPES."""
-    unit = float(excess.mean())
-    xi, _, sigma = genpareto.fit(excess / unit, floc=0)
-    if not _SHAPES[0] <= xi <= _SHAPES[1]:
-        xi = min(max(xi, _SHAPES[0]), _SHAPES[1])
-        _, _, sigma = genpareto.fit(excess / unit, f0=xi, floc=0)
-    return float(xi), float(sigma * unit)
+    """(xi, sigma) by probability weighted moments of ascending excesses, with the shape held within _SHAPES."""
+    excess = np.minimum(excess, _WILD * float(np.median(excess)))
+    n, mean = len(excess), float(excess.mean())
+    weighted = float((excess * np.arange(n - 1, -1, -1)).mean()) / max(n - 1, 1)  # E[y (1 - F(y))]
+    xi = 2 - mean / max(mean - 2 * weighted, 1e-12 * mean)
+    xi = min(max(xi, _SHAPES[0]), _SHAPES[1])
+    return xi, mean * (1 - xi)

@@ -17,6 +17,7 @@ from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
 from worker.models.calibration import Calibration
 from worker.models.scaler import Scaler
+from worker.models.variational import Variational
 from worker.models.whitening import Whitening
 
 # Degrees of freedom of the Student t distribution whose log density the score follows: as good as w^2 up to some five
@@ -62,6 +63,15 @@ class ScoringModule(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """x [n, d] -> cleaned vectors [n, d] in their own units, nothing missing."""
         return self.scaler.inverse(self.autoencoder(self.scaler(x)[0]))
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n normal vectors [n, d] in their own units, of a kind that can sample: what it decodes from the prior, with
+        residuals as normal rows have them.
+        """
+        if not isinstance(self.autoencoder, Variational):
+            raise TypeError(f"the {self.autoencoder.kind} kind cannot sample; variational can")
+        z = self.autoencoder.sample(n, generator)
+        return self.scaler.inverse(z + self.whitening.colour(torch.randn(z.shape, generator=generator)))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class Whitening(nn.Module):
             centred[incomplete] = self._complete(centred[incomplete], present[incomplete])
         return centred @ self.root
 
+    def colour(self, noise: Tensor) -> Tensor:
+        """Residuals [n, d] like those of normal rows, from independent standard normal draws [n, d]."""
+        residual: Tensor = noise @ torch.linalg.inv(self.root) + self.mean
+        return residual
+
     def _complete(self, residual: Tensor, present: Tensor) -> Tensor:
         """Fills missing residuals with their expectation given the present ones, which is where |w| is least: then |w|
         is the Mahalanobis distance of the present ones alone. Zeros would do for residuals that are independent; next

@@ -1,0 +1,109 @@
+"""`python -m training evaluate`, and the baselines it compares with."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models import normal_rows
+from training.__main__ import main
+from training.baselines import BASELINES, score
+from training.evaluate import OFFNORMAL, _ranks
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A series with two labelled segments whose guilty sensor is known, and a set without labels."""
+    folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    x, y = normal_rows(900, rng), np.zeros(900, np.uint8)
+    for begin in (200, 600):
+        y[begin : begin + 20] = 1
+        x[begin : begin + 20, 2] += 8
+    np.savez(
+        folder / "series.npz",
+        X_train=normal_rows(1500, rng),
+        X_test=x,
+        y_test=y,
+        interpretation=["200-220:3", "600-620:3"],
+    )
+    np.savez(folder / "unlabelled.npz", X_train=normal_rows(300, rng), X_test=x[:50])
+    return [str(folder / "series.npz"), str(folder / "unlabelled.npz")]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFNORMAL_TRAINING__STEPS", "300")
+    monkeypatch.setenv("OFFNORMAL_DEVICE", "cpu")
+
+
+def test_figures_arrays_and_table(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *files, "--against", "pca,knn", "--out", str(tmp_path / "out"), "--json"]) == 0
+    shown = capsys.readouterr().out
+    told = json.loads(shown.splitlines()[-1])
+    series, unlabelled = told["files"]["series"], told["files"]["unlabelled"]
+    assert series["roc_auc"] > 0.99 and series["average_precision"] > 0.9 and series["vus_pr"] > 0.6
+    assert series["hit_rate_100"] == 1 and series["event_recall"] == 1
+    assert series["observed_rate"] < 3 * series["promised_rate"]
+    assert set(unlabelled) == {"fit_seconds", "score_seconds", "promised_rate"}
+    assert told["mean"]["roc_auc"] == series["roc_auc"], "a mean over those that have it"
+    assert set(told["against"]) == {"pca", "knn"}
+    assert told["against"]["knn"]["files"]["series"]["roc_auc"] > 0.9
+    assert told["ranks"][OFFNORMAL]["roc_auc"] >= 1
+    assert "series" in shown and "mean" in shown
+    with np.load(tmp_path / "out" / "series.npz") as arrays:
+        assert arrays["score"].shape == arrays["p_value"].shape == (900,)
+        assert arrays["contributions"].shape == (900, 4)
+        np.testing.assert_allclose(arrays["contributions"].sum(1), 1, atol=1e-5)
+        assert (arrays["contributions"] >= 0).all()
+
+
+def test_the_same_command_gives_the_same_figures(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    runs = []
+    for _ in range(2):
+        assert main(["evaluate", files[0], "--kind", "sparse", "--json"]) == 0
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])["files"]["series"]
+        runs.append({name: value for name, value in figures.items() if "seconds" not in name})
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--against", "oracle"], "oracle"), (["--kind", "quantum"], "quantum")],
+)
+def test_unknown_names_are_refused_before_anything_is_fitted(
+    files: list[str], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["evaluate", files[0], *arguments])
+    except SystemExit as stop:  # argparse's own
+        code = int(str(stop.code))
+    assert code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_too_few_rows_are_refused_with_exit_5(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", X_train=np.ones((20, 2)), X_test=np.ones((5, 2)))
+    assert main(["evaluate", str(tmp_path / "few.npz")]) == 5
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_finds_what_is_far_out(name: str) -> None:
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(400, 5)).astype(np.float32), rng.normal(size=(60, 5)).astype(np.float32)
+    train[:, 4], test[:, 4] = 7, 7  # constant
+    test[:10, :4] += 20
+    train[3, 1] = test[40, 2] = np.nan
+    scores = score(name, train, test, seed=0)
+    assert scores.shape == (60,) and np.isfinite(scores).all()
+    assert scores[:10].min() > np.median(scores[10:])
+    np.testing.assert_allclose(score(name, train, test, seed=0), scores, rtol=1e-5)
+
+
+def test_ranks_are_shared_by_equals_and_skip_what_is_undefined() -> None:
+    results = {
+        "a": {"x": {"roc_auc": 0.9}, "y": {"roc_auc": 0.5}, "z": {"roc_auc": math.nan}},
+        "b": {"x": {"roc_auc": 0.8}, "y": {"roc_auc": 0.5}, "z": {"roc_auc": 0.7}},
+    }
+    assert _ranks(results) == {"a": {"roc_auc": 1.25}, "b": {"roc_auc": 1.75}}
