@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.stats import beta
 
 from training.datasets import Dataset, read
@@ -39,8 +40,6 @@ def verdict(low: float, high: float, promised: float) -> str:
 
 def cases(data: Dataset, seed: int, kind: str) -> list[tuple[float, float, float, float, float, str]]:
     assert data.y_test is not None
-    import torch
-
     detector = fit(*split(data.x_train, 0.2), data.features, kind, seed=seed).detector
     scores = detector.score(torch.from_numpy(data.x_test[data.y_test == 0])).numpy()
     found = []
@@ -58,6 +57,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--kind", default="denoising")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     total: dict[float, dict[str, int]] = {rate: {"kept": 0, "broken": 0, "undecided": 0} for rate in RATES}
     for file in arguments.files:
         data = read(Path(file))

@@ -1,11 +1,14 @@
 """`python -m training evaluate`, and the baselines it compares with."""
 
 import json
+import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from tests.models import normal_rows
 from training.__main__ import main
@@ -33,9 +36,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OFFNORMAL_TRAINING__STEPS", "300")
     monkeypatch.setenv("OFFNORMAL_DEVICE", "cpu")
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()  # `main` sets up the process's logs; the other tests have theirs
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 def test_figures_arrays_and_table(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ _SHAPES: Final = (-0.2, 0.5)
 # Moments are ruled by a single anomaly among the rows. No excess of a tail that the shapes allow is so many medians
 # out, but one in ten thousand.
 _WILD: Final = 100.0
+_ROUNDING: Final = 1e-4  # of float32 scores on another device, or in another batch
 _LARGEST_TAIL: Final = 0.1  # share of the rows; but 10 rows at least
 _FEWEST: Final = 100  # excesses, where the tail has more: its shape would be a guess
 
@@ -50,19 +51,25 @@ class Calibration:
         u = s[n - k - 1]
         excess = s[n - k :] - u
         excess = excess[excess > 0]
-        xi, sigma = _pareto(excess) if len(excess) else (0.0, max(abs(u), 1.0) * 1e-6)
+        xi, sigma = _pareto(excess) if len(excess) else (0.0, max(abs(u), 1.0) * 0.01)
         ranks = np.unique(np.linspace(0, n - k - 1, GRID).round().astype(int))
         body = np.unique(s[ranks])
         survival = 1.0 - np.searchsorted(s, body, side="left") / n  # P(S >= s)
         return cls(body, survival, min((len(excess) + 1) / n, float(survival[-1])), xi, sigma)
 
+    @property
+    def _tail_begins(self) -> float:
+        """Where most scores are equal, as with switches, the last bits must not tell a row from the others."""
+        u = float(self.body[-1])
+        return u + min(_ROUNDING * abs(u) + 1e-6, 0.01 * self.sigma)
+
     def p_value(self, scores: npt.ArrayLike) -> Float64s:
         """P(a normal row scores at least this much), in (0, 1]; NaN for NaN."""
         s = np.asarray(scores, np.float64)
         log_body = np.interp(s, self.body, np.log(self.survival), left=0.0)
-        y = np.maximum(s - self.body[-1], 0.0) / self.sigma
+        y = np.maximum(s - self._tail_begins, 0.0) / self.sigma
         log_tail = -y if abs(self.xi) < 1e-9 else -np.log(np.maximum(1 + self.xi * y, SMALLEST)) / self.xi
-        log_p = np.where(s > self.body[-1], np.log(self.beyond) + log_tail, log_body)
+        log_p = np.where(s > self._tail_begins, np.log(self.beyond) + log_tail, log_body)
         p: Float64s = np.maximum(np.exp(np.where(np.isnan(s), np.nan, log_p)), SMALLEST)
         return p
 
@@ -76,7 +83,7 @@ class Calibration:
             return float(np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1]))
         log_ratio = np.log(max(self.beyond / p, 1.0))
         y = log_ratio if abs(self.xi) < 1e-9 else np.expm1(self.xi * log_ratio) / self.xi
-        return float(self.body[-1] + self.sigma * y)
+        return float(self._tail_begins + self.sigma * y)
 
 
 def _choose_tail(s: Float64s) -> int:

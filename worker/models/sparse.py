@@ -22,7 +22,7 @@ class Sparse(Autoencoder):
     def __init__(self, width: int, hidden: int | None = None, active: float = ACTIVE):
         super().__init__()
         self.width = width
-        self.hidden = hidden or min(max(4 * width, 128), 1024)
+        self.hidden = hidden or min(max(4 * width, 128), max(2 * width, 1024))
         self.active = active
         self.encoder = nn.Linear(width, self.hidden)
         self.decoder = nn.Linear(self.hidden, width)
