@@ -47,7 +47,7 @@ class Stage:
             "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": "0.01",
             **{
                 f"OFFNORMAL_TOPICS__{name}": f"{prefix}.{name.lower().replace('_', '-')}"
-                for name in ("SENSORS", "ANOMALIES", "DEAD_LETTERS", "MODELS", "SCORES")
+                for name in ("SENSORS", "ANOMALIES", "DEAD_LETTERS", "MODELS", "SCORES", "LATENTS", "RECONSTRUCTIONS")
             },
             "OFFNORMAL_OUTPUTS": '["scores"]',
             **settings,

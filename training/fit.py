@@ -88,14 +88,16 @@ def fit(
     loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, progress)
     autoencoder.eval().requires_grad_(False)
     module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
-    usable = np.isfinite(scores)
     if champion is not None:
-        usable &= explained(champion.p_value(torch.from_numpy(held_out)), scores)
-    if usable.sum() < 2:
+        # What is no normal row must not bend the whitening either: that is made again without.
+        held_out = held_out[explained(champion.p_value(torch.from_numpy(held_out)), scores)]
+        module, scores = _module(scaler, autoencoder, rows, held_out)
+    scores = scores[np.isfinite(scores)]
+    if len(scores) < 2:
         raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
-    detector = Detector(features, module, calibrate(scores[usable]))
+    detector = Detector(features, module, calibrate(scores))
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
-    return Fitted(detector, loss, held_loss, sparsity, int(usable.sum()), time.monotonic() - started)
+    return Fitted(detector, loss, held_loss, sparsity, len(scores), time.monotonic() - started)
 
 
 def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:

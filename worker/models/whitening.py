@@ -11,8 +11,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-# The rows farthest out are left out when it is fitted: recent data are mostly normal, not all.
-TRIMMED: Final = 0.02
+# Recent data are mostly normal, not all. Up to a tenth of the rows may be anomalies without their bending the covariance
+# towards themselves; but of a normal tail nothing is cut off that lies within ten times the usual squared distance.
+TRIMMED: Final = 0.1
+USUAL: Final = 10.0
 # Of a scaled reading's variance, which is about 1. Below, a residual is rounding or quantisation, not behaviour.
 VARIANCE_FLOOR: Final = 1e-4
 FILL_STEPS: Final = 6  # where readings are missing; exact for so many missing ones
@@ -31,9 +33,10 @@ class Whitening(nn.Module):
     def fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
         """From residuals [n, d] of mostly normal rows; `present` [n, d] is 0 where a reading was missing."""
         whitening = cls._fit(residual, present)
-        for _ in range(2):
+        for last in (False, False, True):  # reweighted at the end, as the MCD of Rousseeuw and van Driessen 1999
             distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
-            near = distance <= distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
+            most = distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
+            near = distance <= (torch.maximum(most, USUAL * distance.median()) if last else most)
             whitening = cls._fit(residual[near], present[near])
         return whitening
 
