@@ -40,7 +40,7 @@ def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
 WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
 SURELY: Final = 0.9  # ... with this probability
 _RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
-_BLOCKS: Final = 50
+_BLOCKS: Final = 20
 _RESAMPLES: Final = 200
 _MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
 
@@ -55,7 +55,7 @@ def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
     """[resamples, rates] by how much a threshold misses its rate, rate observed over rate promised, by chance alone.
 
     Circular block bootstrap (Politis and Romano 1992): neighbouring readings are no independent draws, so whole
-    stretches of a fiftieth of the time are drawn; each resample sets its thresholds, and the fit to all scores says
+    stretches of a twentieth of the time are drawn; each resample sets its thresholds, and the fit to all scores says
     what rates these have.
     """
     n = len(scores)

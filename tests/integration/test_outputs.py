@@ -1,4 +1,4 @@
-"""What the models give beside anomaly events: scores, latents and cleaned vectors in Kafka, sampled vectors in a file."""
+"""What the models give beside events: scores, latents and cleaned vectors in Kafka, sampled vectors in a file."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.calibrate import explained
+from training.calibrate import WITHIN, calibrate, explained
 from worker.models import Calibration
 
 DRAWS = {
@@ -80,3 +80,47 @@ def test_the_rate_is_kept_where_most_scores_are_equal(resting: float) -> None:
 
     threshold = Calibration.fit(draw(20_000)).threshold(1e-3)
     assert (draw(400_000) >= threshold).mean() == pytest.approx(1e-3, rel=0.6)
+
+
+def moving(rng: np.random.Generator, n: int, over: int) -> np.ndarray:
+    """Scores of a slow machine: each shares `over` - 1 of its causes with its neighbour."""
+    causes = rng.normal(size=n + over)
+    return np.abs(np.convolve(causes, np.ones(over) / over**0.5, "valid")[:n])
+
+
+def test_more_rows_promise_smaller_rates_and_slow_machines_larger_ones(rng: np.random.Generator) -> None:
+    rates = [calibrate(rng.exponential(size=n)).promisable for n in (20, 200, 2000, 20_000, 200_000)]
+    assert rates == sorted(rates, reverse=True)
+    assert 0.05 < rates[0] <= 0.3 and rates[2] < 5e-3 and rates[3] < 1e-3
+    slow = [calibrate(moving(rng, 20_000, over)).promisable for over in (1, 20, 200)]
+    assert slow[0] < slow[1] < slow[2]
+
+
+@pytest.mark.parametrize(("n", "over"), [(300, 1), (3000, 1), (3000, 30)])
+def test_what_is_promised_is_kept_within_a_factor_of_two(n: int, over: int) -> None:
+    """The truth is known: thresholds are set by n scores, and looked up in a million others."""
+    kept = []
+    fresh = np.sort(moving(np.random.default_rng(99), 1_000_000, over))
+    for seed in range(60):
+        fitted = calibrate(moving(np.random.default_rng(seed), n, over))
+        for asked in (1e-2, 1e-3, 1e-4):
+            promised = fitted.promised(asked)
+            observed = 1 - np.searchsorted(fresh, fitted.threshold(promised)) / len(fresh)
+            kept.append(promised / WITHIN <= observed <= promised * WITHIN)
+    assert np.mean(kept) >= 0.85, f"{np.mean(kept):.2f}"
+
+
+def test_the_rate_asked_for_is_taken_where_it_can_be_promised(rng: np.random.Generator) -> None:
+    fitted = calibrate(rng.exponential(size=2000))
+    assert fitted.promised(0.05) == 0.05
+    assert fitted.promised(1e-9) == fitted.promisable
+
+
+def test_calibration_is_the_same_each_time(rng: np.random.Generator) -> None:
+    scores = rng.exponential(size=700)
+    assert calibrate(scores).promisable == calibrate(scores).promisable
+
+
+@pytest.mark.parametrize("scores", [[1.0, 2.0], [3.0] * 100, [0.0] * 50 + [1.0] * 50])
+def test_odd_samples_promise_something(scores: list[float]) -> None:
+    assert 0 < calibrate(np.array(scores)).promisable < 1

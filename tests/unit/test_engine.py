@@ -153,3 +153,33 @@ def test_a_device_that_is_not_there_is_told_with_the_variable() -> None:
 
 def test_auto_takes_what_there_is() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def promising(data: bytes, rate: float, **quality: float) -> bytes:
+    """The artefact as if no smaller rate could be promised."""
+
+    def change(tensors: dict[str, torch.Tensor], card: dict) -> None:  # type: ignore[type-arg]
+        tensors["calibration.tail"][3] = rate
+        card["quality"].update(quality)
+
+    return forged(data, change)
+
+
+def test_the_rate_that_can_be_promised_is_kept_to_and_the_difference_is_told(
+    data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resident = engine(rate=1e-4).load(promising(data, 0.02))
+    assert resident.budget == pytest.approx(0.02)
+    assert resident.calibration.p_value(resident.threshold) == pytest.approx(0.02, rel=1e-6)
+    told = capsys.readouterr()
+    assert "false_alarm_rate_not_promised" in told.out + told.err
+    assert engine(rate=0.05).load(promising(data, 0.02)).budget == 0.05
+
+
+def test_alerts_per_day_are_a_rate_by_the_vectors_that_training_saw(data: bytes) -> None:
+    detection = DetectionSettings(alerts_per_day=10)
+    settings = Settings(device="cpu", detection=detection)
+    assert Engine(settings).load(promising(data, 0, vectors_per_day=86_400.0)).budget == pytest.approx(10 / 86_400)
+    unknown = Engine(settings).load(promising(data, 0, vectors_per_day=0.0)).budget
+    assert unknown == detection.false_alarm_rate, "a window that spans no time tells no rate"
+    assert Engine(settings).load(promising(data, 0, vectors_per_day=4.0)).budget == 0.5

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-# Recent data are mostly normal, not all. Up to a tenth of the rows may be anomalies without their bending the covariance
-# towards themselves; but of a normal tail nothing is cut off that lies within ten times the usual squared distance.
+# Recent data are mostly normal, not all. Up to a tenth of the rows may be anomalies without their bending the
+# covariance towards themselves; of a normal tail nothing is cut off that lies within ten times the usual distance.
 TRIMMED: Final = 0.1
 USUAL: Final = 10.0
 # Of a scaled reading's variance, which is about 1. Below, a residual is rounding or quantisation, not behaviour.
