@@ -8,6 +8,7 @@ from importlib import import_module
 
 from training.baselines import BASELINES
 from worker import cli
+from worker.errors import SettingsError
 from worker.models import KINDS
 from worker.settings import Settings
 
@@ -61,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
     if arguments.command in COMMANDS:
-        # Imported late: a training run needs none of their libraries.
-        result: int | None = import_module(COMMANDS[arguments.command]).run(settings, arguments)
+        try:  # imported late: a training run needs none of their libraries
+            result: int | None = import_module(COMMANDS[arguments.command]).run(settings, arguments)
+        except ModuleNotFoundError as error:
+            raise SettingsError(f"{arguments.command} needs {error.name}: pip install 'offnormal[evaluate]'") from None
         return result
     made = import_module("training.job").run(settings)
     quality, rows = made["quality"], made["rows"]

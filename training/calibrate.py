@@ -39,6 +39,8 @@ def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
 
 WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
 SURELY: Final = 0.9  # ... with this probability
+# A resample knows no tail but that of the fit: where hardly a row has been, it cannot tell whether the fit holds.
+SEEN: Final = 3  # rows, at least, of the rarest rate
 _RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
 _BLOCKS: Final = 20
 _RESAMPLES: Final = 200
@@ -48,7 +50,7 @@ _MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
 def calibrate(scores: Float64s) -> Calibration:
     """From the scores of held-out normal rows, in the order of time, all finite: with the rate it can promise."""
     fitted = Calibration.fit(scores)
-    return replace(fitted, promisable=promisable(ratios(fitted, scores)))
+    return replace(fitted, promisable=max(promisable(ratios(fitted, scores)), min(SEEN / len(scores), 0.5)))
 
 
 def ratios(fitted: Calibration, scores: Float64s) -> Float64s:

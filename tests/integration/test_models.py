@@ -181,7 +181,7 @@ def test_training_makes_a_champion_from_the_recent_window(
 
 
 def test_training_is_reproducible(stage: MakeStage, broker: Broker, rng: np.random.Generator) -> None:
-    s = stage(OFFNORMAL_TRAINING__MAX_EPOCHS="5").make_topics(1)
+    s = stage(OFFNORMAL_TRAINING__STEPS="100").make_topics(1)
     s.send_rows(normal_rows(1500, rng))
     versions = []
     for _ in range(2):

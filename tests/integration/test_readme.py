@@ -30,7 +30,7 @@ def commands() -> list[list[str]]:
 
 
 def test_its_commands_run_in_their_order(stage: Callable[..., Stage], broker: Broker, rng: np.random.Generator) -> None:
-    s = stage(OFFNORMAL_TRAINING__MAX_EPOCHS="5")
+    s = stage(OFFNORMAL_TRAINING__STEPS="100")
     names = ("pressure", "flow", "speed", "heat")
     ran = []
     for program, *arguments in commands():

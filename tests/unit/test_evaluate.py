@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_unknown_names_are_refused_before_anything_is_fitted(
         code = int(str(stop.code))
     assert code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_library_that_is_not_there_is_told_with_the_extra_that_brings_it(
+    files: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
+    assert main(["evaluate", files[0], "--against", "pca"]) == 2
+    assert "offnormal[evaluate]" in capsys.readouterr().err
 
 
 def test_too_few_rows_are_refused_with_exit_5(tmp_path: Path) -> None:
