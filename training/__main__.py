@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from training.baselines import BASELINES
 from worker import cli
@@ -63,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
     if arguments.command in COMMANDS:
         try:  # imported late: a training run needs none of their libraries
-            result: int | None = import_module(COMMANDS[arguments.command]).run(settings, arguments)
+            result: int | None = cli.load_command(COMMANDS[arguments.command]).run(settings, arguments)
         except ModuleNotFoundError as error:
             raise SettingsError(f"{arguments.command} needs {error.name}: pip install 'offnormal[evaluate]'") from None
         return result
-    made = import_module("training.job").run(settings)
+    made = cli.load_command("training.job").run(settings)
     quality, rows = made["quality"], made["rows"]
     print(
         f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in"

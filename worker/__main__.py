@@ -46,15 +46,11 @@ def _dispatch(arguments: object, settings: Settings) -> int | None:
     """Imports only what the command needs: `topics` must not wait for torch."""
     command = arguments.command  # type: ignore[attr-defined]
     if command is None:
-        from worker.service import Worker
-
-        worker = Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
+        worker = cli.load_command("worker.service").Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
         cli.on_stop(worker.stop)
         worker.run()
         return 0
-    from importlib import import_module
-
-    result: int | None = import_module(f"worker.commands.{command}").run(settings, arguments)
+    result: int | None = cli.load_command(f"worker.commands.{command}").run(settings, arguments)
     return result
 
 

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 from worker import __version__, log
 from worker.errors import OffnormalError
@@ -38,6 +40,17 @@ def run(main: Callable[[Settings], int | None]) -> int:
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def load_command(name: str) -> ModuleType:
+    """Imports a command's module. Ctrl-C meanwhile ends the process at once: among the libraries is one that takes the
+    exception for a missing import and goes on.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def on_stop(stop: Callable[[], None]) -> None:

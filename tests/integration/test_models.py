@@ -145,7 +145,7 @@ def test_old_artefacts_are_pruned_and_never_the_champion(stage: MakeStage, broke
 def test_training_makes_a_champion_from_the_recent_window(
     stage: MakeStage, apache: Broker, rng: np.random.Generator
 ) -> None:
-    s = stage(OFFNORMAL_TRAINING__MAX_EPOCHS="20").make_topics(3)
+    s = stage(OFFNORMAL_TRAINING__STEPS="600").make_topics(3)
     names = ("pressure", "flow", "speed", "heat")
 
     def send(x: np.ndarray) -> None:
