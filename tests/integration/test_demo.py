@@ -39,9 +39,9 @@ def test_demo_closes_the_loop_on_real_data() -> None:
     assert sum(told["versions"].values()) == told["scored"]
     assert len(told["versions"]) == 2
     assert min(told["versions"].values()) > 1000, "the swap is in mid-stream"
-    assert told["roc_auc"] > 0.99
+    assert told["roc_auc"] > 0.99, told
     assert told["precision"] > 0.9
-    assert told["recall"] > 0.9
+    assert told["recall"] > 0.9, told
     assert 0.001 <= told["false_alarm_rate"]["promised"] < 0.02, "what so few rows allow to promise"
     assert told["false_alarm_rate"]["observed"] < 3 * told["false_alarm_rate"]["promised"]
     assert told["seconds"] < time.monotonic() - begun
