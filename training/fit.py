@@ -71,7 +71,7 @@ def fit(
     progress: Callable[[Round], None] = lambda _: None,
 ) -> Fitted:
     """Fits on `rows` [n, d] and calibrates on `held_out` [m, d], both in the order of time; NaN is missing. What the
-    `champion` thinks of the held-out rows tells how many of them are no normal ones. `architecture` goes to the kind's
+    `champion` thinks of the rows tells how many of them are no normal ones. `architecture` goes to the kind's
     constructor. `device` is where it is computed (the CPU); the detector comes back on the CPU.
 
     The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
@@ -79,6 +79,9 @@ def fit(
     """
     started = time.monotonic()
     _refuse(rows, held_out, features)
+    if champion is not None:
+        # A cluster of faults would be learned as one more way of running, whether or not a worker has published it yet.
+        rows = rows[_known(champion, rows)]
     torch.manual_seed(seed)
     device = device or torch.device("cpu")
     scaler = Scaler.fit(rows)
@@ -90,7 +93,7 @@ def fit(
     module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
     if champion is not None:
         # What is no normal row must not bend the whitening either: that is made again without.
-        held_out = held_out[explained(champion.p_value(torch.from_numpy(held_out)), scores)]
+        held_out = held_out[_known(champion, held_out, scores)]
         module, scores = _module(scaler, autoencoder, rows, held_out)
     scores = scores[np.isfinite(scores)]
     if len(scores) < 2:
@@ -118,6 +121,17 @@ def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
     empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
+
+
+def _known(champion: Detector, rows: Rows, scores: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.bool_]:
+    """[n] False for rows that the champion's false-alarm rate does not explain, those first with the largest `scores`
+    (the champion's, if none are given). Where these are most rows, it is the champion that does not know the plant any
+    more, and all stay.
+    """
+    given = torch.from_numpy(np.ascontiguousarray(rows))
+    by = champion.score(given).numpy().astype(np.float64) if scores is None else scores
+    kept = explained(champion.p_value(given), by)
+    return kept if 2 * kept.sum() > len(rows) else np.ones(len(rows), bool)
 
 
 def _scaled(scaler: Scaler, rows: Rows) -> Batch:

@@ -158,6 +158,22 @@ def test_a_champion_keeps_a_fault_out_of_the_calibration(fitted: Fitted) -> None
     assert told.detector.calibration.threshold(1e-2) < untold.detector.calibration.threshold(1e-2) / 2
 
 
+def test_a_champion_keeps_a_cluster_of_faults_from_being_learned(fitted: Fitted) -> None:
+    rng = np.random.default_rng(13)
+    rows, held = normal_rows(1200, rng), normal_rows(300, rng)
+    for x in (rows, held):
+        x[::12] = np.array([10, 8, -5, 91], np.float32) + rng.normal(scale=0.01, size=x[::12].shape)
+    second = fit(rows, held, FEATURES, "denoising", champion=fitted.detector, steps=600).detector
+    fresh = normal_rows(500, rng)
+    assert second.score(torch.from_numpy(rows[::12])).min() > np.quantile(second.score(torch.from_numpy(fresh)), 0.99)
+
+
+def test_a_champion_that_does_not_know_the_plant_any_more_leaves_nothing_out(fitted: Fitted) -> None:
+    rows = normal_rows(1500, np.random.default_rng(14)) + np.float32(50)
+    second = fit(rows[:1200], rows[1200:], FEATURES, "denoising", champion=fitted.detector, steps=300).detector
+    assert np.median(second.score(torch.from_numpy(rows))) < 5
+
+
 def test_progress_is_told_after_each_round_with_an_end_in_sight() -> None:
     told: list[Round] = []
     rows = normal_rows(500, np.random.default_rng(0))

@@ -32,12 +32,12 @@ class Whitening(nn.Module):
     @classmethod
     def fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
         """From residuals [n, d] of mostly normal rows; `present` [n, d] is 0 where a reading was missing."""
-        whitening = cls._fit(residual, present)
-        for last in (False, False, True):  # reweighted at the end, as the MCD of Rousseeuw and van Driessen 1999
-            distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
+        distance = _robust_distance(residual, present)
+        for last in (False, False, False, True):  # reweighted at the end, as the MCD of Rousseeuw and van Driessen 1999
             most = distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
             near = distance <= (torch.maximum(most, USUAL * distance.median()) if last else most)
             whitening = cls._fit(residual[near], present[near])
+            distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
         return whitening
 
     @classmethod
@@ -93,3 +93,12 @@ class Whitening(nn.Module):
             before, norm = norm, slope.square().sum(1, keepdim=True)
             step = slope + norm / before.clamp(min=1e-30) * step
         return filled
+
+
+def _robust_distance(residual: Tensor, present: Tensor) -> Tensor:
+    """[n] mean square in median absolute deviations, feature by feature: where to start from. A covariance of all rows
+    would hide the anomalies that it was fitted to (masking), and the later steps would not find them either.
+    """
+    centred = residual - residual.median(0).values
+    unit = (1.4826 * centred.abs().median(0).values).clamp(min=VARIANCE_FLOOR**0.5)
+    return ((centred / unit).square() * present).sum(1) / present.sum(1).clamp(min=1)
