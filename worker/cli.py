@@ -43,8 +43,8 @@ def run(main: Callable[[Settings], int | None]) -> int:
 
 
 def load_command(name: str) -> ModuleType:
-    """Imports a command's module. Ctrl-C meanwhile ends the process at once: among the libraries is one that takes the
-    exception for a missing import and goes on.
+    """Imports a command's module. Ctrl-C meanwhile ends the process at once: raised as an exception in the midst of
+    some library's import, it can be caught there, and the command would go on.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

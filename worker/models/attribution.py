@@ -5,8 +5,8 @@ usual level, both in standard deviations: e = |r / sigma_r| |x / sigma_x|. A res
 autoencoder cannot rebuild because another is wrong; a level alone blames those that rightly follow. (Found on SMD's
 labelled segments, training/EXPERIMENTS.md.)
 
-Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, what
-normal rows reach at most, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is spread evenly.
+Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, three
+times what a normal row in a thousand reaches, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is spread evenly.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _RESIDUAL_FLOOR: Final = 1e-4  # variances, in scaled units
 _LEVEL_FLOOR: Final = 1e-3
-CERTAIN: Final = 3.0  # times the largest sum of evidence among normal rows
+CERTAIN: Final = 3.0  # times the sum of evidence that one normal row in a thousand reaches
 
 
 class Attribution(nn.Module):
