@@ -73,10 +73,8 @@ class Resident:
 
     def explain(self, x: Float32s) -> tuple[Float32s, Float32s]:
         """x [k, d] -> expected readings [k, d] in their own units, contributions [k, d] that add up to 1."""
-        with torch.inference_mode():
-            expected, contributions = self._module.explain(self._to_device(x))
-            both: Float32s = torch.stack((expected, contributions)).cpu().numpy()  # one copy back
-        return both[0], both[1]
+        both = self._in_batches(lambda part: torch.stack(self._module.explain(part), 1), x)  # one copy back
+        return both[:, 0], both[:, 1]
 
     def _to_device(self, x: Float32s) -> torch.Tensor:
         tensor = torch.from_numpy(x)

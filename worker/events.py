@@ -48,7 +48,6 @@ class EventEncoder:
         record = int(block.record[i])
         entity, time = block.entity(i), iso(int(block.time[i]))
         place = f"{records.topic}/{records.partition[record]}/{records.offset[record]}/{block.row[i]}"
-        missing = np.flatnonzero(np.isnan(block.x[i])).tolist()
         event = {
             "specversion": "1.0",
             "id": place,
@@ -65,7 +64,7 @@ class EventEncoder:
                 "threshold": scorer.threshold,
                 "model": {"name": self._model, "version": scorer.version},
                 "features": anomaly.features,
-                "imputed": [scorer.features[j] for j in missing],
+                "imputed": anomaly.imputed,
             },
         }
         if entity:  # CloudEvents allows no empty subject

@@ -196,7 +196,9 @@ class TrainingSettings(Section):
     lookback: Duration = Field(86400.0, gt=0, description="how far back the training window reaches")
     max_rows: int = Field(1_000_000, ge=50, description="rows at most, sampled evenly over the window")
     min_rows: int = Field(1000, ge=50, description="rows at least; with fewer, exit 5")
-    holdout: float = Field(0.2, gt=0.02, lt=0.9, description="share of the rows held out to calibrate, spread over the window")
+    holdout: float = Field(
+        0.2, gt=0.02, lt=0.9, description="share of the rows held out to calibrate, spread over the window"
+    )
     steps: int = Field(3000, ge=30, description="steps of the optimizer, of 256 rows each")
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
 

@@ -47,13 +47,14 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """One vector over the threshold. `index` points into the block."""
+    """One vector over the threshold. `index` points into the block; `imputed` names what was missing."""
 
     index: int
     score: float
     p_value: float
     severity: Severity
     features: Sequence[Feature]
+    imputed: Sequence[str]
 
 
 class Judge:
@@ -72,6 +73,9 @@ class Judge:
         expected, contributions = scorer.explain(x)
         top = np.argsort(-contributions, axis=1, kind="stable")[:, : self._top]
         names, alarm = scorer.features, scorer.budget * ALARM_SHARE
+        imputed: list[list[str]] = [[] for _ in over]
+        for k, j in np.argwhere(np.isnan(x)).tolist():
+            imputed[k].append(names[j])
         return [
             Anomaly(
                 index=int(index),
@@ -82,6 +86,7 @@ class Judge:
                     _feature(names[j], float(x[k, j]), float(expected[k, j]), float(contributions[k, j]))
                     for j in top[k].tolist()
                 ],
+                imputed=imputed[k],
             )
             for k, (index, p) in enumerate(zip(over.tolist(), p_values.tolist(), strict=True))
         ]
