@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from training.baselines import BASELINES
 from worker import cli
 from worker.errors import SettingsError
-from worker.models import KINDS
-from worker.settings import Settings
+from worker.settings import ModelSettings, Settings
 
+KINDS = get_args(ModelSettings.model_fields["kind"].annotation)  # as the settings name them: --help needs no torch
 COMMANDS = {
     "models": "training.manage",
     "evaluate": "training.evaluate",

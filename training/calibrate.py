@@ -14,15 +14,24 @@ Float64s = npt.NDArray[np.float64]
 SUSPECT_BELOW: Final = 0.1  # where the champion's p-value is above, a row is not looked at twice
 _HALVINGS: Final = 20
 
+WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
+SURELY: Final = 0.9  # ... with this probability
+# A resample knows no tail but that of the fit: where hardly a row has been, it cannot tell whether the fit holds.
+SEEN: Final = 3  # rows, at least, of the rarest rate
+_RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
+_BLOCKS: Final = 20
+_RESAMPLES: Final = 200
+_MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
+
 
 def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
-    """[n] of held-out rows: True for those that calibrate. `p_values` are the champion's, `scores` the new model's.
+    """[n] True for rows that stand for normal operation. `p_values` are the champion's; the largest `scores` go first.
 
     Rows that were published as anomalies are not all anomalies: a false-alarm budget names some normal rows too, and
     without these the tail, and with it the threshold, would shrink at each retraining. Nor are they all normal: with
     them, a frequent fault would lift the threshold over itself. But the champion's p-values of normal rows are
     uniform: between p/2 and p lie n p/2 of them. Where a bin holds more than that and two standard deviations, the
-    rest is something else, and goes, those first that the new model finds farthest out. NaN counts as explained.
+    rest is something else, and goes, those with the largest scores first. NaN counts as explained.
     """
     kept = np.ones(len(scores), bool)
     for k in range(_HALVINGS):
@@ -35,16 +44,6 @@ def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
             by_score = suspects[np.argsort(scores[suspects], kind="stable")]
             kept[by_score[allowed:]] = False
     return kept
-
-
-WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
-SURELY: Final = 0.9  # ... with this probability
-# A resample knows no tail but that of the fit: where hardly a row has been, it cannot tell whether the fit holds.
-SEEN: Final = 3  # rows, at least, of the rarest rate
-_RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
-_BLOCKS: Final = 20
-_RESAMPLES: Final = 200
-_MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
 
 
 def calibrate(scores: Float64s) -> Calibration:

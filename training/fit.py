@@ -26,8 +26,8 @@ LOOKED_AT: Final = 4096  # held-out rows of such a look
 STRETCHES: Final = 10
 FOLDS: Final = 5  # of the held-out rows
 # Recent data are mostly normal, not all. The worst tenth of each batch does not teach, or a bottleneck learns a
-# frequent fault as one more way of running (stacked, shuttle with 7 % anomalies: ROC-AUC .66 without, .999 with). In the
-# denoising kind the noise drawn decides which rows are the worst: there the champion has to help, see `_known`.
+# frequent fault as one more way of running (stacked, shuttle with 7 % anomalies: ROC-AUC .66 without, .999 with). In
+# the denoising kind the noise drawn decides which rows are the worst: there the champion has to help, see `_known`.
 TRIMMED: Final = 0.1
 
 

@@ -1,15 +1,18 @@
 """Settings: where they come from, and how a wrong one is told."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import pytest
 from pydantic import ValidationError
 
 from worker.errors import SettingsError
-from worker.settings import Settings, describe, load, seconds, variables
+from worker.models import KINDS
+from worker.settings import ModelSettings, Settings, describe, load, seconds, variables
 
 
 def load_with(**environment: str) -> Settings:
@@ -112,3 +115,18 @@ def test_a_section_that_is_wrong_as_a_whole_shows_nothing_of_itself(value: str) 
         load_with(OFFNORMAL_KAFKA=value)
     assert "OFFNORMAL_KAFKA" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_kinds_are_those_that_there_are() -> None:
+    assert set(get_args(ModelSettings.model_fields["kind"].annotation)) == set(KINDS)
+
+
+@pytest.mark.parametrize("program", ["worker", "training"])
+def test_help_does_not_wait_for_torch(program: str) -> None:
+    code = (
+        f"import sys, {program}.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.splitlines()[-1] == "False"

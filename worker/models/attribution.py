@@ -6,7 +6,8 @@ autoencoder cannot rebuild because another is wrong; a level alone blames those 
 labelled segments, training/EXPERIMENTS.md.)
 
 Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, three
-times what a normal row in a thousand reaches, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is spread evenly.
+times what a normal row in a thousand reaches, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is
+spread evenly.
 """
 
 from typing import Final
