@@ -15,7 +15,7 @@ from training import window
 from training.fit import Fitted, Rows, fit, split
 from training.progress import Shown
 from training.window import Window
-from worker.engine import pick_device
+from worker.engine import pick_device, rate_to_keep
 from worker.errors import NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
@@ -90,15 +90,7 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
     detector, calibration = fitted.detector, fitted.detector.calibration
     per_day = _vectors_per_day(rows)
     asked = settings.detection.budget(per_day)
-    promised = calibration.promised(asked)
-    if promised > asked:
-        log.warning(
-            "false_alarm_rate_not_promised",
-            asked=asked,
-            promised=promised,
-            calibrated=fitted.calibrated,
-            hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
-        )
+    promised = rate_to_keep(calibration, asked)
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
     return ModelCard(
         name=settings.model.name,

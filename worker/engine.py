@@ -31,6 +31,19 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def rate_to_keep(calibration: Calibration, asked: float) -> float:
+    """The false-alarm rate asked for, or, with a warning, the smallest that the calibration can promise."""
+    promised = calibration.promised(asked)
+    if promised > asked:
+        log.warning(
+            "false_alarm_rate_not_promised",
+            asked=asked,
+            kept_to=promised,
+            hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
+        )
+    return promised
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """A model in service. Immutable: whoever holds the reference scores by one version."""
@@ -103,15 +116,7 @@ class Engine:
         detection = self._settings.detection
         calibration = artefact.detector.calibration
         asked = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
-        budget = calibration.promised(asked)
-        if budget > asked:
-            log.warning(
-                "false_alarm_rate_not_promised",
-                asked=asked,
-                kept_to=budget,
-                model_version=artefact.card.version,
-                hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
-            )
+        budget = rate_to_keep(calibration, asked)
         resident = Resident(
             card=artefact.card,
             calibration=calibration,
