@@ -77,9 +77,21 @@ def test_the_same_command_gives_the_same_figures(files: list[str], capsys: pytes
     assert runs[0] == runs[1]
 
 
+def test_dropped_readings_are_scored_from_the_others(files: list[str], tmp_path: Path) -> None:
+    scores = []
+    for share in ("0", "0.3"):
+        out = tmp_path / share
+        assert main(["evaluate", files[0], "--missing", share, "--out", str(out)]) == 0
+        with np.load(out / "series.npz") as arrays:
+            scores.append(arrays["score"])
+            unblamed = (arrays["contributions"] == 0).mean()
+    assert unblamed == pytest.approx(0.3, abs=0.05), "a missing reading is not guilty"
+    assert (scores[0] != scores[1]).mean() > 0.5 and np.isfinite(scores[1]).mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--against", "oracle"], "oracle"), (["--kind", "quantum"], "quantum")],
+    [(["--missing", "1"], "--missing"), (["--against", "oracle"], "oracle"), (["--kind", "quantum"], "quantum")],
 )
 def test_unknown_names_are_refused_before_anything_is_fitted(
     files: list[str], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
