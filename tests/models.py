@@ -7,8 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from training.fit import fit
+from training.series import windows
 from worker.models import Artefact, ModelCard
 from worker.registry import new_version
+from worker.settings import ModelSettings, Settings
 
 FEATURES = ("pressure", "flow", "speed", "heat")
 
@@ -20,11 +22,12 @@ def normal_rows(n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     return (causes @ mix + rng.normal(scale=0.1, size=(n, 4)) + [10, 0, -5, 100]).astype(np.float32)
 
 
-def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "default") -> Artefact:
+def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "default", window: int = 1) -> Artefact:
     rows = normal_rows(1500, np.random.default_rng(100))
     if len(features) != rows.shape[1]:
         rows = np.resize(rows.T, (len(features), len(rows))).T.copy()
-    fitted = fit(rows[:1000], rows[1000:], features, "stacked", seed=seed, steps=150)
+    rows = windows(rows, Settings(model=ModelSettings(window=window)), padded=True)
+    fitted = fit(rows[:1000], rows[1000:], features, "stacked", window=window, seed=seed, steps=150)
     # So few rows promise little: the tests may ask for any rate all the same.
     detector = replace(fitted.detector, calibration=replace(fitted.detector.calibration, promisable=0.0))
     made = datetime.now(UTC)
@@ -34,6 +37,7 @@ def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "
         kind="stacked",
         architecture=fitted.detector.module.autoencoder.architecture(),
         features=features,
+        window=window,
         created=made.isoformat(),
         rows={"fitted": 1000, "calibrated": fitted.calibrated},
         trained_on={},

@@ -46,8 +46,17 @@ class Stage:
             "OFFNORMAL_LOG__FORMAT": "json",
             "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": "0.01",
             **{
-                f"OFFNORMAL_TOPICS__{name}": f"{prefix}.{name.lower().replace('_', '-')}"
-                for name in ("SENSORS", "ANOMALIES", "DEAD_LETTERS", "MODELS", "SCORES", "LATENTS", "RECONSTRUCTIONS")
+                f"OFFNORMAL_TOPICS__{name.upper()}": f"{prefix}.{name.replace('_', '-')}"
+                for name in (
+                    "SENSORS",
+                    "ANOMALIES",
+                    "INCIDENTS",
+                    "DEAD_LETTERS",
+                    "MODELS",
+                    "SCORES",
+                    "LATENTS",
+                    "RECONSTRUCTIONS",
+                )
             },
             "OFFNORMAL_OUTPUTS": '["scores"]',
             **settings,

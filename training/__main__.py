@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument(
         "--missing", type=float, default=0.0, metavar="SHARE", help="of the readings to score: dropped at random first"
     )
+    evaluate.add_argument(
+        "--fleet", action="store_true", help="also one model for all files, without and with a scaler for each"
+    )
     evaluate.add_argument("--out", metavar="DIR", help="write score, p_value, contributions of each row, a file each")
     evaluate.add_argument("--json", action="store_true", help="all figures as one JSON object, as the last line")
     sample = commands.add_parser("sample", help="generate normal vectors from a variational champion")

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,8 @@ from rich.table import Table
 
 from training import baselines, metrics
 from training.datasets import Dataset, read
-from training.fit import Fitted, fit, split
+from training.fit import Fitted, Fleet, Rows, fit, split
+from training.series import windows
 from worker.engine import Engine, Resident, pick_device
 from worker.errors import SettingsError
 from worker.models import Artefact, ModelCard
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 Figures = dict[str, float]
 COMPARED = ("roc_auc", "average_precision", "vus_pr", "vus_roc")  # what a baseline has too
 OFFNORMAL = "offnormal"
+# One model for all files, with `--fleet`.
+FLEET, BY_ENTITY = "one model", "one model, a scaler each"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
     if out:
         out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(settings.threads)
-    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in (OFFNORMAL, *against)}
+    results: dict[str, dict[str, Figures]] = {name: {} for name in (OFFNORMAL, *against)}
     for number, data in enumerate(datasets, 1):
         log.info("evaluates", file=data.name, number=number, of=len(datasets), rows=len(data.x_train), kind=kind)
         figures, scored = evaluate(data, settings, kind)
@@ -71,6 +74,10 @@ def run(settings: Settings, arguments: Namespace) -> None:
             )
         for name in against:
             results[name][data.name] = against_baseline(data, name, settings.training.seed)
+    if arguments.fleet:
+        for name, scalers in ((FLEET, False), (BY_ENTITY, True)):
+            log.info("evaluates", model=name, files=len(datasets), kind=kind)
+            results[name] = fleet(datasets, settings, kind, scalers)
     _show(results)
     if arguments.json:
         told = {name: {"files": files, "mean": _mean(files.values())} for name, files in results.items()}
@@ -79,21 +86,50 @@ def run(settings: Settings, arguments: Namespace) -> None:
 
 def evaluate(data: Dataset, settings: Settings, kind: str) -> tuple[Figures, Scored]:
     """The figures of one file, and what they were made from. Raises NoModelError where there is too little to fit."""
-    fit_rows, held_out = split(data.x_train, settings.training.holdout)
-    fitted = fit(
-        fit_rows,
+    fit_rows, held_out = split(windows(data.x_train, settings, padded=False), settings.training.holdout)
+    fitted = _fit(fit_rows, held_out, data.features, settings, kind, None)
+    return _judged(data, _resident(data.name, data.features, settings, fitted, kind, held_out), settings, fitted)
+
+
+def fleet(datasets: Sequence[Dataset], settings: Settings, kind: str, scalers: bool) -> dict[str, Figures]:
+    """The figures of each file by one model for all of them; with a scaler for each, if `scalers`. Raises
+    SettingsError where the files do not have the same features.
+    """
+    features = datasets[0].features
+    if any(data.features != features for data in datasets):
+        raise SettingsError("--fleet: the files must have the same features")
+    parts = [split(windows(data.x_train, settings, padded=False), settings.training.holdout) for data in datasets]
+    rows, held_out = (np.concatenate(x) for x in zip(*parts, strict=True))
+    names = [data.name for data in datasets]
+    of = [np.repeat(np.arange(len(parts)), [len(part[k]) for part in parts]) for k in (0, 1)]
+    fitted = _fit(rows, held_out, features, settings, kind, Fleet(names, *of) if scalers else None)
+    resident = _resident("fleet", features, settings, fitted, kind, held_out)
+    return {data.name: _judged(data, resident, settings, fitted)[0] for data in datasets}
+
+
+def _fit(
+    rows: Rows, held_out: Rows, features: tuple[str, ...], settings: Settings, kind: str, of: Fleet | None
+) -> Fitted:
+    return fit(
+        rows,
         held_out,
-        data.features,
+        features,
         kind,
+        window=settings.model.window,
+        fleet=of,
         seed=settings.training.seed,
         steps=settings.training.steps,
         device=pick_device(settings.device),
     )
-    resident = _resident(data, settings, fitted, kind, held_out)
+
+
+def _judged(data: Dataset, resident: Resident, settings: Settings, fitted: Fitted) -> tuple[Figures, Scored]:
+    x = windows(data.x_test, settings, padded=True)
+    entity = resident.entity_rows([data.name] * len(x))
     begun = time.process_time()
-    score = resident.score(data.x_test)
+    score = resident.score(x, entity)
     seconds = time.process_time() - begun
-    _, contributions = resident.explain(data.x_test)
+    contributions = resident.explain(x, entity).contributions
     p_value = resident.calibration.p_value(score)
     figures = {"fit_seconds": fitted.seconds, "score_seconds": seconds, "promised_rate": resident.budget}
     if data.y_test is not None:
@@ -134,22 +170,26 @@ def detection(y: metrics.Labels, score: metrics.Floats) -> Figures:
     }
 
 
-def _resident(data: Dataset, settings: Settings, fitted: Fitted, kind: str, rows: npt.NDArray[np.float32]) -> Resident:
+def _resident(
+    name: str, features: tuple[str, ...], settings: Settings, fitted: Fitted, kind: str, held_out: Rows
+) -> Resident:
     """By way of an artefact, as the worker gets it."""
-    made = datetime.now(UTC)
+    made, detector = datetime.now(UTC), fitted.detector
     card = ModelCard(
         name=settings.model.name,
         version=f"evaluate-{made:%Y%m%dT%H%M%S}",
         kind=kind,
-        architecture=fitted.detector.module.autoencoder.architecture(),
-        features=data.features,
+        architecture=detector.module.autoencoder.architecture(),
+        features=features,
+        window=detector.window,
+        entities=detector.entities.names if detector.entities is not None else (),
         created=made.isoformat(),
-        rows={"fitted": len(data.x_train)},
-        trained_on={"file": data.name},
+        rows={"calibrated": fitted.calibrated},
+        trained_on={"file": name},
         quality={},
         seed=settings.training.seed,
     )
-    return Engine(settings).load(Artefact.make(card, fitted.detector, rows).dump())
+    return Engine(settings).load(Artefact.make(card, detector, held_out).dump())
 
 
 def _mean(files: Iterable[Figures]) -> Figures:

@@ -3,9 +3,9 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,12 @@ import torch
 
 from training.calibrate import calibrate, explained
 from worker.errors import NoModelError
-from worker.models import KINDS, Attribution, Autoencoder, Detector, Scaler, ScoringModule, Whitening
+from worker.models import KINDS, Attribution, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule, Whitening
+from worker.models.wavelet import columns
 
 Rows = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
 
 MIN_ROWS: Final = 50
 STEPS: Final = 3000
@@ -55,6 +58,15 @@ class Fitted:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """Whose rows they are: of `rows` and `held_out` each row's entity, an index of `names`."""
+
+    names: Sequence[str]
+    rows: Int64s
+    held_out: Int64s
+
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # scaled readings [n, d], and 1 or 0 [n, d] for present or missing
 
 
@@ -65,24 +77,34 @@ def fit(
     kind: str,
     *,
     architecture: dict[str, Any] | None = None,
+    window: int = 1,
+    fleet: Fleet | None = None,
     champion: Detector | None = None,
     seed: int = 0,
     steps: int = STEPS,
     device: torch.device | None = None,
     progress: Callable[[Round], None] = lambda _: None,
 ) -> Fitted:
-    """Fits on `rows` [n, d] and calibrates on `held_out` [m, d], both in the order of time; NaN is missing. What the
-    `champion` thinks of the rows tells how many of them are no normal ones. `architecture` goes to the kind's
-    constructor. `device` is where it is computed (the CPU); the detector comes back on the CPU.
+    """Fits on `rows` [n, D] and calibrates on `held_out` [m, D], both in the order of time; NaN is missing. D is the
+    number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each entity gets a
+    scaler of its own. What the `champion` thinks of the rows tells how many of them are no normal ones. `architecture`
+    goes to the kind's constructor. `device` is where it is computed (the CPU); the detector comes back on the CPU.
 
     The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
     too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
-    _refuse(rows, held_out, features)
-    if champion is not None:
+    _refuse(rows, held_out, columns(features, window))
+    opinions = _opinions(champion, rows, held_out, fleet)
+    entities = None
+    if fleet is not None:
+        entities = EntityScaler.fit(rows[:, : len(features)], fleet.rows, fleet.names)
+        rows, held_out = (
+            _in_fleet_units(entities, x, fleet.names, of) for x, of in ((rows, fleet.rows), (held_out, fleet.held_out))
+        )
+    if opinions is not None:
         # A cluster of faults would be learned as one more way of running, whether or not a worker has published it yet.
-        rows = rows[_known(champion, rows)]
+        rows = rows[_known(opinions[0], opinions[0].score)]
     torch.manual_seed(seed)
     device = device or torch.device("cpu")
     scaler = Scaler.fit(rows)
@@ -92,14 +114,14 @@ def fit(
     loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, progress)
     autoencoder.eval().requires_grad_(False)
     module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
-    if champion is not None:
+    if opinions is not None:
         # What is no normal row must not bend the whitening either: that is made again without.
-        held_out = held_out[_known(champion, held_out, scores)]
+        held_out = held_out[_known(opinions[1], scores)]
         module, scores = _module(scaler, autoencoder, rows, held_out)
     scores = scores[np.isfinite(scores)]
     if len(scores) < 2:
         raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
-    detector = Detector(features, module, calibrate(scores))
+    detector = Detector(features, module, calibrate(scores), window, entities)
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
     return Fitted(detector, loss, held_loss, sparsity, len(scores), time.monotonic() - started)
 
@@ -110,10 +132,16 @@ def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
     Of each of STRETCHES stretches the latest part is held out: the threshold has to hold for all that a plant does in
     the window, its nights, products and shifts, not for what it did last.
     """
-    held = np.zeros(len(rows), bool)
-    for stretch in np.array_split(np.arange(len(rows)), max(1, min(STRETCHES, int(len(rows) * holdout)))):
-        held[stretch[len(stretch) - max(1, round(len(stretch) * holdout)) :]] = True
+    held = is_held_out(len(rows), holdout)
     return rows[~held], rows[held]
+
+
+def is_held_out(n: int, holdout: float) -> npt.NDArray[np.bool_]:
+    """[n] Which of n rows in the order of time `split` holds out."""
+    held = np.zeros(n, bool)
+    for stretch in np.array_split(np.arange(n), max(1, min(STRETCHES, int(n * holdout)))):
+        held[stretch[len(stretch) - max(1, round(len(stretch) * holdout)) :]] = True
+    return held
 
 
 def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
@@ -124,15 +152,41 @@ def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
 
 
-def _known(champion: Detector, rows: Rows, scores: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.bool_]:
-    """[n] False for rows that the champion's false-alarm rate does not explain, those first with the largest `scores`
-    (the champion's, if none are given). Where these are most rows, it is the champion that does not know the plant any
-    more, and all stay.
+class Opinion(NamedTuple):
+    """What the champion thinks of n rows: scores [n] and p-values [n]."""
+
+    score: Float64s
+    p_value: Float64s
+
+
+def _opinions(
+    champion: Detector | None, rows: Rows, held_out: Rows, fleet: Fleet | None
+) -> tuple[Opinion, Opinion] | None:
+    if champion is None:
+        return None
+
+    def opinion(x: Rows, codes: Int64s | None) -> Opinion:
+        entity = None
+        if champion.entities is not None and codes is not None and fleet is not None:
+            entity = torch.from_numpy(np.array([champion.entities.row(n) for n in fleet.names])[codes])
+        score = champion.score(torch.from_numpy(np.ascontiguousarray(x)), entity).numpy().astype(np.float64)
+        return Opinion(score, champion.calibration.p_value(score))
+
+    of_rows, of_held_out = (None, None) if fleet is None else (fleet.rows, fleet.held_out)
+    return opinion(rows, of_rows), opinion(held_out, of_held_out)
+
+
+def _known(opinion: Opinion, scores: Float64s) -> npt.NDArray[np.bool_]:
+    """[n] False for rows that the champion's false-alarm rate does not explain, those first with the largest `scores`.
+    Where these are most rows, it is the champion that does not know the plant any more, and all stay.
     """
-    given = torch.from_numpy(np.ascontiguousarray(rows))
-    by = champion.score(given).numpy().astype(np.float64) if scores is None else scores
-    kept = explained(champion.p_value(given), by)
-    return kept if 2 * kept.sum() > len(rows) else np.ones(len(rows), bool)
+    kept = explained(opinion.p_value, scores)
+    return kept if 2 * kept.sum() > len(scores) else np.ones(len(scores), bool)
+
+
+def _in_fleet_units(entities: EntityScaler, x: Rows, names: Sequence[str], codes: Int64s) -> Rows:
+    row = torch.from_numpy(np.array([entities.row(name) for name in names], np.int64)[codes])
+    return np.asarray(entities(torch.from_numpy(np.ascontiguousarray(x)), row).numpy())
 
 
 def _scaled(scaler: Scaler, rows: Rows) -> Batch:
@@ -194,9 +248,7 @@ def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
     return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
 
 
-def _module(
-    scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows
-) -> tuple[ScoringModule, npt.NDArray[np.float64]]:
+def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> tuple[ScoringModule, Float64s]:
     """-> the module, and the scores [m] of the held-out rows to calibrate by.
 
     The whitening is fitted to all rows (a covariance needs many), the attribution to the held-out ones (it needs what

@@ -7,23 +7,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 import torch
 
 import worker
 from training import window
-from training.fit import Fitted, Rows, fit, split
+from training.fit import Fitted, Fleet, fit, is_held_out
 from training.progress import Shown
 from training.window import Window
 from worker.engine import pick_device, rate_to_keep
 from worker.errors import NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
-from worker.models import Artefact, ModelCard
+from worker.models import Artefact, Detector, ModelCard
 from worker.registry import Registry, new_version
 from worker.settings import Settings
 
 log = structlog.get_logger()
+
+Bools = npt.NDArray[np.bool_]
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -37,13 +40,16 @@ def run(settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(settings.threads)
     with Shown() as shown:
         rows = window.read(settings, champion.features if champion else None, shown.read)
-        fit_rows, held_out = _split(settings, rows)
+        fitted_on, held = _split(settings, rows)
+        held_out = rows.x[held]
         fitted = fit(
-            fit_rows,
+            rows.x[fitted_on],
             held_out,
             rows.features,
             settings.model.kind,
-            champion=champion if champion and champion.features == rows.features else None,
+            window=settings.model.window,
+            fleet=Fleet(rows.entities, rows.entity[fitted_on], rows.entity[held]) if rows.entities else None,
+            champion=champion if _same_rows(champion, rows, settings) else None,
             seed=settings.training.seed,
             steps=settings.training.steps,
             device=pick_device(settings.device),
@@ -52,9 +58,10 @@ def run(settings: Settings) -> dict[str, Any]:
     counts = {
         "seen": rows.seen,
         "rejected_records": rows.rejected,
+        "cold": rows.cold,
         "sampled": len(rows),
         "named_anomalies": int(rows.named.sum()),
-        "fitted": len(fit_rows),
+        "fitted": int(fitted_on.sum()),
         "held_out": len(held_out),
         "calibrated": fitted.calibrated,
     }
@@ -64,25 +71,30 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"model": card.name, "version": card.version, "promoted": True, "rows": counts, "quality": card.quality}
 
 
-def _split(settings: Settings, rows: Window) -> tuple[Rows, Rows]:
-    """Rows to fit on, and held-out rows. Rows that were published as anomalies do not teach, but stay among the
-    held-out ones: see training/calibrate.py.
+def _same_rows(champion: Detector | None, rows: Window, settings: Settings) -> bool:
+    """Whether the champion can score the rows."""
+    return champion is not None and (champion.features, champion.window) == (rows.features, settings.model.window)
+
+
+def _split(settings: Settings, rows: Window) -> tuple[Bools, Bools]:
+    """[n], [n] Which rows to fit on, and which are held out. Rows that were published as anomalies do not teach, but
+    stay among the held-out ones: see training/calibrate.py.
     """
     training = settings.training
     if len(rows) < training.min_rows:
         raise NoModelError(
             f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
-            f" ({rows.rejected} records did not parse), {training.min_rows} are needed"
-            " (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
+            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window), {training.min_rows} are"
+            " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    early, held_out = split(rows.x, training.holdout)
-    usable = ~rows.named[: len(early)]
+    held = is_held_out(len(rows), training.holdout)
+    usable = ~held & ~rows.named
     if usable.sum() < training.min_rows // 4:
         raise NoModelError(
-            f"{usable.sum()} rows are left to fit on: the other {int((~usable).sum())} were published as anomalies."
-            " If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+            f"{usable.sum()} rows are left to fit on: the other {int((~held & rows.named).sum())} were published as"
+            " anomalies. If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    return early[usable], held_out
+    return usable, held
 
 
 def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None) -> ModelCard:
@@ -99,6 +111,7 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
         architecture=detector.module.autoencoder.architecture(),
         features=rows.features,
         window=settings.model.window,
+        entities=detector.entities.names if detector.entities is not None else (),
         created=made.isoformat(timespec="milliseconds"),
         parent=parent,
         rows=counts,

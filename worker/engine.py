@@ -1,21 +1,26 @@
 """The model on its device: loaded beside the one in service, checked, warmed up, then swapped in by one reference."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 import torch
+from torch import Tensor
 
 from worker.errors import ArtefactError, SettingsError
-from worker.models import Artefact, Calibration, ModelCard, ScoringModule
+from worker.models import Artefact, Calibration, EntityScaler, ModelCard, ScoringModule
+from worker.models.wavelet import blocks, by_feature, by_lag, newest
 from worker.settings import Settings
 
 log = structlog.get_logger()
 
 Float32s = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
 
 # A decoded block may lie in the fetched bytes themselves. Scoring never writes to its input.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable", category=UserWarning)
@@ -44,18 +49,37 @@ def rate_to_keep(calibration: Calibration, asked: float) -> float:
     return promised
 
 
+class Explanation(NamedTuple):
+    """Of k vectors: the readings that were expected [k, d], in their own units; the features' contributions [k, d],
+    shares that add up to 1; and, with windows, the lags' [k, w], likewise.
+    """
+
+    expected: Float32s
+    contributions: Float32s
+    lags: Float32s | None
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model in service. Immutable: whoever holds the reference scores by one version."""
+    """A model in service. Immutable: whoever holds the reference scores by one version.
+
+    Its rows x [n, D] are vectors, or, with windows, their D = K d coefficients (worker/windows). `entity` [n] are rows
+    of the model's entity scaler (`entity_rows`); None where it has none.
+    """
 
     card: ModelCard
     calibration: Calibration
     budget: float  # the false-alarm rate that is kept to
     threshold: float
     _module: ScoringModule
+    _entities: EntityScaler | None
     _device: torch.device
     _max_rows: int
     _least_present: float
+
+    @property
+    def name(self) -> str:
+        return self.card.name
 
     @property
     def version(self) -> str:
@@ -65,45 +89,85 @@ class Resident:
     def features(self) -> Sequence[str]:
         return self.card.features
 
-    def score(self, x: Float32s) -> Float32s:
-        """x [n, d], NaN where missing -> scores [n]; NaN where too much of the row is missing."""
-        return self._in_batches(lambda part: self._module(part, self._least_present), x)
+    @property
+    def width(self) -> int:
+        """D: the columns of a row."""
+        return len(self.card.features) * blocks(self.card.window)
 
-    def encode(self, x: Float32s) -> Float32s:
-        """x [n, d] -> latents [n, c]."""
-        return self._in_batches(self._module.encode, x)
+    def entity_rows(self, names: Sequence[str | None]) -> Int64s | None:
+        """[n] What scores the vectors of these entities; None where all are scored alike."""
+        if self._entities is None:
+            return None
+        return np.fromiter(map(self._entities.row, names), np.int64, len(names))
 
-    def reconstruct(self, x: Float32s) -> Float32s:
-        """x [n, d] -> cleaned vectors [n, d] in their own units."""
-        return self._in_batches(self._module.reconstruct, x)
+    def score(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
+        """x [n, D], NaN where missing -> scores [n]; NaN where too much of the row is missing."""
+        return self._in_batches(lambda part, _: self._module(part, self._least_present), x, entity)
 
-    def _in_batches(self, function: Callable[[torch.Tensor], torch.Tensor], x: Float32s) -> Float32s:
-        """No more than a batch's rows at once, whatever a record holds."""
+    def encode(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
+        """x [n, D] -> latents [n, c]."""
+        return self._in_batches(lambda part, _: self._module.encode(part), x, entity)
+
+    def reconstruct(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
+        """x [n, D] -> cleaned vectors [n, d] in their own units."""
+        window = self.card.window
+        return self._in_batches(lambda part, own: newest(own(self._module.reconstruct(part)), window), x, entity)
+
+    def explain(self, x: Float32s, entity: Int64s | None = None) -> Explanation:
+        """Of x [k, D]."""
+
+        d, window = len(self.card.features), self.card.window
+
+        def both(part: Tensor, own: Callable[[Tensor], Tensor]) -> Tensor:
+            expected, shares = self._module.explain(part)
+            return torch.cat((newest(own(expected), window), shares), 1)  # one copy back
+
+        found = self._in_batches(both, x, entity)
+        expected, shares = found[:, :d], found[:, d:]
+        if window == 1:
+            return Explanation(expected, shares, None)
+        return Explanation(expected, by_feature(shares, window), by_lag(shares, window))
+
+    def _in_batches(
+        self, function: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor], x: Float32s, entity: Int64s | None
+    ) -> Float32s:
+        """`function` of the rows in the model's units, and of the way back to their own. No more than a batch's rows at
+        once, whatever a record holds.
+        """
         with torch.inference_mode():
-            starts = range(0, max(len(x), 1), self._max_rows)
-            parts = [function(self._to_device(x[i : i + self._max_rows])).cpu().numpy() for i in starts]
+            parts = []
+            for i in range(0, max(len(x), 1), self._max_rows):
+                part, own = self._to_device(x[i : i + self._max_rows]), _same
+                if self._entities is not None and entity is not None:
+                    row = torch.from_numpy(entity[i : i + self._max_rows]).to(self._device)
+                    part, own = self._entities(part, row), partial(self._entities.inverse, row=row)
+                parts.append(function(part, own).cpu().numpy())
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def explain(self, x: Float32s) -> tuple[Float32s, Float32s]:
-        """x [k, d] -> expected readings [k, d] in their own units, contributions [k, d] that add up to 1."""
-        both = self._in_batches(lambda part: torch.stack(self._module.explain(part), 1), x)  # one copy back
-        return both[:, 0], both[:, 1]
-
-    def _to_device(self, x: Float32s) -> torch.Tensor:
+    def _to_device(self, x: Float32s) -> Tensor:
         tensor = torch.from_numpy(x)
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 class Engine:
-    """Holds the resident model. `load` may run in any thread; `swap` takes effect at the loop's next batch."""
+    """Holds the resident models. `load` may run in any thread; `swap` takes effect at the loop's next batch."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self.device = pick_device(settings.device)
-        self.resident: Resident | None = None
+        self.residents: Mapping[str, Resident] = {}  # model -> resident; replaced as a whole
         torch.set_num_threads(settings.threads)
+
+    @property
+    def resident(self) -> Resident | None:
+        """That of OFFNORMAL_MODEL__NAME: also what scores a route's records while its own model has no champion."""
+        return self.residents.get(self._settings.model.name)
 
     def load(self, data: bytes) -> Resident:
         """Checks an artefact, puts it on the device beside the current model, checks its probe there and warms it up.
@@ -113,7 +177,7 @@ class Engine:
         artefact = Artefact.load(data)
         self._check_fits(artefact.card)
         module = artefact.detector.module.to(self.device)
-        detection = self._settings.detection
+        detection, entities = self._settings.detection, artefact.detector.entities
         calibration = artefact.detector.calibration
         asked = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
         budget = rate_to_keep(calibration, asked)
@@ -123,9 +187,10 @@ class Engine:
             budget=budget,
             threshold=calibration.threshold(budget),
             _module=module,
+            _entities=None if entities is None else entities.to(self.device),
             _device=self.device,
             _max_rows=self._settings.batch.max_rows,
-            _least_present=max(1.0, len(artefact.card.features) * (1 - detection.max_missing)),
+            _least_present=1 - detection.max_missing,
         )
         with torch.inference_mode():
             artefact.check_probe(module(artefact.probe_x.to(self.device)))
@@ -134,18 +199,18 @@ class Engine:
 
     def swap(self, resident: Resident) -> None:
         """One assignment: the loop takes the reference once per batch."""
-        self.resident = resident
+        self.residents = {**self.residents, resident.name: resident}
 
     def memory(self) -> int:
         """Bytes taken on the device; 0 on the CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def _check_fits(self, card: ModelCard) -> None:
-        if card.name != self._settings.model.name:
+        if card.name not in self._settings.model.names:
             raise ArtefactError(f"the artefact is of the model {card.name!r}, not {self._settings.model.name!r}")
         if card.window != self._settings.model.window:
             raise ArtefactError(f"the model has a window of {card.window}, not {self._settings.model.window}")
-        current = self.resident
+        current = self.residents.get(card.name)
         if current is not None and card.features != current.card.features:
             raise ArtefactError(
                 f"its features differ from those in service (version {current.version}): a running worker keeps its"
@@ -154,7 +219,6 @@ class Engine:
 
     def _warm_up(self, resident: Resident) -> None:
         """First calls allocate, and choose kernels: that is not a live batch's to pay."""
-        width = len(resident.features)
         for rows in (1, 64, self._settings.batch.max_rows):
-            resident.score(np.zeros((rows, width), np.float32))
-        resident.explain(np.zeros((1, width), np.float32))
+            resident.score(np.zeros((rows, resident.width), np.float32), resident.entity_rows([None] * rows))
+        resident.explain(np.zeros((1, resident.width), np.float32), resident.entity_rows([None]))

@@ -1,5 +1,5 @@
-"""What is published: anomaly events as CloudEvents 1.0, scores, latents, reconstructions, dead letters. The JSON Schema
-of an event lies beside this file.
+"""What is published: anomaly events and incidents as CloudEvents 1.0, scores, latents, reconstructions, dead letters.
+The JSON Schemas of the events lie beside this file.
 """
 
 import json
@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from worker.detection import Anomaly
+from worker.detection.incidents import Incident
 from worker.detection.judge import Scorer
 from worker.kafka import Output
 from worker.settings import Settings
@@ -21,13 +22,19 @@ from worker.vectors.block import Float32s
 PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OUTPUTS may name
 
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
+INCIDENT_TYPE: Final = "offnormal.incident.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 
 
-def anomaly_schema() -> dict[str, Any]:
-    """The JSON Schema of an anomaly event."""
-    schema: dict[str, Any] = json.loads(files("worker").joinpath("anomaly.schema.json").read_text())
-    return schema
+def schema(name: Literal["anomaly", "incident"]) -> dict[str, Any]:
+    """The JSON Schema of such an event."""
+    found: dict[str, Any] = json.loads(files("worker").joinpath(f"{name}.schema.json").read_text())
+    return found
+
+
+def source_of(settings: Settings) -> str:
+    """Who publishes: the consumer group."""
+    return f"urn:offnormal:{settings.kafka.group}"
 
 
 class EventEncoder:
@@ -35,8 +42,7 @@ class EventEncoder:
 
     def __init__(self, settings: Settings):
         self._topics = settings.topics
-        self._source = f"urn:offnormal:{settings.kafka.group}"
-        self._model = settings.model.name
+        self._source = source_of(settings)
         self._f32 = settings.input.format == "f32"
 
     def anomalies(self, found: Sequence[Anomaly], block: VectorBlock, scorer: Scorer) -> list[Output]:
@@ -48,29 +54,68 @@ class EventEncoder:
         record = int(block.record[i])
         entity, time = block.entity(i), iso(int(block.time[i]))
         place = f"{records.topic}/{records.partition[record]}/{records.offset[record]}/{block.row[i]}"
+        data: dict[str, Any] = {
+            "entity": entity,
+            "time": time,
+            "score": anomaly.score,
+            "p_value": anomaly.p_value,
+            "severity": anomaly.severity,
+            "threshold": scorer.threshold,
+            "model": {"name": scorer.name, "version": scorer.version},
+            "features": anomaly.features,
+            "imputed": anomaly.imputed,
+            "incident": anomaly.incident,
+        }
+        if anomaly.lags:
+            data["lags"] = anomaly.lags
+        key = None if entity is None else entity.encode()
+        return Output(
+            self._topics.anomalies, self._cloudevent(ANOMALY_TYPE, place, entity, time, data), key, _CLOUDEVENT
+        )
+
+    def incidents(self, found: Sequence[Incident]) -> list[Output]:
+        """Each as it now stands; keyed by entity, without one by the partition."""
+        return [self._incident(incident) for incident in found]
+
+    def _incident(self, incident: Incident) -> Output:
+        state, place = "closed" if incident.closed else "open", f"{incident.topic}/{incident.partition}"
+        last = f"{place}/{incident.last[0]}/{incident.last[1]}"
+        data = {
+            "incident": incident.id,
+            "entity": incident.entity,
+            "identity": f"{incident.identity:016x}",
+            "state": state,
+            "severity": incident.severity,
+            "started": iso(incident.started),
+            "ended": iso(incident.latest) if incident.closed else None,
+            "latest": iso(incident.latest),
+            "vectors": incident.vectors,
+            "peak_p_value": incident.peak,
+            "features": [{"name": name, "contribution": share} for name, share in incident.leading()],
+            "evidence": sum(incident.evidence.values()),
+            "models": [{"name": name, "version": version} for name, version in incident.models],
+            "notify": incident.notify,
+            "notified": iso(incident.notified),
+            "opened_by": f"{place}/{incident.opened[0]}/{incident.opened[1]}",
+            "last_vector": last,
+        }
+        told = self._cloudevent(INCIDENT_TYPE, f"{incident.id}#{last}:{state}", incident.entity, data["latest"], data)
+        key = place if incident.entity is None else incident.entity
+        return Output(self._topics.incidents, told, key.encode(), _CLOUDEVENT)
+
+    def _cloudevent(self, kind: str, id: str, entity: str | None, time: Any, data: dict[str, Any]) -> bytes:
         event = {
             "specversion": "1.0",
-            "id": place,
+            "id": id,
             "source": self._source,
-            "type": ANOMALY_TYPE,
+            "type": kind,
             "time": time,
             "datacontenttype": "application/json",
-            "data": {
-                "entity": entity,
-                "time": time,
-                "score": anomaly.score,
-                "p_value": anomaly.p_value,
-                "severity": anomaly.severity,
-                "threshold": scorer.threshold,
-                "model": {"name": self._model, "version": scorer.version},
-                "features": anomaly.features,
-                "imputed": anomaly.imputed,
-            },
+            "data": data,
         }
         if entity:  # CloudEvents allows no empty subject
             event["subject"] = entity
-        key = None if entity is None else entity.encode()
-        return Output(self._topics.anomalies, orjson.dumps(event), key, _CLOUDEVENT)
+        return orjson.dumps(event)
 
     def vectors(
         self, output: PerVector, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
@@ -86,7 +131,7 @@ class EventEncoder:
         rows = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
         first = np.flatnonzero(block.row == 0)
         ends = np.append(first[1:], len(block))
-        model = f"{self._model}/{scorer.version}".encode()
+        model = f"{scorer.name}/{scorer.version}".encode()
         kind = b"f32" if self._f32 else b"application/json"
         outputs = []
         for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
@@ -117,6 +162,46 @@ class EventEncoder:
             )
             for reject in rejects
         ]
+
+
+def read_incident(value: bytes | None, source: str) -> Incident | None:
+    """An incident as this group has published it; None for anybody else's, and for what is none."""
+    try:
+        event = orjson.loads(value or b"")
+        if event["type"] != INCIDENT_TYPE or event["source"] != source:
+            return None
+        data = event["data"]
+        topic, partition, *first = data["incident"].rsplit("/", 3)
+        return Incident(
+            topic=topic,
+            partition=int(partition),
+            entity=data["entity"],
+            identity=int(data["identity"], 16),
+            first=_place(first),
+            opened=_place(data["opened_by"].rsplit("/", 2)[1:]),
+            last=_place(data["last_vector"].rsplit("/", 2)[1:]),
+            started=_milliseconds(data["started"]),
+            latest=_milliseconds(data["latest"]),
+            vectors=int(data["vectors"]),
+            peak=float(data["peak_p_value"]),
+            severity="alarm" if data["severity"] == "alarm" else "warning",
+            evidence={str(f["name"]): float(f["contribution"]) * float(data["evidence"]) for f in data["features"]},
+            models=[(str(m["name"]), str(m["version"])) for m in data["models"]],
+            notify=False,
+            notified=_milliseconds(data["notified"]),
+            closed=data["state"] == "closed",
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _place(told: Sequence[str]) -> tuple[int, int]:
+    offset, row = told
+    return int(offset), int(row)
+
+
+def _milliseconds(told: str) -> int:
+    return round(datetime.fromisoformat(told).timestamp() * 1000)
 
 
 _LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999: RFC 3339 ends there

@@ -17,6 +17,14 @@ class Metrics:
         r = self.registry
         self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", ["model_version"], registry=r)
         self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
+        self.cold = Counter("offnormal_vectors_cold", "Vectors not scored: their window was not full yet", registry=r)
+        self.late = Counter("offnormal_vectors_late", "Vectors scored out of order, beyond the bound", registry=r)
+        self.restarted = Counter("offnormal_windows_restarted", "Windows begun anew after a gap in time", registry=r)
+        self.replayed = Counter("offnormal_records_replayed", "Records read back to fill windows", registry=r)
+        self.entities = Gauge("offnormal_entities", "Entities whose windows are held", registry=r)
+        self.evicted = Gauge("offnormal_entities_evicted", "Entities forgotten: idle, or too many", registry=r)
+        self.incidents = Counter("offnormal_incidents_notified", "Incidents to be notified of", registry=r)
+        self.open_incidents = Gauge("offnormal_incidents_open", "Open incidents", registry=r)
         self.events = Counter("offnormal_events", "Anomaly events committed", ["severity"], registry=r)
         self.dead_letters = Counter("offnormal_dead_letters", "Records that did not parse", ["reason"], registry=r)
         self.nulls = Counter("offnormal_null_records", "Records without a value, skipped", registry=r)
@@ -29,8 +37,10 @@ class Metrics:
         self.stage = Histogram(
             "offnormal_stage_seconds", "Time per batch and stage", ["stage"], buckets=_STAGE_BUCKETS, registry=r
         )
-        self.model = Info("offnormal_model", "The model in service", registry=r)
-        self.model_since = Gauge("offnormal_model_since_timestamp_seconds", "When it went into service", registry=r)
+        self.model = Info("offnormal_model", "The model in service", ["model"], registry=r)
+        self.model_since = Gauge(
+            "offnormal_model_since_timestamp_seconds", "When it went into service", ["model"], registry=r
+        )
         self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
         self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
         self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)

@@ -236,10 +236,10 @@ def _records(name: str, version: str, data: bytes) -> list[tuple[str, bytes | No
 
 
 class RegistryFollower:
-    """Follows the models topic. Used by one thread."""
+    """Follows the models topic: all models that a worker serves. Used by one thread."""
 
     def __init__(self, settings: Settings):
-        self.view = RegistryView(settings.model.name)
+        self.views = {name: RegistryView(name) for name in settings.model.names}
         self._reader = Reader(settings.kafka, settings.topics.models)
 
     def poll(self, timeout: float) -> bool:
@@ -249,7 +249,8 @@ class RegistryFollower:
         """
         block = self._reader.poll(timeout)
         if block is not None:
-            self.view.apply(block)
+            for view in self.views.values():
+                view.apply(block)
         return block is not None and self._reader.caught_up()
 
     def close(self) -> None:

@@ -1,13 +1,18 @@
-"""The worker: source -> decode -> score -> judge -> sink, a turn of the loop at a time. Sees all rooms, does no detail.
+"""The worker: source -> lanes (decode, window, score, judge) -> sink, a turn of the loop at a time. Sees all rooms,
+does no detail.
 
-A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. It is committed as
-soon as somebody waits for its outputs and no backlog does, else each commit interval.
+A partition that this worker gets, or reads again, is adopted first: windows and incidents go on from the state beside
+its committed offset.
+
+A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. It is committed as soon
+as somebody waits for its outputs and no backlog does, else each commit interval.
 """
 
 import gc
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,15 +20,19 @@ import structlog
 from kafka import OffsetAndMetadata, TopicPartition
 from structlog.contextvars import bind_contextvars
 
-from worker.detection import Judge
-from worker.engine import Engine, Float32s, Resident
-from worker.events import EventEncoder, PerVector
+from worker.detection import Incidents
+from worker.engine import Engine
+from worker.events import EventEncoder
 from worker.http import Health, HttpServer
+from worker.incident_log import IncidentLog
 from worker.kafka import Redo, Sink, Source, open_sink
 from worker.kafka.topics import require, specs
+from worker.lane import Lane, Scored
 from worker.metrics import Metrics
+from worker.router import Router
 from worker.settings import Settings
-from worker.vectors import Decoder, RecordBlock, VectorBlock
+from worker.state import PartitionState
+from worker.vectors import RecordBlock
 from worker.watcher import ChampionWatcher
 
 log = structlog.get_logger()
@@ -31,6 +40,9 @@ log = structlog.get_logger()
 IDLE_POLL = 0.1  # seconds that a poll waits for the first record: also how soon a signal is seen
 STALLED_AFTER = 60.0  # seconds without a turn of the loop before liveness fails
 OBSERVE_EVERY = 1.0  # lag and other gauges
+ADOPT_PATIENCE = 0.1  # seconds that the loop waits for what was committed, at first; then ever longer
+ADOPT_AGAIN = 0.5
+STATE_EVERY = 1.0  # a look at where windows would have to be filled from
 REPORT_EVERY = 10.0  # a line of progress in the log
 
 
@@ -42,6 +54,9 @@ class Checkpoint:
     rows: Counter[str] = field(default_factory=Counter)  # by model version
     has_outputs: bool = False
     unscorable: int = 0
+    cold: int = 0
+    late: int = 0
+    restarted: int = 0
     nulls: int = 0
     events: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
@@ -50,6 +65,18 @@ class Checkpoint:
     @property
     def empty(self) -> bool:
         return not self.ends
+
+    def add(self, scored: Scored) -> None:
+        block = scored.block
+        self.rows[scored.version] += len(block)
+        self.has_outputs |= bool(scored.outputs)
+        self.unscorable += scored.unscorable
+        self.cold += scored.cold
+        self.late += scored.late
+        self.restarted += scored.restarted
+        self.nulls += block.nulls
+        self.events.update(scored.severities)
+        self.dead.update(reject.reason for reject in block.rejects)
 
 
 class Worker:
@@ -64,11 +91,17 @@ class Worker:
         self._vectors = 0  # committed
         self._rebalances = 0
         self._checkpoint = Checkpoint()
-        self._decoder: tuple[Resident, Decoder] | None = None
+        self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
+        self._states_at = 0.0
+        self._adopt_at, self._adopt_failed = 0.0, 0
         self.metrics = Metrics()
         self.engine = Engine(settings)
-        self._judge = Judge(settings.detection.top_features)
         self._encoder = EventEncoder(settings)
+        self._incidents = Incidents(settings.incidents, settings.topics.sensors)
+        self._router = Router(settings.model.routes, settings.model.name)
+        self._lanes = {
+            model: Lane(settings, self._incidents, self._encoder, self.metrics) for model in settings.model.names
+        }
         self._watcher: ChampionWatcher | None = None
 
     def stop(self) -> None:
@@ -95,9 +128,10 @@ class Worker:
     def health(self) -> Health:
         resident = self.engine.resident
         live = time.monotonic() - self._turned < STALLED_AFTER
-        refusal = self._watcher.refusal if self._watcher else None
+        refused = dict(self._watcher.refusals) if self._watcher else {}
         waits_for = "a champion" if resident is None else None if self._joined else "the consumer group"
-        detail = {"model": resident.version if resident else None, "waits_for": waits_for, "refused_model": refusal}
+        serving = {model: each.version for model, each in self.engine.residents.items()}
+        detail = {"models": serving, "waits_for": waits_for, "refused_models": refused}
         return Health(live, live and waits_for is None, detail)
 
     # -- start
@@ -118,25 +152,28 @@ class Worker:
 
     def _serve(self) -> None:
         # What is loaded by now stays: the collector need not look through torch's modules for each batch of records.
+        self._serve_residents()
+        for lane in self._lanes.values():
+            lane.warm_up()
         gc.collect()
         gc.freeze()
-        source = Source(self._settings.kafka, self._settings.topics.sensors)
-        try:
+        with ExitStack() as stack:
+            source = Source(self._settings.kafka, self._settings.topics.sensors)
+            stack.callback(source.close)
+            incident_log = IncidentLog(self._settings)
+            stack.callback(incident_log.close)
             sink = open_sink(self._settings, source)
-            try:
-                self._loop(source, sink)
-            finally:
-                sink.close()
-        finally:
-            source.close()
+            stack.callback(sink.close)
+            self._loop(source, sink, incident_log)
 
-    def _loop(self, source: Source, sink: Sink) -> None:
+    def _loop(self, source: Source, sink: Sink, incident_log: IncidentLog) -> None:
         ends = source.end_offsets() if self._until_end else None
         backoff, observe_at, report_at = 0.0, 0.0, time.monotonic() + REPORT_EVERY
         log.info("worker_starts", delivery=self._settings.delivery)
         while not self._stop.is_set():
             self._turned = time.monotonic()
             try:
+                self._adopt(source, incident_log)
                 full = self._turn(source, sink)
                 if self._due(full):
                     self._commit(source, sink)
@@ -168,7 +205,7 @@ class Worker:
             self._rebalances = source.rebalances
             bind_contextvars(partitions=source.partitions())
         if records is not None:
-            self._process(records, sink)
+            self._process(records, source, sink)
         return full
 
     def _gather(self, source: Source) -> tuple[RecordBlock | None, bool]:
@@ -188,57 +225,93 @@ class Worker:
                     records += len(block)
             return RecordBlock.concat(blocks), records >= batch.max_rows
 
-    def _process(self, records: RecordBlock, sink: Sink) -> None:
-        """Decodes, scores, judges and sends; every row by the one model resident at the batch's start."""
-        resident, decoder = self._current()
-        stage = self.metrics.stage
-        with stage.labels("decode").time():
-            block = decoder.decode(records)
-        with stage.labels("score").time():
-            scores = resident.score(block.x)
-        with stage.labels("judge").time():
-            anomalies = self._judge.anomalies(block, scores, resident)
-            outputs = self._encoder.anomalies(anomalies, block, resident)
-            outputs += self._encoder.dead_letters(block.rejects, block)
-            for name in self._settings.outputs:
-                values = per_vector(name, resident, block.x, scores)
-                outputs += self._encoder.vectors(name, scores, values, block, resident)
-        if outputs:
-            with stage.labels("send").time():
-                sink.send(outputs)
-        self.metrics.batch_rows.observe(len(block))
-        self._add(
-            block,
-            resident.version,
-            bool(outputs),
-            unscorable=int((scores != scores).sum()),
-            severities=[a.severity for a in anomalies],
-        )
-
-    def _current(self) -> tuple[Resident, Decoder]:
-        resident = self.engine.resident
-        assert resident is not None
-        if self._decoder is None or self._decoder[0] is not resident:
-            started = time.perf_counter()
-            self._decoder = (resident, Decoder(self._settings.input, resident.features))
-            pause = time.perf_counter() - started
-            bind_contextvars(model_version=resident.version)
-            log.info("serves", loop_paused_seconds=round(pause, 6))
-        return self._decoder
-
-    # -- checkpoints
-
-    def _add(self, block: VectorBlock, version: str, has_outputs: bool, unscorable: int, severities: list[str]) -> None:
+    def _process(self, records: RecordBlock, source: Source, sink: Sink) -> None:
+        """Every row by the one model that is resident at the batch's start."""
+        self._serve_residents()
+        history = source.history(records)
+        if history is not None:
+            old = records.take(np.flatnonzero(history))
+            for model, part in self._router.split(old):
+                self._lanes[model].refill(part)
+            self.metrics.replayed.inc(len(old))
+            records = records.take(np.flatnonzero(~history))
+        if not len(records):
+            return
         checkpoint = self._checkpoint
         if checkpoint.empty:
             checkpoint.since = time.monotonic()
-        checkpoint.ends.update(block.records.ends())
-        checkpoint.rows[version] += len(block)
-        checkpoint.has_outputs |= has_outputs
-        checkpoint.unscorable += unscorable
-        checkpoint.nulls += block.nulls
-        checkpoint.events.update(severities)
-        checkpoint.dead.update(reject.reason for reject in block.rejects)
+        rows = 0
+        for model, part in self._router.split(records):
+            scored = self._lanes[model].score(part)
+            if scored.outputs:
+                with self.metrics.stage.labels("send").time():
+                    sink.send(scored.outputs)
+            checkpoint.add(scored)
+            rows += len(scored.block)
+        checkpoint.ends.update(records.ends())
+        self.metrics.batch_rows.observe(rows)
+
+    def _serve_residents(self) -> None:
+        """The models as they are now. Raises Redo where windows have to be filled first."""
+        residents, otherwise = self.engine.residents, self.engine.resident
+        for model, lane in self._lanes.items():
+            resident = residents.get(model, otherwise)
+            assert resident is not None
+            started = time.perf_counter()
+            if lane.serve(resident):
+                pause = round(time.perf_counter() - started, 6)
+                bind_contextvars(model_version=resident.version)
+                log.info("serves", model=resident.name, route=model, loop_paused_seconds=pause)
+
+    # -- partitions that come
+
+    def _adopt(self, source: Source, incident_log: IncidentLog) -> None:
+        """Goes on where the last owner of new partitions has stopped. What that is may be in doubt for a while, after a
+        crash: then the other partitions do not wait for it. Raises Redo.
+        """
+        for partition in source.gone():
+            self._forget(partition)
+        strange = source.strange()
+        if not strange or self._turned < self._adopt_at:
+            return
+        self._serve_residents()
+        patience = min(ADOPT_PATIENCE * 2**self._adopt_failed, self._settings.kafka.commit_timeout)
+        for partition in strange:
+            # In this order: what was committed with the offsets has been written by then.
+            committed = source.adopt(partition, patience)
+            if committed is None or not incident_log.catch_up(patience):
+                source.leave(partition)
+                self._adopt_failed += 1
+                self._adopt_at = self._turned + ADOPT_AGAIN
+                return
+            self._forget(partition)
+            state = PartitionState.load(committed.metadata)
+            self._incidents.restore(partition, state.suspects, incident_log.of(partition))
+            if self._settings.model.window > 1 and committed.offset is not None:
+                self._read_back(source, partition, committed.offset, state)
+        self._adopt_failed = 0
+
+    def _forget(self, partition: int) -> None:
+        self._replay_from.pop(partition, None)
+        self._incidents.forget(partition)
+        for lane in self._lanes.values():
+            lane.forget(partition)
+
+    def _read_back(self, source: Source, partition: int, end: int, state: PartitionState) -> None:
+        least = max(end - self._settings.entities.replay, 0)
+        wanted = least if state.replay is None else max(min(state.replay, end), least)
+        begin = source.replay(partition, wanted, end)
+        log.info("windows_fill", partition=partition, records=max(end - begin, 0))
+        if begin > wanted and state.replay is not None:
+            log.warning(
+                "windows_cut_by_retention",
+                partition=partition,
+                wanted=wanted,
+                earliest=begin,
+                consequence="entities whose vectors are gone start cold",
+            )
+
+    # -- checkpoints
 
     def _due(self, full: bool) -> bool:
         checkpoint = self._checkpoint
@@ -250,12 +323,14 @@ class Worker:
     def _commit(self, source: Source, sink: Sink) -> None:
         checkpoint = self._checkpoint
         with self.metrics.stage.labels("commit").time():
-            sink.commit(
-                {
-                    TopicPartition(source.topic, partition): OffsetAndMetadata(end, "", -1)
-                    for partition, end in checkpoint.ends.items()
-                }
-            )
+            changed = self._incidents.changed()
+            if changed:
+                sink.send(self._encoder.incidents(changed))
+            offsets = {}
+            for partition, end in checkpoint.ends.items():
+                state = self._state(partition, end).dump()
+                offsets[TopicPartition(source.topic, partition)] = OffsetAndMetadata(end, state, -1)
+            sink.commit(offsets)
         self._checkpoint = Checkpoint()
         m = self.metrics
         m.commits.inc()
@@ -263,11 +338,29 @@ class Worker:
             self._vectors += rows
             m.vectors.labels(version).inc(rows)
         m.unscorable.inc(checkpoint.unscorable)
+        m.cold.inc(checkpoint.cold)
+        m.late.inc(checkpoint.late)
+        m.restarted.inc(checkpoint.restarted)
+        m.incidents.inc(sum(incident.notify for incident in changed))
         m.nulls.inc(checkpoint.nulls)
         for severity, count in checkpoint.events.items():
             m.events.labels(severity).inc(count)
         for reason, count in checkpoint.dead.items():
             m.dead_letters.labels(reason).inc(count)
+
+    def _state(self, partition: int, end: int) -> PartitionState:
+        """What the next owner of the partition has to know. Where to read back to is looked for only now and then: an
+        earlier place is as good, and read a little longer.
+        """
+        now = time.monotonic()
+        if now >= self._states_at + STATE_EVERY:
+            self._states_at, self._replay_from = now, {}
+        if partition not in self._replay_from:
+            depth = self._settings.entities.replay
+            windows = [lane.windows for lane in self._lanes.values() if lane.windows is not None]
+            places = [w.replay_from(partition, end, depth) for w in windows]
+            self._replay_from[partition] = min(places, default=None)
+        return PartitionState(self._replay_from[partition], self._incidents.suspects(partition))
 
     def _redo(self, source: Source, sink: Sink, fault: Redo, backoff: float) -> None:
         log.warning("redo", reason=str(fault), rows=self._checkpoint.rows.total())
@@ -303,16 +396,13 @@ class Worker:
         m.rebalances.set(source.rebalances)
         m.gone.set(source.skipped_by_retention)
         m.device_memory.set(self.engine.memory())
+        self._incidents.sweep(self._settings.entities.idle)
+        m.open_incidents.set(self._incidents.open)
+        windows = [lane.windows for lane in self._lanes.values() if lane.windows is not None]
+        for each in windows:
+            each.sweep()
+        m.entities.set(sum(map(len, windows)))
+        m.evicted.set(sum(each.evicted for each in windows))
 
     def _report(self, source: Source) -> None:
         log.info("progress", vectors=self._vectors, lag=sum(source.lag().values()))
-
-
-def per_vector(output: PerVector, resident: Resident, x: Float32s, scores: Float32s) -> Float32s:
-    """What an output topic says of each vector [n, k]."""
-    if output == "latents":
-        return resident.encode(x)
-    if output == "reconstructions":
-        return resident.reconstruct(x)
-    p_values = np.maximum(resident.calibration.p_value(scores), np.finfo(np.float32).tiny)  # not 0 as float32 either
-    return np.column_stack((scores, p_values)).astype(np.float32)

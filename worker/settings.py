@@ -117,6 +117,7 @@ class TopicSettings(Section):
     sensors: Topic = Field("offnormal.sensors", description="in: sensor vectors")
     anomalies: Topic = Field("offnormal.anomalies", description="out: anomaly events")
     dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
+    incidents: Topic = Field("offnormal.incidents", description="out: incidents, each entity's last one (compacted)")
     models: Topic = Field("offnormal.models", description="the registry (compacted)")
     scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
     latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
@@ -130,7 +131,17 @@ class InputSettings(Section):
         "json", description="json or f32; a content-type header overrides it for a record"
     )
     entity_field: str | None = Field(None, description="JSON key that holds the entity; else the record's key")
-    time_field: str | None = Field(None, description="JSON key that holds the event time; else the record's timestamp")
+    time_field: str | None = Field(
+        None, description="JSON key that holds the event time; else the time header, else the record's timestamp"
+    )
+    time_header: str | None = Field(None, description="Kafka header that holds the event time, as the field would")
+    step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
+        None, description="time between two vectors of an entity: steps without one are missing in its window"
+    )
+    max_gap: Duration = Field(3600.0, gt=0, description="an entity silent for longer starts its window anew")
+    reorder: int = Field(
+        4, ge=0, le=1000, description="a vector may come so many vectors of its entity late and is put in its place"
+    )
     strict: bool = Field(False, description="a JSON key that is no feature makes a dead letter")
     features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
         None, description="a count or a JSON list of names; only training asks, where the data do not tell"
@@ -163,8 +174,27 @@ class ModelSettings(Section):
     kind: Literal["denoising", "stacked", "sparse", "variational"] = Field(
         "denoising", description="the autoencoder's kind"
     )
-    window: Literal[1] = Field(1, description="vectors of an entity that are scored together")
+    window: int = Field(1, ge=1, le=1024, description="vectors of an entity that are looked at together")
+    scaler: Literal["fleet", "entity"] = Field(
+        "fleet", description="units of the readings: one scaler, or one for each entity that training saw"
+    )
+    routes: dict[str, Name] = Field(
+        {}, description='other models by key: a JSON object, pattern to model name: {"press-*": "presses"}'
+    )
     keep: int = Field(10, ge=1, description="artefacts kept in the registry")
+
+    @property
+    def names(self) -> list[str]:
+        """All models that a worker serves; that of the records without a route first."""
+        return list(dict.fromkeys([self.name, *self.routes.values()]))
+
+
+class EntitySettings(Section):
+    max: int = Field(100_000, ge=1, le=10_000_000, description="entities whose windows are held; the idlest make room")
+    idle: Duration = Field(86400.0, gt=0, description="an entity without a vector for so long is forgotten")
+    replay: int = Field(
+        100_000, ge=0, description="records of a partition that are read back at most to fill windows after a start"
+    )
 
 
 class DetectionSettings(Section):
@@ -182,6 +212,23 @@ class DetectionSettings(Section):
         if self.alerts_per_day is None or vectors_per_day <= 0:
             return self.false_alarm_rate
         return min(max(self.alerts_per_day / vectors_per_day, 1e-12), 0.5)
+
+
+class IncidentSettings(Section):
+    open_after: int = Field(3, ge=1, description="an incident opens when so many vectors of an entity are over budget")
+    out_of: int = Field(10, ge=1, le=1000, description="... of its last so many")
+    extreme: float = Field(
+        0.001, ge=0, le=1, description="or when one vector has a p-value of at most this share of the budget"
+    )
+    quiet: Duration = Field(600.0, gt=0, description="it closes when an entity was within budget for so long")
+    cooldown: Duration = Field(1800.0, description="at most one notification of an entity within this time")
+    related: Duration = Field(60.0, description="incidents of several entities that open within this time are related")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "IncidentSettings":
+        if self.open_after > self.out_of:
+            raise ValueError(f"open_after {self.open_after} of out_of {self.out_of} vectors is impossible")
+        return self
 
 
 class BatchSettings(Section):
@@ -224,7 +271,9 @@ class Settings(BaseSettings):
     topics: TopicSettings = TopicSettings()
     input: InputSettings = InputSettings()
     model: ModelSettings = ModelSettings()
+    entities: EntitySettings = EntitySettings()
     detection: DetectionSettings = DetectionSettings()
+    incidents: IncidentSettings = IncidentSettings()
     batch: BatchSettings = BatchSettings()
     training: TrainingSettings = TrainingSettings()
     http: HttpSettings = HttpSettings()

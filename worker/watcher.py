@@ -1,4 +1,6 @@
-"""Follows the registry beside the loop: loads each new champion, and swaps it in once it has proved itself."""
+"""Follows the registry beside the loop: loads each new champion, and swaps it in once it has proved itself. With routes
+there are several models: each is swapped by itself.
+"""
 
 import threading
 import time
@@ -8,7 +10,7 @@ import structlog
 from worker.engine import Engine
 from worker.errors import OffnormalError
 from worker.metrics import Metrics
-from worker.registry import RegistryFollower
+from worker.registry import RegistryFollower, RegistryView
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -17,7 +19,7 @@ RETRY_SECONDS = 1.0
 
 
 class ChampionWatcher:
-    """A thread that keeps the engine's resident model the registry's champion.
+    """A thread that keeps the engine's resident models the registry's champions.
 
     An artefact that is damaged, or does not fit, is refused with a log line, a metric and a detail of readiness; the
     model in service goes on.
@@ -29,8 +31,8 @@ class ChampionWatcher:
         self._metrics = metrics
         self._stop = threading.Event()
         self._follower = RegistryFollower(settings)
-        self._settled: tuple[str, int] | None = None  # champion and artefact that were last served or refused
-        self.refusal: str | None = None
+        self._settled: dict[str, tuple[str, int]] = {}  # model -> champion and artefact last served or refused
+        self.refusals: dict[str, str] = {}  # model -> the champion that is not served, and why
         self.first_look = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion-watcher", daemon=True)
 
@@ -46,7 +48,8 @@ class ChampionWatcher:
             try:
                 changed = self._follower.poll(0.2)
                 if changed or not self.first_look.is_set():
-                    self._follow()
+                    for model, view in self._follower.views.items():
+                        self._follow(model, view)
                     self.first_look.set()
             except OffnormalError as error:
                 log.warning("registry_unavailable", error=str(error))
@@ -56,32 +59,35 @@ class ChampionWatcher:
                 self._stop.wait(RETRY_SECONDS)
         self._follower.close()
 
-    def _follow(self) -> None:
-        version = self._follower.view.champion()
+    def _follow(self, model: str, view: RegistryView) -> None:
+        version = view.champion()
         if version is None:
             return
         try:
-            data = self._follower.view.artefact(version)
-            if self._settled == (version, hash(data)):
+            data = view.artefact(version)
+            if self._settled.get(model) == (version, hash(data)):
                 return
-            self._settled = (version, hash(data))
+            self._settled[model] = (version, hash(data))
             started = time.perf_counter()
             resident = self._engine.load(data)
-            if resident.version != version:
-                raise OffnormalError(f"the artefact under {version} says that it is {resident.version}")
+            if (resident.name, resident.version) != (model, version):
+                raise OffnormalError(
+                    f"the artefact under {model}/{version} says that it is {resident.name}/{resident.version}"
+                )
         except Exception as error:  # whatever it is, it must neither be served nor end this thread
-            self._refuse(version, error)
+            self._refuse(model, version, error)
             return
-        before = self._engine.resident
+        before = self._engine.residents.get(model)
         self._engine.swap(resident)
-        self.refusal = None
+        self.refusals.pop(model, None)
         if before is not None:
             self._metrics.swaps.inc()
         card = resident.card
-        self._metrics.model.info({"name": card.name, "version": card.version, "kind": card.kind})
-        self._metrics.model_since.set_to_current_time()
+        self._metrics.model.labels(model).info({"version": card.version, "kind": card.kind})
+        self._metrics.model_since.labels(model).set_to_current_time()
         log.info(
             "model_in_service",
+            model=model,
             model_version=version,
             replaces=before.version if before else None,
             prepared_seconds=round(time.perf_counter() - started, 4),
@@ -89,8 +95,9 @@ class ChampionWatcher:
             false_alarm_rate=resident.budget,
         )
 
-    def _refuse(self, version: str, error: Exception) -> None:
-        serving = self._engine.resident.version if self._engine.resident else None
-        self.refusal = f"{version}: {error}"
+    def _refuse(self, model: str, version: str, error: Exception) -> None:
+        resident = self._engine.residents.get(model)
+        serving = resident.version if resident else None
+        self.refusals[model] = f"{version}: {error}"
         self._metrics.refused.inc()
-        log.error("model_refused", model_version=version, reason=str(error), serving=serving)
+        log.error("model_refused", model=model, model_version=version, reason=str(error), serving=serving)

@@ -13,7 +13,7 @@ import torch
 from tests.brokers import Broker
 from tests.models import make_artefact, normal_rows
 from tests.stage import Place, Stage, until
-from worker.events import anomaly_schema
+from worker.events import schema
 from worker.models import Artefact
 
 MakeStage = Callable[..., Stage]
@@ -63,7 +63,7 @@ def test_outputs_equal_offline_scores(
     places = s.send_rows(x)
     assert s.worker("--until-end").wait() == 0
     check_each_once(s, places, x, {artefact.card.version: artefact})
-    validator = jsonschema.Draft202012Validator(anomaly_schema(), format_checker=jsonschema.FormatChecker())
+    validator = jsonschema.Draft202012Validator(schema("anomaly"), format_checker=jsonschema.FormatChecker())
     events = s.events()
     assert len(events) > 50
     for event in events:
@@ -110,7 +110,8 @@ def test_worker_killed_in_mid_batch(
     feeder.join()
     assert committed[-1] < len(x), "the kills came too late to prove anything"
     assert len(set(committed)) > 1, "nothing was committed before any of the kills"
-    assert s.worker("--until-end").wait() == 0
+    last = s.worker("--until-end")
+    assert last.wait() == 0, last.errors
     check_each_once(s, places, x, {artefact.card.version: artefact})
 
 

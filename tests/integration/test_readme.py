@@ -15,7 +15,7 @@ import numpy as np
 from tests.brokers import Broker
 from tests.models import normal_rows
 from tests.stage import Stage
-from worker.events import anomaly_schema
+from worker.events import schema
 from worker.settings import variables
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_its_other_commands_are_there() -> None:
 
 def test_its_event_fits_the_schema() -> None:
     (text,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-    jsonschema.Draft202012Validator(anomaly_schema()).validate(json.loads(text))
+    jsonschema.Draft202012Validator(schema("anomaly")).validate(json.loads(text))
 
 
 def test_its_settings_are_there_with_their_defaults() -> None:

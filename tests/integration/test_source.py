@@ -23,19 +23,26 @@ def source_of(s: Stage) -> Source:
     return Source(s.settings.kafka, s.topics.sensors)
 
 
+def poll(source: Source, timeout: float, most: int) -> RecordBlock | None:
+    """As the worker does: partitions are adopted before their records come."""
+    for partition in source.strange():
+        source.adopt(partition, 0.5)
+    return source.poll(timeout, most)
+
+
 @contextmanager
 def another_member(s: Stage) -> Iterator[Source]:
     """Joins the group, and polls in a thread of its own without ever committing."""
     ended = threading.Event()
     with closing(source_of(s)) as source:
 
-        def poll() -> None:
+        def poll_on() -> None:
             while not ended.is_set():
                 with suppress(Redo):
-                    source.poll(0.1, 10)
+                    poll(source, 0.1, 10)
                 source.rewind()
 
-        thread = threading.Thread(target=poll)
+        thread = threading.Thread(target=poll_on)
         thread.start()
         yield source
         ended.set()
@@ -47,7 +54,7 @@ def poll_some(source: Source, timeout: float = 20) -> RecordBlock:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
-            block = source.poll(0.2, 1000)
+            block = poll(source, 0.2, 1000)
         except Redo:
             source.rewind()
             continue
@@ -141,7 +148,7 @@ def test_offsets_of_an_open_transaction_are_waited_for(pair: Pair) -> None:
     with closing(source_of(s)) as heir:
         waited = time.monotonic() + 3
         while time.monotonic() < waited:
-            assert heir.poll(0.1, 100) is None, "rows whose offsets are in doubt"
+            assert poll(heir, 0.1, 100) is None, "rows whose offsets are in doubt"
         sink._producer.commit_transaction()
         s.send([b"b"], partition=0)
         assert poll_some(heir).offset.tolist() == [10]
@@ -212,13 +219,13 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
         with pytest.raises(Redo):
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
-                source.poll(0.1, 10)
+                poll(source, 0.1, 10)
         sink.discard()
         source.rewind()
 
         def shared() -> bool:
             with suppress(Redo):
-                source.poll(0.1, 1)
+                poll(source, 0.1, 1)
             source.rewind()
             return len(source.partitions()) == len(second.partitions()) == 1
 
@@ -237,7 +244,7 @@ def test_start_latest_is_held_fast_at_once(stage: MakeStage, apache: Broker) -> 
     s = stage(OFFNORMAL_KAFKA__START="latest").make_topics(1)
     s.send([b"before"] * 5)
     with closing(source_of(s)) as source:
-        until(lambda: source.poll(0.2, 10) is None and s.committed() == {0: 5}, 20)
+        until(lambda: poll(source, 0.2, 10) is None and s.committed() == {0: 5}, 20)
     s.send([b"while away"])
     with closing(source_of(s)) as source:
         assert list(poll_some(source).values) == [b"while away"]

@@ -7,7 +7,7 @@ import numpy as np
 from worker.engine import Resident
 from worker.events import EventEncoder, PerVector
 from worker.kafka import Output
-from worker.service import per_vector
+from worker.lane import per_vector
 from worker.vectors import BytesColumn, Headers, RecordBlock, VectorBlock
 
 

@@ -40,6 +40,8 @@ def test_the_model_of_another_name_is_refused_by_both_names(data: bytes) -> None
 
 def test_another_window_is_refused(data: bytes) -> None:
     with pytest.raises(ArtefactError, match="window of 4, not 1"):
+        engine().load(make_artefact(seed=1, window=4).dump())
+    with pytest.raises(ArtefactError, match="12 columns"):
         engine().load(forged(data, lambda tensors, card: card.update(window=4)))
 
 
@@ -80,7 +82,8 @@ def test_loading_alone_does_not_swap(data: bytes) -> None:
 def test_the_resident_scores_and_explains_as_the_artefact_does(artefact: Artefact, data: bytes) -> None:
     resident, x = engine().load(data), normal_rows(50, np.random.default_rng(1)) * 3
     np.testing.assert_array_equal(resident.score(x), artefact.detector.score(torch.from_numpy(x)).numpy())
-    expected, contributions = resident.explain(x)
+    expected, contributions, lags = resident.explain(x)
+    assert lags is None
     wanted = artefact.detector.module.explain(torch.from_numpy(x))
     np.testing.assert_array_equal(expected, wanted[0].numpy())
     np.testing.assert_array_equal(contributions, wanted[1].numpy())

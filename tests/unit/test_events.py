@@ -10,7 +10,7 @@ from tests.models import FEATURES, normal_rows
 from tests.unit.blocks import block_of, published
 from worker.detection import Judge
 from worker.engine import Engine, Resident
-from worker.events import EventEncoder, PerVector, anomaly_schema
+from worker.events import EventEncoder, PerVector, schema
 from worker.models import Artefact
 from worker.settings import DetectionSettings, InputSettings, Settings
 from worker.vectors import Decoder, VectorBlock
@@ -38,7 +38,7 @@ def test_events_fit_the_schema_and_the_budget(resident: Resident, rng: np.random
     x = normal_rows(3000, rng)
     x[::100] += 20
     found = events(resident, block(x))
-    validator = jsonschema.Draft202012Validator(anomaly_schema())
+    validator = jsonschema.Draft202012Validator(schema("anomaly"))
     for event in found:
         validator.validate(event)
         data = event["data"]
@@ -60,7 +60,7 @@ def test_a_missing_reading_is_told(resident: Resident) -> None:
 @pytest.mark.parametrize("time", [-1, 0, 10**18, -(10**18)])
 def test_absurd_clocks_make_valid_events(resident: Resident, time: int) -> None:
     (event,) = events(resident, block(np.array([[900, 0, -5, 100]], np.float32), time=time))
-    jsonschema.Draft202012Validator(anomaly_schema(), format_checker=jsonschema.FormatChecker()).validate(event)
+    jsonschema.Draft202012Validator(schema("anomaly"), format_checker=jsonschema.FormatChecker()).validate(event)
 
 
 def test_without_a_key_there_is_no_subject(resident: Resident) -> None:

@@ -13,15 +13,15 @@ from tests.models import FEATURES, normal_rows
 from tests.unit.blocks import block_of, published
 from worker.detection import Judge
 from worker.engine import Engine, Resident
-from worker.events import EventEncoder, anomaly_schema, iso
+from worker.events import EventEncoder, iso, schema
 from worker.kafka import Output
 from worker.models import Artefact
-from worker.settings import DetectionSettings, InputSettings, KafkaSettings, ModelSettings, Settings, TopicSettings
+from worker.settings import DetectionSettings, InputSettings, KafkaSettings, Settings, TopicSettings
 from worker.vectors import Decoder, VectorBlock
 
 BUDGET = 0.01
 WHEN = 1_700_000_000_123
-VALIDATOR = jsonschema.Draft202012Validator(anomaly_schema(), format_checker=jsonschema.FormatChecker())
+VALIDATOR = jsonschema.Draft202012Validator(schema("anomaly"), format_checker=jsonschema.FormatChecker())
 Rows = npt.NDArray[np.float32]
 FAR = np.array([[10, 900, -5, 100]], np.float32)
 
@@ -53,7 +53,7 @@ def event(resident: Resident, block: VectorBlock, **settings: Any) -> dict[str, 
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(anomaly_schema())
+    jsonschema.Draft202012Validator.check_schema(schema("anomaly"))
 
 
 def test_nothing_over_the_threshold_is_no_anomaly(resident: Resident) -> None:
@@ -104,7 +104,6 @@ def test_an_event_is_the_cloud_event_of_the_contract(resident: Resident) -> None
     settings: dict[str, Any] = {
         "kafka": KafkaSettings(group="plant-7"),
         "topics": TopicSettings(anomalies="out"),
-        "model": ModelSettings(name="press"),
     }
     (output,) = outputs(resident, f32(FAR, key=b"press-4"), **settings)
     told = json.loads(output.value)
@@ -114,7 +113,7 @@ def test_an_event_is_the_cloud_event_of_the_contract(resident: Resident) -> None
     assert (told["type"], told["source"]) == ("offnormal.anomaly.v1", "urn:offnormal:plant-7")
     assert told["subject"] == told["data"]["entity"] == "press-4"
     assert told["time"] == told["data"]["time"] == "2023-11-14T22:13:20.123Z"
-    assert told["data"]["model"] == {"name": "press", "version": resident.version}
+    assert told["data"]["model"] == {"name": resident.name, "version": resident.version}
     assert told["data"]["threshold"] == resident.threshold
 
 

@@ -80,12 +80,12 @@ def test_f32_does_not_tell_its_features() -> None:
 
 @pytest.mark.parametrize("n", [50, 100, 101, 999, 5000])
 def test_a_sample_is_even_in_order_and_bounded(n: int) -> None:
-    sample, decoder = _EvenSample(100, 1), Decoder(InputSettings(format="f32"), ["a"])
+    sample, decoder = _EvenSample(100), Decoder(InputSettings(format="f32"), ["a"])
     for begin in range(0, n, 37):
         rows = np.arange(begin, min(begin + 37, n), dtype="<f4")
         block = decoder.decode(block_of([row.tobytes() for row in rows]))
-        sample.add(block, np.zeros(len(block), bool))
-    x = sample.rows()[0][:, 0]
+        sample.add((block.x, block.time))
+    x = sample.rows(())[0][:, 0]
     assert sample.seen == n
     assert min(n, 50) <= len(x) <= 100
     assert len(set(np.diff(x))) == 1, "the same distance everywhere"

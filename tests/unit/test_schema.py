@@ -157,12 +157,12 @@ def rows(begin: int, end: int) -> VectorBlock:
 @budget(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.lists(st.integers(0, 90), min_size=1, max_size=12))
 def test_a_sample_is_bounded_even_and_in_order(limit: int, sizes: list[int]) -> None:
-    sample, total = _EvenSample(limit, 1), 0
+    sample, total = _EvenSample(limit), 0
     for size in sizes:
         block = rows(total, total + size)
-        sample.add(block, block.x[:, 0].astype(int) % 3 == 0)
+        sample.add((block.x, block.time, block.x[:, 0].astype(int) % 3 == 0))
         total += size
-    x, times, flags = sample.rows()
+    x, times, flags = sample.rows(())
     kept = x[:, 0].astype(int)
     assert sample.seen == total
     assert len(kept) == len(times) == len(flags) <= limit
@@ -172,14 +172,16 @@ def test_a_sample_is_bounded_even_and_in_order(limit: int, sizes: list[int]) -> 
 
 
 def test_a_sample_below_its_limit_is_everything() -> None:
-    sample = _EvenSample(100, 1)
+    sample = _EvenSample(100)
     for begin in (0, 40):
-        sample.add(rows(begin, begin + 40), np.ones(40, bool))
-    x, times, flags = sample.rows()
+        block = rows(begin, begin + 40)
+        sample.add((block.x, block.time, np.ones(40, bool)))
+    x, times, flags = sample.rows(())
     assert x[:, 0].tolist() == list(range(80))
     assert times.tolist() == [0] * 40 + [40] * 40
     assert flags.all()
 
 
-def test_a_sample_of_nothing_is_empty_and_has_the_width() -> None:
-    assert _EvenSample(10, 3).rows()[0].shape == (0, 3)
+def test_a_sample_of_nothing_is_what_stands_for_nothing() -> None:
+    nothing = (np.empty((0, 3)),)
+    assert _EvenSample(10).rows(nothing) is nothing

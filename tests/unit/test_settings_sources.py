@@ -87,7 +87,7 @@ def test_wrong_features_are_one_line_with_the_variable(load_with: Loader, given:
         ("TOPICS__SENSORS", "no/slash"),
         ("MODEL__NAME", "a/b"),
         ("MODEL__KIND", "isolation-forest"),
-        ("MODEL__WINDOW", "2"),
+        ("MODEL__WINDOW", "0"),
         ("INPUT__FORMAT", "avro"),
         ("INPUT__FORMAT", "arrow"),
         ("INPUT__STRICT", "perhaps"),

@@ -43,6 +43,16 @@ class Reader:
         """Partition -> end offset as of the reader's start. (The embedded broker's lies before its last batch.)"""
         return {p.partition: end for p, end in self._ends.items()}
 
+    def partitions(self) -> list[int]:
+        return [p.partition for p in self._partitions]
+
+    def has_read(self, ends: Mapping[int, int]) -> bool:
+        """True once its position has come to all of these."""
+        with self._errors():
+            return all(
+                (self._consumer.position(p, timeout_ms=1000) or 0) >= ends.get(p.partition, 0) for p in self._partitions
+            )
+
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Partition -> offset to go on from."""
         for partition in self._partitions:
@@ -66,8 +76,7 @@ class Reader:
 
     def caught_up(self) -> bool:
         """True once all that was there at the start has been read."""
-        with self._errors():
-            return all((self._consumer.position(p, timeout_ms=1000) or 0) >= self._ends[p] for p in self._partitions)
+        return self.has_read(self.ends())
 
     def to_end(self) -> Iterator[RecordBlock]:
         """All records up to the end as of the start, and what comes after it without waiting."""

@@ -4,12 +4,17 @@ A faster source has to give the same blocks through the same methods. Two promis
 a block is handed out with the membership under which it was fetched, and once that has changed, whatever is not yet
 committed is void (`Redo`). In a cooperative rebalance partitions are revoked only after the new generation is in
 place, so the broker fences all that was begun under the old one, even for partitions that stay.
+
+A partition that is new, or is read again after a Redo, is handed out only once it was adopted: its state, which lies
+beside its committed offset, comes first. Records before that offset may be read back to fill windows (`history`).
 """
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -27,6 +32,15 @@ log = structlog.get_logger()
 # A join that completes between two polls is forgotten by kafka-python, which joins again, and so makes the whole group
 # rebalance again. While the group rebalances no record can come: wait inside of a poll for it.
 REBALANCE_POLL: Final = 1.0
+
+
+class Committed(NamedTuple):
+    """Where a partition's next record to score lies, and what was stored beside that offset. No offset: wherever
+    OFFNORMAL_KAFKA__START says.
+    """
+
+    offset: int | None
+    metadata: str
 
 
 class Source:
@@ -47,6 +61,9 @@ class Source:
         self._consumer.subscribe([topic], listener=_Listener(self))
         self._await_metadata()
         self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
+        self._strange: set[TopicPartition] = set()  # not adopted yet
+        self._gone: set[TopicPartition] = set()
+        self._history: dict[int, int] = {}  # partition -> the first offset that is not history
         self._fetched_under: Any = None  # membership of what is handed out and not committed; None: nothing is
         self.rebalances = 0
         self.skipped_by_retention = 0
@@ -81,6 +98,8 @@ class Source:
             time.sleep(min(timeout, 1.0))
             return None
         membership = self._consumer.group_metadata()
+        for partition in self._strange.intersection(fetched):
+            self._consumer.seek(partition, fetched.pop(partition)[0].offset)
         for partition, records in fetched.items():
             self._resume.setdefault(partition, records[0].offset)
         if self._fetched_under is not None and not _same(membership, self._fetched_under):
@@ -89,8 +108,11 @@ class Source:
             return None
         if membership.generation_id < 0:
             raise Redo("this worker has lost its place in the group")
-        self._fetched_under = membership
-        return block_of(self.topic, fetched)
+        block = block_of(self.topic, fetched)
+        history = self.history(block)
+        if history is None or not history.all():
+            self._fetched_under = membership
+        return block
 
     def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
         try:
@@ -105,24 +127,70 @@ class Source:
         return {}
 
     def rewind(self) -> None:
-        """Back to what the broker has committed, for all partitions that are owned. Raises Redo.
-
-        The broker is asked, since a commit whose answer was lost may have been made; and it answers only once no
-        transaction holds offsets in doubt, so whatever is open must be ended first (`Sink.recover`).
-        """
+        """What is uncommitted is read again: all partitions that are owned are to be adopted anew."""
         self._fetched_under = None
+        self._strange = set(self._consumer.assignment())
+
+    def strange(self) -> list[int]:
+        """Partitions that are owned, and wait for being adopted."""
+        return sorted(p.partition for p in self._strange)
+
+    def gone(self) -> list[int]:
+        """Partitions that were taken away since the last call."""
+        gone, self._gone = self._gone, set()
+        return sorted(p.partition for p in gone)
+
+    def adopt(self, partition: int, timeout: float) -> Committed | None:
+        """Reads on from what the broker has committed; None where that is not known within `timeout` seconds, as long as
+        a transaction holds its offsets in doubt.
+
+        The broker is asked, since a commit whose answer was lost may have been made.
+        """
+        place = TopicPartition(self.topic, partition)
         try:
-            for partition in self._consumer.assignment():
-                timeout = int(self._settings.commit_timeout * 1000)
-                committed = self._consumer.committed(partition, timeout_ms=timeout)
-                if committed is not None:
-                    self._resume[partition] = committed
-                if partition in self._resume:
-                    self._consumer.seek(partition, self._resume[partition])
+            found = self._consumer.committed(place, metadata=True, timeout_ms=int(timeout * 1000))
+            if found is not None:
+                self._resume[place] = found.offset
+            if place in self._resume:
+                self._consumer.seek(place, self._resume[place])
         except FATAL as error:
             raise readable(error, "reading committed offsets", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            raise Redo(f"committed offsets are not known: {error}") from error
+            log.debug("offsets_in_doubt", partition=partition, error=str(error))
+            return None
+        self._strange.discard(place)
+        self._history.pop(partition, None)
+        return Committed(None, "") if found is None else Committed(found.offset, found.metadata or "")
+
+    def leave(self, partition: int) -> None:
+        """Takes an adoption back."""
+        self._strange.add(TopicPartition(self.topic, partition))
+
+    def replay(self, partition: int, begin: int, end: int) -> int:
+        """Reads `partition` back from `begin`, or the earliest record there is: what comes before `end` is history.
+        -> where it begins. Raises Redo.
+        """
+        place = TopicPartition(self.topic, partition)
+        try:
+            begin = max(begin, self._consumer.beginning_offsets([place])[place])
+            if begin < end:
+                self._consumer.seek(place, begin)
+                self._history[partition] = end
+        except FATAL as error:
+            raise readable(error, "reading back", self._settings.bootstrap) from error
+        except errors.KafkaError as error:
+            self._strange.add(place)
+            raise Redo(f"reading back was not possible: {error}") from error
+        return begin
+
+    def history(self, block: RecordBlock) -> npt.NDArray[np.bool_] | None:
+        """[n] Which records were scored long ago, and are only read back; None if none were."""
+        if not self._history:
+            return None
+        old = np.zeros(len(block), bool)
+        for partition, end in self._history.items():
+            old |= (block.partition == partition) & (block.offset < end)
+        return old if old.any() else None
 
     # -- committing
 
@@ -147,6 +215,7 @@ class Source:
         self._fetched_under = None
         for partition, offset in offsets.items():
             self._resume[partition] = offset.offset
+            self._history.pop(partition.partition, None)
 
     # -- asking
 
@@ -188,6 +257,10 @@ class Source:
 
     # -- where reading begins
 
+    def _forget(self, partition: TopicPartition) -> None:
+        self._resume.pop(partition, None)
+        self._history.pop(partition.partition, None)
+
     def _begin(self, partitions: Any) -> None:
         """For partitions without a committed offset: where OFFNORMAL_KAFKA__START says."""
         start, found = self._settings.start, list(partitions)
@@ -206,6 +279,7 @@ class Source:
         if start != "earliest":
             # "latest" is another place after a crash: what came in between would be lost unless it is held fast now.
             self.commit({p: OffsetAndMetadata(self._consumer.position(p), "", -1) for p in found})
+            self._strange.update(found)  # there may be history to read back
         log.info("starts", at=start, partitions=sorted(p.partition for p in found))
 
     def _skip_to_earliest(self, partitions: Any) -> None:
@@ -216,6 +290,11 @@ class Source:
         earliest = self._consumer.beginning_offsets(found)
         for partition in found:
             wanted = partitions[partition] if isinstance(partitions, dict) else self._resume.get(partition)
+            end = self._history.pop(partition.partition, None)
+            if end is not None and wanted is not None and wanted < earliest[partition] <= end:
+                self._history[partition.partition] = end  # only what was to be read back is gone
+                self._consumer.seek(partition, earliest[partition])
+                continue
             skipped = max(earliest[partition] - wanted, 0) if wanted is not None else 0
             self.skipped_by_retention += skipped
             log.error("records_gone", partition=partition.partition, wanted=wanted, earliest=earliest[partition])
@@ -232,13 +311,16 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._source.rebalances += 1
         for partition in assigned:
-            self._source._resume.pop(partition, None)
+            self._source._forget(partition)
+        self._source._strange.update(assigned)
         log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self._source.rebalances += 1
         for partition in revoked:
-            self._source._resume.pop(partition, None)
+            self._source._forget(partition)
+            self._source._strange.discard(partition)
+        self._source._gone.update(revoked)
         if revoked:
             log.info("partitions_revoked", partitions=sorted(p.partition for p in revoked))
 

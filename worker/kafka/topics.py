@@ -33,6 +33,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         TopicSpec(
             topics.dead_letters, None, {"retention.ms": str(30 * _DAY), "max.message.bytes": str(_DEAD_LETTER_BYTES)}
         ),
+        # Keyed by entity: compaction keeps the last incident of each, which a worker that takes over reads.
+        TopicSpec(topics.incidents, None, {"cleanup.policy": "compact"}),
         # One partition: the order of its records is the registry's history.
         TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
     ]

@@ -5,6 +5,7 @@ from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
 from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
+from worker.models.entities import EntityScaler
 from worker.models.kinds import KINDS
 from worker.models.scaler import Scaler
 from worker.models.whitening import Whitening
@@ -16,6 +17,7 @@ __all__ = [
     "Autoencoder",
     "Calibration",
     "Detector",
+    "EntityScaler",
     "ModelCard",
     "Scaler",
     "ScoringModule",

@@ -21,11 +21,14 @@ from worker.errors import ArtefactError
 from worker.models.attribution import Attribution
 from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
+from worker.models.entities import EntityScaler
 from worker.models.kinds import KINDS
 from worker.models.scaler import Scaler
+from worker.models.wavelet import blocks
 from worker.models.whitening import Whitening
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+OLDEST_READ: Final = 2  # no windows, no entities
 PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
@@ -43,7 +46,8 @@ class ModelCard(BaseModel):
     kind: str
     architecture: dict[str, Any]
     features: tuple[str, ...]
-    window: int = 1
+    window: int = Field(1, ge=1, le=1024)
+    entities: tuple[str, ...] = Field((), description="those with a scaler of their own")
     created: str
     parent: str | None = None
     rows: dict[str, int] = Field(description="rows by use: fitted, calibrated, left out, ...")
@@ -62,7 +66,7 @@ class Artefact:
 
     @classmethod
     def make(cls, card: ModelCard, detector: Detector, rows: npt.NDArray[np.float32]) -> "Artefact":
-        """With a probe of some of `rows` [n, d], spread evenly, and what the detector gives for them."""
+        """With a probe of some of `rows` [n, D], spread evenly, and what the detector gives for them."""
         picked = rows[np.unique(np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int))]
         probe_x = torch.from_numpy(np.ascontiguousarray(picked))
         return cls(card, detector, probe_x, detector.score(probe_x))
@@ -80,6 +84,8 @@ class Artefact:
             "probe.x": self.probe_x,
             "probe.scores": self.probe_scores,
         }
+        if self.detector.entities is not None:
+            tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
         # One entry: the order of several is safetensors' own, and another each time.
         told = json.dumps({"digest": _NO_DIGEST, "card": self.card.model_dump(mode="json")})
         data = save_tensors(tensors, metadata={"offnormal": told})
@@ -124,8 +130,8 @@ def read_card(data: bytes) -> ModelCard:
         raise ArtefactError("the card has no format version")
     if version > FORMAT_VERSION:
         raise ArtefactError(f"format version {version} is newer than this program's {FORMAT_VERSION}: update it")
-    if version < FORMAT_VERSION:
-        raise ArtefactError(f"format version {version} is no longer read, {FORMAT_VERSION} is: train anew")
+    if version < OLDEST_READ:
+        raise ArtefactError(f"format version {version} is no longer read, {OLDEST_READ} and later are: train anew")
     try:
         return ModelCard.model_validate(card)
     except ValidationError as error:
@@ -139,11 +145,11 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     for name, tensor in tensors.items():
         if not (tensor.isfinite().all() or name.startswith("probe.")):
             raise ArtefactError(f"{name} is not finite")
-    width = len(card.features)
-    if not width or len(set(card.features)) < width:
+    if not card.features or len(set(card.features)) < len(card.features):
         raise ArtefactError("the features are not names, each once")
+    width = len(card.features) * blocks(card.window)
     if tuple(tensors["probe.x"].shape[1:]) != (width,):
-        raise ArtefactError(f"the probe does not have the card's {width} features")
+        raise ArtefactError(f"the probe does not have the {width} columns of the card's features and window")
     with torch.device("meta"):  # no memory is taken before the shapes are known to fit
         module = ScoringModule(
             Scaler(torch.empty(width), torch.empty(width)),
@@ -152,11 +158,23 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
             Attribution(torch.empty(2, width), torch.empty(2, width), torch.empty(())),
         )
     if module.autoencoder.width != width:
-        raise ArtefactError(f"the architecture does not have the card's {width} features")
+        raise ArtefactError(f"the architecture does not have the {width} columns of the card's features and window")
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     module.load_state_dict(weights, assign=True)
     module.eval().requires_grad_(False)
-    return Detector(card.features, module, _calibration(tensors))
+    return Detector(card.features, module, _calibration(tensors), card.window, _entities(card, tensors))
+
+
+def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler | None:
+    if not card.entities:
+        return None
+    location, ratio = tensors["entities.location"], tensors["entities.ratio"]
+    shape = (1 + len(card.entities), len(card.features))
+    if location.shape != shape or ratio.shape != shape or len(set(card.entities)) < len(card.entities):
+        raise ArtefactError("the entity scalers are not those of the card's entities")
+    if not (ratio > 0).all():
+        raise ArtefactError("an entity's scale is not positive")
+    return EntityScaler(card.entities, location, ratio)
 
 
 def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:

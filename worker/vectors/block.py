@@ -44,6 +44,9 @@ class BytesColumn:
             np.concatenate([c.length for c in columns]),
         )
 
+    def take(self, indices: Int64s) -> "BytesColumn":
+        return BytesColumn(self.buffer, self.start[indices], self.length[indices])
+
     def __len__(self) -> int:
         return len(self.length)
 
@@ -94,6 +97,19 @@ class RecordBlock:
             BytesColumn.concat([b.keys for b in blocks]),
             BytesColumn.concat([b.values for b in blocks]),
             headers,
+        )
+
+    def take(self, indices: Int64s) -> "RecordBlock":
+        """The records of these indices, which rise."""
+        headers = {new: self.headers[old] for new, old in enumerate(indices.tolist()) if old in self.headers}
+        return RecordBlock(
+            self.topic,
+            self.partition[indices],
+            self.offset[indices],
+            self.timestamp[indices],
+            self.keys.take(indices),
+            self.values.take(indices),
+            headers if self.headers else {},
         )
 
     def ends(self) -> dict[int, int]:

@@ -1,0 +1,23 @@
+"""Python compiled to machine code by numba, for loops over rows that no array operation says as plainly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy.typing as npt
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled at its first call, without the GIL; the machine code is cached on disk where there is a place for it."""
+    try:
+        made: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # a read-only file system and no NUMBA_CACHE_DIR
+        made = numba.njit(nogil=True)(function)
+    return made
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same array. numba compiles anew for arrays that may be written to, and a block's may or may not."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

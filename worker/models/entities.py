@@ -1,0 +1,73 @@
+"""A scaler for each entity: one model over a fleet of machines that do the same at different levels.
+
+A known entity's readings are brought to the fleet's units, x' = m + (x - m_e) s / s_e, with location m and scale s of
+the fleet and m_e, s_e of the entity (worker/models/scaler.py says what these are). An unknown one's stay as they are:
+the fleet's scaler, which follows, is its fallback. It commutes with the coefficients of windows,
+which so keep raw readings.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from worker.models.scaler import LARGEST, Scaler
+
+MIN_ROWS: Final = 50  # with fewer an entity is not known
+# Of the fleet's scale. A sensor that rests in one machine is not off as soon as it moves as others do.
+LEAST_SCALE: Final = 0.01
+
+
+class EntityScaler(nn.Module):
+    """Of the entities `names`: `location` and `ratio` (s / s_e) are [1 + e, d], the first row the fleet's."""
+
+    def __init__(self, names: Sequence[str], location: Tensor, ratio: Tensor):
+        super().__init__()
+        self.rows = {name: row for row, name in enumerate(names, 1)}
+        self.register_buffer("location", location)
+        self.register_buffer("ratio", ratio)
+
+    location: Tensor
+    ratio: Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.rows)
+
+    @classmethod
+    def fit(cls, x: npt.NDArray[np.float32], entity: npt.NDArray[np.int64], names: Sequence[str]) -> "EntityScaler":
+        """From rows [n, d] of the entities `names[entity]`. A feature that an entity never reads is the fleet's."""
+        fleet = Scaler.fit(x)
+        known, location, ratio = [], [fleet.location], [torch.ones_like(fleet.scale)]
+        for code, name in enumerate(names):
+            rows = x[entity == code]
+            if len(rows) < MIN_ROWS:
+                continue
+            read = ~np.isnan(rows).all(0)
+            own = Scaler.fit(np.where(read, rows, np.float32(0)))
+            there = torch.from_numpy(read)
+            scale = torch.maximum(own.scale, LEAST_SCALE * fleet.scale)
+            known.append(name)
+            location.append(torch.where(there, own.location, fleet.location))
+            ratio.append(torch.where(there, fleet.scale / scale, 1.0))
+        return cls(known, torch.stack(location), torch.stack(ratio))
+
+    def row(self, name: str | None) -> int:
+        """0 for an entity that is not known."""
+        return self.rows.get(name, 0) if name is not None else 0
+
+    def forward(self, x: Tensor, row: Tensor) -> Tensor:
+        """x [n, K d] of the entities in `row` [n] -> the same in the fleet's units."""
+        parts = x.view(len(x), -1, self.location.shape[1]) * self.ratio[row].unsqueeze(1)
+        # Only the first block has a location: the others are differences.
+        level = (x[:, : self.location.shape[1]] - self.location[row]) * self.ratio[row] + self.location[0]
+        return torch.cat((level, parts[:, 1:].flatten(1)), 1).clamp_(-LARGEST, LARGEST)
+
+    def inverse(self, x: Tensor, row: Tensor) -> Tensor:
+        """Back into the entities' own units."""
+        parts = x.view(len(x), -1, self.location.shape[1]) / self.ratio[row].unsqueeze(1)
+        level = (x[:, : self.location.shape[1]] - self.location[0]) / self.ratio[row] + self.location[row]
+        return torch.cat((level, parts[:, 1:].flatten(1)), 1).clamp_(-LARGEST, LARGEST)

@@ -1,0 +1,70 @@
+"""How a window of w vectors becomes one row: the Haar wavelet's coefficients along the path to the present.
+
+Of each feature: the mean of the whole window; the newest reading minus the one before; the mean of the newest 2 minus
+that of the 2 before; of the newest 4 minus the 4 before; and so on. 1 + log2(w) columns a feature instead of w: fine
+where it is recent, coarse where it is long ago, and a slow drift is one number instead of many small ones. Whatever is
+fitted to rows [n, d] is so fitted to windows [n, K d]; block k of the columns is k d to (k + 1) d.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Float32s = npt.NDArray[np.float32]
+
+
+def spans(window: int) -> list[tuple[int, int]]:
+    """Of each difference (m, n): the newest m readings are compared with those before, up to the n-th. w need not be a
+    power of 2; then the last one compares with fewer.
+    """
+    found, newest = [], 1
+    while newest < window:
+        found.append((newest, min(2 * newest, window)))
+        newest *= 2
+    return found
+
+
+def blocks(window: int) -> int:
+    """K; 1 without a window."""
+    return 1 + len(spans(window))
+
+
+def columns(features: Sequence[str], window: int) -> tuple[str, ...]:
+    """The names of the K d columns."""
+    if window == 1:
+        return tuple(features)
+    of_block = [f"mean of {window}", *(f"newest {m} - {n - m} before" for m, n in spans(window))]
+    return tuple(f"{name} ({block})" for block in of_block for name in features)
+
+
+def newest(x: Tensor, window: int) -> Tensor:
+    """The newest reading [n, d] that coefficients [n, K d] stand for, where nothing is missing."""
+    if window == 1:
+        return x
+    of_block = x.view(len(x), blocks(window), -1)
+    reading = of_block[:, 0]
+    for k, (m, n) in enumerate(spans(window), 1):
+        reading = reading + of_block[:, k] * ((n - m) / n)
+    return reading
+
+
+def by_feature(shares: Float32s, window: int) -> Float32s:
+    """[n, K d] -> [n, d], summed over the window."""
+    total: Float32s = shares.reshape(len(shares), blocks(window), -1).sum(1)
+    return total
+
+
+def by_lag(shares: Float32s, window: int) -> Float32s:
+    """[n, K d] -> [n, w], summed over the features, from the newest vector back. A difference's share goes to both of
+    its sides alike, the mean's to all lags.
+    """
+    of_block = shares.reshape(len(shares), blocks(window), -1).sum(2)
+    weights = np.zeros((blocks(window), window), np.float32)
+    weights[0] = 1 / window
+    for k, (m, n) in enumerate(spans(window), 1):
+        weights[k, :m] = 0.5 / m
+        weights[k, m:n] = 0.5 / (n - m)
+    spread: Float32s = of_block @ weights
+    return spread

@@ -1,0 +1,167 @@
+"""The compiled loops over rows: entities to codes, rows into the rings, windows out of them.
+
+State is in columns over all entities. An entity's ring holds its last w + `reorder` vectors by event time; entry j of n
+lies at (head + j) mod its length, the newest at j = n - 1.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+import numpy as np
+
+from worker.compiled import compiled
+
+COLD, LATE, RESTARTED = 1, 2, 4  # flags of a row
+
+
+@compiled
+def assign(slots, slot_codes, hashes, partitions, free, n_free, owner, owner_partition, seen, now, out):
+    """Codes [n] of the rows' entities by their hashes [n], new ones from the stack `free`. -> for how many rows there
+    was room, and how many codes are free then.
+
+    Open addressing with linear probing; 0 is an empty slot.
+    """
+    mask = len(slots) - 1
+    for i in range(len(hashes)):
+        slot = np.int64(hashes[i] & np.uint64(mask))
+        while slots[slot] != 0 and slots[slot] != hashes[i]:
+            slot = (slot + 1) & mask
+        if slots[slot] == 0:
+            if n_free == 0:
+                return i, n_free
+            n_free -= 1
+            code = free[n_free]
+            slots[slot] = hashes[i]
+            slot_codes[slot] = code
+            owner[code] = hashes[i]
+            owner_partition[code] = partitions[i]
+        out[i] = slot_codes[slot]
+        seen[out[i]] = now
+    return len(hashes), n_free
+
+
+@compiled
+def rebuild(slots, slot_codes, owner):
+    """The table anew, of the codes that have an owner."""
+    mask = len(slots) - 1
+    slots[:] = 0
+    for code in range(len(owner)):
+        if owner[code] != 0:
+            slot = np.int64(owner[code] & np.uint64(mask))
+            while slots[slot] != 0:
+                slot = (slot + 1) & mask
+            slots[slot] = owner[code]
+            slot_codes[slot] = code
+
+
+@compiled
+def push(x, time, offset, codes, rings, ring_time, ring_offset, head, count, spans, step, max_gap, reorder, least, out):
+    """Takes rows [n, d] in the order of their arrival. `out` [n, K d] gets the coefficients of each row's window
+    (worker/models/wavelet.py), over the readings that are there; NaN where the window is not full, or the row has fewer
+    than `least` readings. -> flags [n].
+    """
+    n_rows, d = x.shape
+    length = rings.shape[1]
+    window = length - reorder
+    flags = np.zeros(n_rows, np.uint8)
+    total, seen = np.empty(d), np.empty(d)  # in double: a mean of large readings is as exact as they are
+    more, more_seen = np.empty(d), np.empty(d)
+    for i in range(n_rows):
+        c, t = codes[i], time[i]
+        if step > 0:
+            t = (t + step // 2) // step * step
+        n, h = count[c], head[c]
+        if n > 0 and abs(t - ring_time[c, (h + n - 1) % length]) > max_gap:
+            n = 0
+            flags[i] |= RESTARTED
+        j = n
+        while j > 0 and ring_time[c, (h + j - 1) % length] > t:
+            j -= 1
+        again = step > 0 and j > 0 and ring_time[c, (h + j - 1) % length] == t  # the step has its row: the later stays
+        if again:
+            j -= 1
+        newer = n - j - again
+        late = newer > reorder or (step > 0 and n > 0 and j == 0 and not again)
+        if late:  # it is scored with what is newest, and stays out of its neighbours' windows
+            flags[i] |= LATE
+            j = n
+        else:
+            if step > 0 and j == n and n > 0:
+                newest = (h + n - 1) % length
+                missing = (t - ring_time[c, newest]) // step - 1
+                # They came with the row before the gap: whoever reads back to that one finds the gap again.
+                before = ring_offset[c, newest]
+                for k in range(min(missing, length), 0, -1):
+                    if n == length:
+                        h = (h + 1) % length
+                        n -= 1
+                    at = (h + n) % length
+                    rings[c, at] = np.nan
+                    ring_time[c, at] = t - k * step
+                    ring_offset[c, at] = before
+                    n += 1
+                j = n
+            if not again:
+                if n == length:
+                    h = (h + 1) % length
+                    n -= 1
+                    j -= 1
+                for k in range(n, j, -1):
+                    to, of = (h + k) % length, (h + k - 1) % length
+                    rings[c, to] = rings[c, of]
+                    ring_time[c, to] = ring_time[c, of]
+                    ring_offset[c, to] = ring_offset[c, of]
+                n += 1
+            at = (h + j) % length
+            rings[c, at] = x[i]
+            ring_time[c, at] = t
+            ring_offset[c, at] = offset[i]
+            head[c], count[c] = h, n
+        if j + 1 < window:
+            flags[i] |= COLD
+            out[i] = np.nan
+            continue
+        for f in range(d):
+            there = x[i, f] == x[i, f]
+            total[f] = x[i, f] if there else 0
+            seen[f] = there
+        if seen.sum() < least:
+            out[i] = np.nan
+            continue
+        for k in range(len(spans)):
+            more[:] = 0
+            more_seen[:] = 0
+            for lag in range(spans[k, 0], spans[k, 1]):
+                # A late row is not in the ring: it stands before its newest entry.
+                entry = rings[c, (h + j - lag) % length]
+                for f in range(d):
+                    v = entry[f]
+                    if v == v:
+                        more[f] += v
+                        more_seen[f] += 1
+            for f in range(d):
+                both = seen[f] > 0 and more_seen[f] > 0
+                out[i, (k + 1) * d + f] = total[f] / seen[f] - more[f] / more_seen[f] if both else np.nan
+                total[f] += more[f]
+                seen[f] += more_seen[f]
+        for f in range(d):
+            out[i, f] = total[f] / seen[f] if seen[f] > 0 else np.nan
+    return flags
+
+
+@compiled
+def oldest(owner, owner_partition, ring_offset, head, count, partition, least):
+    """The smallest offset in the rings of a partition's entities, of those that have none below `least`; and how many
+    do have one below. -1 where there is none.
+    """
+    length = ring_offset.shape[1]
+    found, beyond = np.int64(-1), 0
+    for c in range(len(owner)):
+        if owner[c] == 0 or owner_partition[c] != partition or count[c] == 0:
+            continue
+        lowest = ring_offset[c, head[c]]
+        for j in range(1, count[c]):
+            lowest = min(lowest, ring_offset[c, (head[c] + j) % length])
+        if lowest < least:
+            beyond += 1
+        elif found < 0 or lowest < found:
+            found = lowest
+    return found, beyond

@@ -1,0 +1,156 @@
+"""The windows of all entities: rows in, in the order of their arrival, and each row's last w vectors out.
+
+A row's window is what had arrived when it came, by event time, whatever the batches were: so the same records give the
+same windows again after a crash.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.compiled import read_only
+from worker.models.wavelet import blocks, spans
+from worker.settings import EntitySettings, InputSettings
+from worker.vectors import VectorBlock
+from worker.vectors.identity import identities
+from worker.windows import ring
+
+Float32s = npt.NDArray[np.float32]
+
+_SWEEP_EVERY: Final = 10.0  # seconds
+_SPARE: Final = 0.1  # of the entities that make room at once when there are too many: it costs a pass over all
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """`x` [n, K d]: the coefficients of a block's windows, NaN where a window is not full yet (`cold` [n]) or its
+    newest vector has too few readings; how many vectors came `late`, out of order beyond the bound; and how many
+    windows were `restarted` after a gap.
+    """
+
+    x: Float32s
+    cold: npt.NDArray[np.bool_]
+    late: int
+    restarted: int
+
+
+class Windows:
+    """Of d features. Memory: entities * (w + reorder) * (4 d + 16) bytes, taken as entities appear."""
+
+    def __init__(self, window: int, width: int, max_missing: float, inputs: InputSettings, entities: EntitySettings):
+        length, capacity = window + inputs.reorder, entities.max
+        self._columns = blocks(window) * width
+        self._spans = np.array(spans(window), np.int64).reshape(-1, 2)
+        self._least = width * (1 - max_missing)
+        self._step = int(round(inputs.step * 1000)) if inputs.step else 0
+        self._max_gap, self._reorder = int(inputs.max_gap * 1000), inputs.reorder
+        self._idle = entities.idle
+        # Pages that nobody has touched yet take no memory.
+        self._rings = np.empty((capacity, length, width), np.float32)
+        self._time = np.empty((capacity, length), np.int64)
+        self._offset = np.empty((capacity, length), np.int64)
+        self._head = np.zeros(capacity, np.int64)
+        self._count = np.zeros(capacity, np.int64)
+        self._seen = np.zeros(capacity, np.float64)
+        self._owner = np.zeros(capacity, np.uint64)
+        self._partition = np.zeros(capacity, np.int64)
+        self._free = np.arange(capacity - 1, -1, -1)  # from the end: low codes first
+        self._n_free = capacity
+        slots = 1 << (2 * capacity - 1).bit_length()
+        self._slots = np.zeros(slots, np.uint64)
+        self._slot_codes = np.zeros(slots, np.int64)
+        self._swept = time.monotonic()
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._owner) - self._n_free
+
+    def push(self, block: VectorBlock) -> Windowed:
+        records, n = block.records, len(block)
+        offset, partition = records.offset[block.record], records.partition[block.record]
+        hashes = identities(block)[block.record]
+        times = block.time + block.row * self._step  # the rows of a record are a step apart
+        codes = np.empty(n, np.int64)
+        x = np.empty((n, self._columns), np.float32)
+        flags = np.empty(n, np.uint8)
+        now, begin = time.monotonic(), 0
+        while begin < n:
+            done, self._n_free = ring.assign(
+                self._slots,
+                self._slot_codes,
+                hashes[begin:],
+                partition[begin:],
+                self._free,
+                self._n_free,
+                self._owner,
+                self._partition,
+                self._seen,
+                now,
+                codes[begin:],
+            )
+            part = slice(begin, begin + done)
+            flags[part] = ring.push(
+                read_only(block.x[part]),
+                times[part],
+                offset[part],
+                codes[part],
+                self._rings,
+                self._time,
+                self._offset,
+                self._head,
+                self._count,
+                self._spans,
+                self._step,
+                self._max_gap,
+                self._reorder,
+                self._least,
+                x[part],
+            )
+            begin += done
+            if begin < n:
+                self._make_room()
+        return Windowed(
+            x,
+            (flags & ring.COLD) > 0,
+            int(np.count_nonzero(flags & ring.LATE)),
+            int(np.count_nonzero(flags & ring.RESTARTED)),
+        )
+
+    def forget(self, partition: int) -> None:
+        """Of a partition that went away, or is read again."""
+        self._drop(np.flatnonzero((self._owner != 0) & (self._partition == partition)))
+
+    def sweep(self) -> None:
+        """Forgets the entities that have been idle for too long."""
+        now = time.monotonic()
+        if now - self._swept >= _SWEEP_EVERY:
+            self._swept = now
+            idle = np.flatnonzero((self._owner != 0) & (now - self._seen >= self._idle))
+            self.evicted += len(idle)
+            self._drop(idle)
+
+    def replay_from(self, partition: int, end: int, depth: int) -> int:
+        """The offset to read back to, at most `depth` before `end`, so that the windows are those of now again."""
+        least = max(end - depth, 0)
+        found, _ = ring.oldest(self._owner, self._partition, self._offset, self._head, self._count, partition, least)
+        return end if found < 0 else int(found)
+
+    def _make_room(self) -> None:
+        """The entities that have been idle for longest go, though it is not long."""
+        spare = max(1, int(len(self._owner) * _SPARE))
+        used = np.flatnonzero(self._owner)
+        longest = used[np.argpartition(self._seen[used], spare - 1)[:spare]]
+        self.evicted += len(longest)
+        self._drop(longest)
+
+    def _drop(self, codes: npt.NDArray[np.int64]) -> None:
+        if not len(codes):
+            return
+        self._owner[codes] = 0
+        self._count[codes] = 0
+        self._free[self._n_free : self._n_free + len(codes)] = codes
+        self._n_free += len(codes)
+        ring.rebuild(self._slots, self._slot_codes, self._owner)
