@@ -294,3 +294,28 @@ def test_the_ends_are_those_of_each_partition() -> None:
     n = BytesColumn.of([b""] * 4)
     block = RecordBlock("t", np.array([2, 2, 0, 0]), np.array([5, 9, 1, 2]), np.zeros(4, np.int64), n, n, {})
     assert block.ends() == {2: 10, 0: 3}
+
+
+@pytest.mark.parametrize(
+    ("told", "time"),
+    [
+        (b"1700000000", 1_700_000_000_000),
+        (b"1700000000123", 1_700_000_000_123),
+        (b"2024-01-01T00:00:00Z", 1704067200000),
+    ],
+)
+def test_the_time_header_is_the_event_time_unless_a_field_says_it(told: bytes, time: int) -> None:
+    records = block_of(
+        [b'{"a": 1, "b": 2}', b'{"a": 1, "b": 2, "at": 5}', b"[1, 2]"], headers={r: [("t", told)] for r in (0, 1)}
+    )
+    block = Decoder(InputSettings(time_header="t", time_field="at"), ["a", "b"]).decode(records)
+    assert block.time.tolist() == [time, 5000, records.timestamp[2]]
+
+
+@pytest.mark.parametrize("told", [b"soon", b"", b"nan", b"-1", b"\xff", b"1e300"])
+def test_a_time_header_that_is_no_time_makes_a_dead_letter_of_its_record_alone(told: bytes) -> None:
+    records = block_of([b"[1, 2]", b"[3, 4]", None], headers={0: [("t", told)], 2: [("t", told)]})
+    block = Decoder(InputSettings(time_header="t"), ["a", "b"]).decode(records)
+    assert [(r.record, r.reason) for r in block.rejects] == [(0, "bad-time")]
+    assert block.x.tolist() == [[3, 4]]
+    assert block.nulls == 1

@@ -141,8 +141,8 @@ class Source:
         return sorted(p.partition for p in gone)
 
     def adopt(self, partition: int, timeout: float) -> Committed | None:
-        """Reads on from what the broker has committed; None where that is not known within `timeout` seconds, as long as
-        a transaction holds its offsets in doubt.
+        """Reads on from what the broker has committed; None where that is not known within `timeout` seconds, as it is
+        while a transaction holds offsets in doubt.
 
         The broker is asked, since a commit whose answer was lost may have been made.
         """

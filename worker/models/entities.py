@@ -61,13 +61,14 @@ class EntityScaler(nn.Module):
 
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
         """x [n, K d] of the entities in `row` [n] -> the same in the fleet's units."""
-        parts = x.view(len(x), -1, self.location.shape[1]) * self.ratio[row].unsqueeze(1)
-        # Only the first block has a location: the others are differences.
-        level = (x[:, : self.location.shape[1]] - self.location[row]) * self.ratio[row] + self.location[0]
-        return torch.cat((level, parts[:, 1:].flatten(1)), 1).clamp_(-LARGEST, LARGEST)
+        d = self.location.shape[1]
+        level = (x[:, :d] - self.location[row]) * self.ratio[row] + self.location[0]
+        differences = x[:, d:] * self.ratio[row].tile(1, x.shape[1] // d - 1)  # these have no level
+        return torch.cat((level, differences), 1).clamp_(-LARGEST, LARGEST)
 
     def inverse(self, x: Tensor, row: Tensor) -> Tensor:
         """Back into the entities' own units."""
-        parts = x.view(len(x), -1, self.location.shape[1]) / self.ratio[row].unsqueeze(1)
-        level = (x[:, : self.location.shape[1]] - self.location[0]) / self.ratio[row] + self.location[row]
-        return torch.cat((level, parts[:, 1:].flatten(1)), 1).clamp_(-LARGEST, LARGEST)
+        d = self.location.shape[1]
+        level = (x[:, :d] - self.location[0]) / self.ratio[row] + self.location[row]
+        differences = x[:, d:] / self.ratio[row].tile(1, x.shape[1] // d - 1)
+        return torch.cat((level, differences), 1).clamp_(-LARGEST, LARGEST)

@@ -43,11 +43,10 @@ def newest(x: Tensor, window: int) -> Tensor:
     """The newest reading [n, d] that coefficients [n, K d] stand for, where nothing is missing."""
     if window == 1:
         return x
-    of_block = x.view(len(x), blocks(window), -1)
-    reading = of_block[:, 0]
-    for k, (m, n) in enumerate(spans(window), 1):
-        reading = reading + of_block[:, k] * ((n - m) / n)
-    return reading
+    mean, *differences = x.chunk(blocks(window), 1)
+    for difference, (m, n) in zip(differences, spans(window), strict=True):
+        mean = mean + difference * ((n - m) / n)
+    return mean
 
 
 def by_feature(shares: Float32s, window: int) -> Float32s:

@@ -1,4 +1,6 @@
-"""RecordBlock -> VectorBlock: each record by its format, all of them by one feature schema."""
+"""RecordBlock -> VectorBlock: each record by its format, all of them by one feature schema; and its event time, by a
+field of the payload, else by a header, else by the record's timestamp.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +9,7 @@ import numpy as np
 from worker.settings import InputSettings
 from worker.vectors.block import Headers, Int64s, RecordBlock, Reject, VectorBlock
 from worker.vectors.f32 import F32
-from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, without_infinite
+from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, Refused, milliseconds, without_infinite
 from worker.vectors.json import Json
 
 CONTENT_TYPES = {
@@ -23,6 +25,7 @@ class Decoder:
 
     def __init__(self, settings: InputSettings, features: Sequence[str]):
         self._default = settings.format
+        self._time_header = settings.time_header
         self._width = len(features)
         self._formats: dict[str, Format] = {
             "json": Json(features, settings.entity_field, settings.time_field, settings.strict),
@@ -33,9 +36,30 @@ class Decoder:
         there = np.flatnonzero(records.values.length >= 0)
         rejects: list[Reject] = []
         parsed: list[Parsed] = []
+        nulls = len(records) - len(there)
+        times: dict[int, int] = {}
+        if self._time_header is not None and records.headers:
+            there, times = self._header_times(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
             parsed.append(without_infinite(self._formats[name].decode(records.values, indices)))
-        return _join(records, parsed, rejects, self._width, nulls=len(records) - len(there))
+        return _join(records, parsed, rejects, self._width, nulls, times)
+
+    def _header_times(
+        self, records: RecordBlock, there: Int64s, rejects: list[Reject]
+    ) -> tuple[Int64s, dict[int, int]]:
+        """The records whose time header makes sense, or that have none; and the event times by it."""
+        times: dict[int, int] = {}
+        for r, headers in records.headers.items():
+            told = next((value for key, value in headers if key == self._time_header and value is not None), None)
+            if told is None or records.values.length[r] < 0:
+                continue
+            try:
+                times[r] = header_time(told)
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, f"header {self._time_header}: {error}"))
+        if rejects:
+            there = np.setdiff1d(there, [reject.record for reject in rejects])
+        return there, times
 
     def _by_format(self, records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Sequence[tuple[str, Int64s]]:
         """Splits the records by format; nearly always there is one, and nothing to split."""
@@ -60,7 +84,23 @@ def content_type(headers: Headers) -> str | None:
     return None
 
 
-def _join(records: RecordBlock, parsed: Sequence[Parsed], rejects: list[Reject], width: int, nulls: int) -> VectorBlock:
+def header_time(told: bytes) -> int:
+    """A number or ISO 8601, as text. Raises Refused."""
+    text = told.decode("utf-8", "replace").strip()
+    try:
+        return milliseconds(float(text))
+    except ValueError:
+        return milliseconds(text)
+
+
+def _join(
+    records: RecordBlock,
+    parsed: Sequence[Parsed],
+    rejects: list[Reject],
+    width: int,
+    nulls: int,
+    header_times: dict[int, int],
+) -> VectorBlock:
     for part in parsed:
         rejects.extend(part.rejects)
     source = np.concatenate([np.empty(0, np.int64), *(p.records for p in parsed)])
@@ -69,7 +109,7 @@ def _join(records: RecordBlock, parsed: Sequence[Parsed], rejects: list[Reject],
     record = np.repeat(source, counts)
     row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
     entities = {r: e for p in parsed for r, e in p.entities.items()}
-    times = {r: t for p in parsed for r, t in p.times.items()}
+    times = header_times | {r: t for p in parsed for r, t in p.times.items()}
     time = records.timestamp
     if times:
         time = time.copy()

@@ -3,9 +3,11 @@
 A format is a class with `decode(values, records) -> Parsed`; `Decoder` joins the formats to a block.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -19,6 +21,14 @@ UNKNOWN_KEY: Final = "unknown-key"
 BAD_TIME: Final = "bad-time"
 BAD_ENTITY: Final = "bad-entity"
 UNKNOWN_CONTENT_TYPE: Final = "unknown-content-type"
+
+
+class Refused(Exception):
+    """This record is no vector: a reason and the error in words."""
+
+    def __init__(self, reason: str, error: str):
+        super().__init__(error)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +67,18 @@ def without_infinite(parsed: Parsed) -> Parsed:
         parsed.entities,
         parsed.times,
     )
+
+
+def milliseconds(value: Any) -> int:
+    """An event time. A number is seconds since the epoch below 1e11 (the year 5138), else milliseconds; a string is
+    ISO 8601. Raises Refused.
+    """
+    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e14:
+        return int(value * 1000) if value < 1e11 else int(value)
+    if type(value) is str:
+        try:
+            moment = datetime.fromisoformat(value)
+            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            pass
+    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")

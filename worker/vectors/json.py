@@ -2,10 +2,8 @@
 whose `values` is any of these. null, or an absent key, is a missing reading. Numbers only: no strings, no booleans.
 """
 
-import math
 from array import array
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -17,23 +15,16 @@ import orjson
 from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
 from worker.vectors.formats import (
     BAD_ENTITY,
-    BAD_TIME,
     UNKNOWN_KEY,
     UNPARSEABLE,
     WRONG_LENGTH,
     WRONG_TYPE,
     Parsed,
+    Refused,
+    milliseconds,
 )
 
 Row = Sequence[Any]
-
-
-class Refused(Exception):
-    """This record is no vector: a reason and the error in words."""
-
-    def __init__(self, reason: str, error: str):
-        super().__init__(error)
-        self.reason = reason
 
 
 class Json:
@@ -118,7 +109,7 @@ class Json:
 
     def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
         if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
-            times[r] = _milliseconds(value)
+            times[r] = milliseconds(value)
         if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
             if type(value) not in (str, int):
                 raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
@@ -182,16 +173,3 @@ def _numbers_only(rows: Sequence[Row]) -> None:
         if not _NUMBERS.issuperset(map(type, row)):
             odd = next(value for value in row if type(value) not in _NUMBERS)
             raise Refused(WRONG_TYPE, f"a reading is no number but {type(odd).__name__}")
-
-
-def _milliseconds(value: Any) -> int:
-    """A number is seconds since the epoch below 1e11 (the year 5138), else milliseconds; a string is ISO 8601."""
-    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e14:
-        return int(value * 1000) if value < 1e11 else int(value)
-    if type(value) is str:
-        try:
-            moment = datetime.fromisoformat(value)
-            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            pass
-    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")
