@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from training.fit import fit
+from training.fit import Fleet, fit
 from training.series import windows
 from worker.models import Artefact, ModelCard
 from worker.registry import new_version
@@ -22,12 +22,21 @@ def normal_rows(n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     return (causes @ mix + rng.normal(scale=0.1, size=(n, 4)) + [10, 0, -5, 100]).astype(np.float32)
 
 
-def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "default", window: int = 1) -> Artefact:
+def make_artefact(
+    seed: int,
+    features: tuple[str, ...] = FEATURES,
+    name: str = "default",
+    window: int = 1,
+    entities: tuple[str, ...] = (),
+) -> Artefact:
+    """With `entities`, these take turns, and each has a scaler of its own."""
     rows = normal_rows(1500, np.random.default_rng(100))
     if len(features) != rows.shape[1]:
         rows = np.resize(rows.T, (len(features), len(rows))).T.copy()
     rows = windows(rows, Settings(model=ModelSettings(window=window)), padded=True)
-    fitted = fit(rows[:1000], rows[1000:], features, "stacked", window=window, seed=seed, steps=150)
+    turns = np.arange(len(rows)) % max(len(entities), 1)
+    fleet = Fleet(entities, turns[:1000], turns[1000:]) if entities else None
+    fitted = fit(rows[:1000], rows[1000:], features, "stacked", window=window, fleet=fleet, seed=seed, steps=150)
     # So few rows promise little: the tests may ask for any rate all the same.
     detector = replace(fitted.detector, calibration=replace(fitted.detector.calibration, promisable=0.0))
     made = datetime.now(UTC)
@@ -38,6 +47,7 @@ def make_artefact(seed: int, features: tuple[str, ...] = FEATURES, name: str = "
         architecture=fitted.detector.module.autoencoder.architecture(),
         features=features,
         window=window,
+        entities=entities,
         created=made.isoformat(),
         rows={"fitted": 1000, "calibrated": fitted.calibrated},
         trained_on={},

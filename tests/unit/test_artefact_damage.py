@@ -2,12 +2,13 @@
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.models import FEATURES, normal_rows
+from tests.models import FEATURES, make_artefact, normal_rows
 from tests.unit.test_artefact import Change, forged
 from worker.errors import ArtefactError
 from worker.models import Artefact
@@ -221,3 +222,42 @@ def _argument(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None
 def test_a_forgery_under_a_right_digest_is_refused(data: bytes, change: Change) -> None:
     with pytest.raises(ArtefactError):
         Artefact.load(forged(data, change))
+
+
+@pytest.fixture(scope="module")
+def of_a_fleet() -> bytes:
+    return make_artefact(seed=0, window=4, entities=("a", "b")).dump()
+
+
+def test_windows_and_entities_come_back(of_a_fleet: bytes) -> None:
+    back = Artefact.load(of_a_fleet)
+    assert back.dump() == of_a_fleet
+    assert back.detector.window == 4
+    assert back.detector.entities is not None and back.detector.entities.names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t, c: c.update(entities=["a"]), "entities"),
+        (lambda t, c: c.update(entities=["a", "a"]), "entities"),
+        (lambda t, c: t.update({"entities.ratio": -t["entities.ratio"]}), "scale is not positive"),
+        (lambda t, c: t.update({"entities.location": t["entities.location"][:, :2].contiguous()}), "entities"),
+        (lambda t, c: t.pop("entities.ratio"), "tensors do not fit"),
+        (lambda t, c: t["entities.location"].fill_(float("nan")), "not finite"),
+        (lambda t, c: c.update(window=8), "columns"),
+        (lambda t, c: c.update(window=0), "window"),
+        (lambda t, c: c.update(window=10**9), "window"),
+    ],
+)
+def test_a_forged_window_or_fleet_is_refused(of_a_fleet: bytes, change: Change, told: str) -> None:
+    with pytest.raises(ArtefactError, match=told):
+        Artefact.load(forged(of_a_fleet, change))
+
+
+def test_artefacts_of_the_format_before_windows_are_still_read(artefact: Artefact, data: bytes) -> None:
+    def older(tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
+        card.update(format_version=2)
+        card.pop("entities")
+
+    assert Artefact.load(forged(data, older)).detector.entities is None

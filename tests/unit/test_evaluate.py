@@ -14,7 +14,7 @@ import structlog
 from tests.models import normal_rows
 from training.__main__ import main
 from training.baselines import BASELINES, score
-from training.evaluate import OFFNORMAL, _ranks
+from training.evaluate import BY_ENTITY, FLEET, OFFNORMAL, _ranks
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,54 @@ def test_dropped_readings_are_scored_from_the_others(files: list[str], tmp_path:
             unblamed = (arrays["contributions"] == 0).mean()
     assert unblamed == pytest.approx(0.3, abs=0.05), "a missing reading is not guilty"
     assert (scores[0] != scores[1]).mean() > 0.5 and np.isfinite(scores[1]).mean() > 0.9
+
+
+def test_windows_tell_what_no_single_vector_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    y = np.zeros(900, np.uint8)
+    y[500:600] = 1
+    names = ["X_train", "X_test", "y_test", "interpretation"]
+    creeping = rng.normal(size=(900, 3))
+    creeping[500:600, 2] += 1  # each vector is usual, their mean over a while is not
+    arrays = [rng.normal(size=(3000, 3)), creeping, y, ["500-600:3"]]
+    np.savez(tmp_path / "creeping.npz", **dict(zip(names, arrays, strict=True)))
+    found = {}
+    for window in ("1", "16"):
+        monkeypatch.setenv("OFFNORMAL_MODEL__WINDOW", window)
+        out = tmp_path / window
+        assert main(["evaluate", str(tmp_path / "creeping.npz"), "--json", "--out", str(out)]) == 0
+        found[window] = json.loads(capsys.readouterr().out.splitlines()[-1])["mean"]
+        with np.load(out / "creeping.npz") as told:
+            assert told["contributions"].shape == (900, 3), "summed over the window"
+            np.testing.assert_allclose(told["contributions"].sum(1), 1, atol=1e-5)
+            assert np.isfinite(told["score"]).all(), "the first ones too: their windows are filled up"
+    assert found["16"]["roc_auc"] > 0.9 > 0.8 > found["1"]["roc_auc"]
+    assert found["16"]["hit_rate_100"] == 1
+
+
+def test_a_fleet_is_told_apart_by_its_scalers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    for name, level in (("hot", 500), ("cold", -500)):
+        x, y = normal_rows(600, rng), np.zeros(600, np.uint8)
+        y[100:130] = 1
+        x[100:130, 2] += 10
+        np.savez(tmp_path / f"{name}.npz", X_train=normal_rows(900, rng) + level, X_test=x + level, y_test=y)
+    files = [str(tmp_path / f"{name}.npz") for name in ("hot", "cold")]
+    assert main(["evaluate", *files, "--fleet", "--json"]) == 0
+    shown = capsys.readouterr().out
+    told = json.loads(shown.splitlines()[-1])
+    each, one = told["mean"], {name: told["against"][name]["mean"] for name in (FLEET, BY_ENTITY)}
+    assert each["roc_auc"] > 0.99 and one[BY_ENTITY]["roc_auc"] > 0.99
+    assert one[FLEET]["average_precision"] < one[BY_ENTITY]["average_precision"]
+    assert FLEET in shown and BY_ENTITY in shown
+
+
+def test_a_fleet_has_the_same_features(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "other.npz", X_train=np.random.default_rng(0).normal(size=(300, 2)), X_test=np.ones((5, 2)))
+    assert main(["evaluate", files[1], str(tmp_path / "other.npz"), "--fleet"]) == 2
+    assert "--fleet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
