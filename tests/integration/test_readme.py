@@ -86,6 +86,7 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as held:
         names = set(held.namelist())
         scripts = next(held.read(name).decode() for name in names if name.endswith("entry_points.txt"))
-    assert {"worker/anomaly.schema.json", "worker/py.typed", "training/fit.py", "worker/demo/broker.py"} <= names
+    assert {"worker/anomaly.schema.json", "worker/incident.schema.json", "worker/windows/ring.py"} <= names
+    assert {"worker/py.typed", "training/fit.py", "worker/demo/broker.py"} <= names
     assert not [name for name in names if name.startswith("tests")]
     assert "offnormal-worker" in scripts and "offnormal-training" in scripts

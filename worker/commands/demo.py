@@ -130,6 +130,7 @@ class _Demo:
                     "lag": f"{self._lag():,.0f}",
                     "model": list(outputs.versions)[-1] if outputs.versions else "-",
                     "events": f"{sum(outputs.events.values()):,}",
+                    "incidents": f"{len(outputs.incidents)}",
                     "dead letters": f"{outputs.dead}",
                 },
                 list(outputs.latest),

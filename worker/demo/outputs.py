@@ -12,11 +12,12 @@ Place = tuple[int, int]
 
 
 class Outputs:
-    """Follows `anomalies`, `scores` and `dead-letters`. Places are (partition, offset): the demo has a row a record."""
+    """Follows `anomalies`, `incidents`, `scores` and `dead-letters`. Places are (partition, offset): the demo has a row a record."""
 
     def __init__(self, settings: Settings):
         topics = settings.topics
         self._anomalies = Reader(settings.kafka, topics.anomalies)
+        self._incidents = Reader(settings.kafka, topics.incidents)
         self._scores = Reader(settings.kafka, topics.scores)
         self._dead = Reader(settings.kafka, topics.dead_letters)
         self.scored: Counter[Place] = Counter()
@@ -24,6 +25,8 @@ class Outputs:
         self.versions: Counter[str] = Counter()
         self.events: Counter[Place] = Counter()
         self.latest: deque[dict[str, Any]] = deque(maxlen=6)
+        self.incidents: set[str] = set()
+        self.notifications = 0
         self.dead = 0
 
     def poll(self) -> None:
@@ -40,11 +43,16 @@ class Outputs:
                 event = orjson.loads(value or b"{}")
                 self.events[_place(event["id"].rsplit("/", 1)[0])] += 1
                 self.latest.append(event)
+        while (block := self._incidents.poll(0.02)) is not None:
+            for value in block.values:
+                incident = orjson.loads(value or b"{}")["data"]
+                self.incidents.add(incident["incident"])
+                self.notifications += incident["notify"]
         while (block := self._dead.poll(0.02)) is not None:
             self.dead += len(block)
 
     def close(self) -> None:
-        for reader in (self._anomalies, self._scores, self._dead):
+        for reader in (self._anomalies, self._incidents, self._scores, self._dead):
             reader.close()
 
 

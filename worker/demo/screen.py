@@ -91,6 +91,7 @@ class Screen:
         table.add_row(
             "events", f"{v.events:,}   precision {v.precision:.3f}, recall {v.recall:.3f}, ROC-AUC {v.roc_auc:.4f}"
         )
+        table.add_row("incidents", f"{v.incidents} of {v.events:,} events; a person is told {v.notifications} times")
         table.add_row("false alarms", f"promised {promised:.4%} of normal vectors, observed {observed:.4%}")
         for version, rows in v.versions.items():
             table.add_row(f"scored by {version}", f"{rows:,}")

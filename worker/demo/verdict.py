@@ -12,13 +12,17 @@ from worker.demo.outputs import Outputs, Place
 
 @dataclass(frozen=True)
 class Verdict:
-    """`lost` vectors have no score, `repeated` scores and events came more than once."""
+    """`lost` vectors have no score, `repeated` scores and events came more than once; `incidents` are what the events
+    belong to, `notifications` how often a person would have been told.
+    """
 
     vectors: int
     scored: int
     lost: int
     repeated: int
     events: int
+    incidents: int
+    notifications: int
     precision: float
     recall: float
     roc_auc: float
@@ -56,6 +60,8 @@ def judge(
         lost=int((~there).sum()),
         repeated=excess + strangers,
         events=sum(outputs.events.values()),
+        incidents=len(outputs.incidents),
+        notifications=outputs.notifications,
         precision=round(hits / max(int(alarmed.sum()), 1), 4),
         recall=round(hits / max(int(truth.sum()), 1), 4),
         roc_auc=round(roc_auc(truth, surprise), 4),
