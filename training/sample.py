@@ -9,6 +9,7 @@ import torch
 from worker.errors import NoModelError, SettingsError
 from worker.kafka.topics import require
 from worker.models import Artefact
+from worker.models.wavelet import newest
 from worker.registry import Registry
 from worker.settings import Settings
 
@@ -32,6 +33,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
         )
     with torch.inference_mode():
         drawn = artefact.detector.module.sample(arguments.rows, torch.Generator().manual_seed(arguments.seed))
+        drawn = newest(drawn, artefact.detector.window)
     write(out, drawn.numpy(), artefact.card.features)
     print(f"{arguments.rows:,} vectors from {view.name}/{champion} in {out}")
 

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 IDLE_POLL = 0.1  # seconds that a poll waits for the first record: also how soon a signal is seen
 STALLED_AFTER = 60.0  # seconds without a turn of the loop before liveness fails
 OBSERVE_EVERY = 1.0  # lag and other gauges
-ADOPT_PATIENCE = 0.1  # seconds that the loop waits for what was committed, at first; then ever longer
+ADOPT_PATIENCE, ADOPT_LONGEST = 0.1, 1.0  # seconds that the loop waits for what was committed, at first and at most
 ADOPT_AGAIN = 0.5
 STATE_EVERY = 1.0  # a look at where windows would have to be filled from
 REPORT_EVERY = 10.0  # a line of progress in the log
@@ -260,8 +260,9 @@ class Worker:
             started = time.perf_counter()
             if lane.serve(resident):
                 pause = round(time.perf_counter() - started, 6)
-                bind_contextvars(model_version=resident.version)
-                log.info("serves", model=resident.name, route=model, loop_paused_seconds=pause)
+                if len(self._lanes) == 1:
+                    bind_contextvars(model_version=resident.version)
+                log.info("serves", model=resident.name, model_version=resident.version, loop_paused_seconds=pause)
 
     # -- partitions that come
 
@@ -275,7 +276,7 @@ class Worker:
         if not strange or self._turned < self._adopt_at:
             return
         self._serve_residents()
-        patience = min(ADOPT_PATIENCE * 2**self._adopt_failed, self._settings.kafka.commit_timeout)
+        patience = min(ADOPT_PATIENCE * 2**self._adopt_failed, ADOPT_LONGEST)
         for partition in strange:
             # In this order: what was committed with the offsets has been written by then.
             committed = source.adopt(partition, patience)

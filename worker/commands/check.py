@@ -92,12 +92,23 @@ def _access(settings: Settings) -> str:
 
 
 def _champion(settings: Settings) -> str:
+    """Of each model that a route names too: these may be missing."""
     from worker.engine import Engine
     from worker.registry import Registry
 
-    view = Registry(settings).view()
-    version = view.champion()
-    if version is None:
-        raise NoModelError(f"no champion of {settings.model.name}; `python -m training` makes and promotes one")
-    resident = Engine(settings).load(view.artefact(version))
-    return f"{version} ({resident.card.kind}, {len(resident.features)} features) loads, and its probe comes out right"
+    told, default = [], settings.model.name
+    for name in settings.model.names:
+        own = settings.model_copy(update={"model": settings.model.model_copy(update={"name": name})})
+        view = Registry(own).view()
+        version = view.champion()
+        if version is None and name == default:
+            raise NoModelError(f"no champion of {name}; `python -m training` makes and promotes one")
+        if version is None:
+            told.append(f"no champion of {name} yet: {default}'s scores its records")
+            continue
+        resident = Engine(settings).load(view.artefact(version))
+        told.append(
+            f"{name}/{version} ({resident.card.kind}, {len(resident.features)} features, window {resident.card.window})"
+            " loads, and its probe comes out right"
+        )
+    return "; ".join(told)

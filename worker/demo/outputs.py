@@ -12,7 +12,7 @@ Place = tuple[int, int]
 
 
 class Outputs:
-    """Follows `anomalies`, `incidents`, `scores` and `dead-letters`. Places are (partition, offset): the demo has a row a record."""
+    """Follows what the worker puts out. Places are (partition, offset): the demo has a row a record."""
 
     def __init__(self, settings: Settings):
         topics = settings.topics

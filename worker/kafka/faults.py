@@ -20,6 +20,7 @@ FATAL = (
     errors.FencedInstanceIdError,
     errors.KafkaConfigurationError,
     errors.MessageSizeTooLargeError,
+    errors.OffsetMetadataTooLargeError,
 )
 
 
@@ -39,6 +40,11 @@ def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
         return KafkaError(
             f"{doing}: an output is larger than its topic's max.message.bytes; a dead letter is as large as its record:"
             " `python -m worker topics --verify` shows the limits"
+        )
+    if isinstance(error, errors.OffsetMetadataTooLargeError):
+        return KafkaError(
+            f"{doing}: the broker does not take the state beside an offset: its offset.metadata.max.bytes must be 4096,"
+            " as it is by default, or more"
         )
     text = str(error).removeprefix(f"{type(error).__name__}: ") or type(error).__name__
     text = " ".join(text.split())[:200]
