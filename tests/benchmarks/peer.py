@@ -38,8 +38,9 @@ def make_model(names: tuple[str, ...], version: str) -> bytes:
     """Trained on the harness's normal rows; cached, since it is the same for all runs of a format."""
     from training.fit import fit
     from worker.models import Artefact, ModelCard
+    from worker.models.artefact import FORMAT_VERSION
 
-    cache = CACHE.with_name(f"{CACHE.name}.{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}")
+    cache = CACHE.with_name(f"{CACHE.name}.{hashlib.sha256(repr((names, FORMAT_VERSION)).encode()).hexdigest()[:8]}")
     if cache.exists():
         return cache.read_bytes()
     import model as harness  # type: ignore[import-not-found]
@@ -84,6 +85,7 @@ def main() -> None:
         "TOPICS__ANOMALIES": a.out,
         "TOPICS__SCORES": f"{a.out}-scores",
         "TOPICS__DEAD_LETTERS": f"dead-{unique}",
+        "TOPICS__INCIDENTS": f"incidents-{unique}",
         "TOPICS__MODELS": f"models-{unique}",
         "INPUT__FORMAT": "f32" if a.format.startswith("raw") else "json",
         "DETECTION__FALSE_ALARM_RATE": str(RATE),
@@ -143,23 +145,25 @@ class Marks:
     def __init__(self, worker: Any, n: int):
         self.rows = self.alerts = self.batches = 0
         self.start = self.end = (0.0, 0.0)
-        process, add = worker._process, worker._add
+        (lane,) = worker._lanes.values()
+        process, score = worker._process, lane.score
 
-        def timed(records: Any, sink: Any) -> None:
+        def timed(*arguments: Any) -> None:
             if not self.batches:
                 self.start = (time.perf_counter(), cpu())
             self.batches += 1
-            process(records, sink)
+            process(*arguments)
             if self.rows >= n:
                 self.end = (time.perf_counter(), cpu())
                 worker.stop()
 
-        def counted(block: Any, version: str, has_outputs: bool, unscorable: int, severities: list[str]) -> None:
-            self.rows += len(block)
-            self.alerts += len(severities)
-            add(block, version, has_outputs, unscorable, severities)
+        def counted(records: Any) -> Any:
+            scored = score(records)
+            self.rows += len(scored.block)
+            self.alerts += len(scored.severities)
+            return scored
 
-        worker._process, worker._add = timed, counted
+        worker._process, lane.score = timed, counted
 
 
 if __name__ == "__main__":
