@@ -3,6 +3,7 @@ The JSON Schemas of the events lie beside this file.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -172,10 +173,11 @@ def read_incident(value: bytes | None, source: str) -> Incident | None:
             return None
         data = event["data"]
         topic, partition, *first = data["incident"].rsplit("/", 3)
-        return Incident(
+        evidence = {str(f["name"]): float(f["contribution"]) * float(data["evidence"]) for f in data["features"]}
+        incident = Incident(
             topic=topic,
             partition=int(partition),
-            entity=data["entity"],
+            entity=None if data["entity"] is None else str(data["entity"]),
             identity=int(data["identity"], 16),
             first=_place(first),
             opened=_place(data["opened_by"].rsplit("/", 2)[1:]),
@@ -185,19 +187,23 @@ def read_incident(value: bytes | None, source: str) -> Incident | None:
             vectors=int(data["vectors"]),
             peak=float(data["peak_p_value"]),
             severity="alarm" if data["severity"] == "alarm" else "warning",
-            evidence={str(f["name"]): float(f["contribution"]) * float(data["evidence"]) for f in data["features"]},
+            evidence=evidence,
             models=[(str(m["name"]), str(m["version"])) for m in data["models"]],
             notify=False,
             notified=_milliseconds(data["notified"]),
             closed=data["state"] == "closed",
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        sound = 0 < incident.identity < 2**64 and 0 <= incident.partition < 2**31 and 0 < incident.vectors < 2**63
+        return incident if sound and 0 < incident.peak <= 1 and all(map(math.isfinite, evidence.values())) else None
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 
 def _place(told: Sequence[str]) -> tuple[int, int]:
-    offset, row = told
-    return int(offset), int(row)
+    offset, row = map(int, told)
+    if not 0 <= offset < 2**63 or not 0 <= row < 2**63:
+        raise ValueError("no place")
+    return offset, row
 
 
 def _milliseconds(told: str) -> int:

@@ -39,6 +39,7 @@ log = structlog.get_logger()
 
 IDLE_POLL = 0.1  # seconds that a poll waits for the first record: also how soon a signal is seen
 STALLED_AFTER = 60.0  # seconds without a turn of the loop before liveness fails
+SWEEP_EVERY = 10.0  # for what has been silent for long
 OBSERVE_EVERY = 1.0  # lag and other gauges
 ADOPT_PATIENCE, ADOPT_LONGEST = 0.1, 1.0  # seconds that the loop waits for what was committed, at first and at most
 ADOPT_AGAIN = 0.5
@@ -94,6 +95,7 @@ class Worker:
         self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
         self._states_at = 0.0
         self._adopt_at, self._adopt_failed = 0.0, 0
+        self._sweep_at = 0.0
         self.metrics = Metrics()
         self.engine = Engine(settings)
         self._encoder = EventEncoder(settings)
@@ -397,7 +399,9 @@ class Worker:
         m.rebalances.set(source.rebalances)
         m.gone.set(source.skipped_by_retention)
         m.device_memory.set(self.engine.memory())
-        self._incidents.sweep(self._settings.entities.idle)
+        if self._turned >= self._sweep_at:
+            self._incidents.sweep(self._settings.entities.idle)
+            self._sweep_at = self._turned + SWEEP_EVERY
         m.open_incidents.set(self._incidents.open)
         windows = [lane.windows for lane in self._lanes.values() if lane.windows is not None]
         for each in windows:

@@ -23,8 +23,10 @@ from worker.settings import IncidentSettings
 from worker.vectors import VectorBlock
 from worker.vectors.identity import UInt64s, identities
 
+Int64s = npt.NDArray[np.int64]
 Place = tuple[int, int]  # offset and row within a partition
 
+_NEVER: Final = np.iinfo(np.int64).max
 _SENSORS: Final = 64  # whose evidence an incident adds up; later ones are not taken in
 
 
@@ -89,6 +91,10 @@ class Incident:
         """The id of the event of its first vector."""
         return f"{self.topic}/{self.partition}/{self.first[0]}/{self.first[1]}"
 
+    def copy(self) -> "Incident":
+        """As it is now, whatever becomes of this one."""
+        return replace(self, evidence=dict(self.evidence), models=list(self.models))
+
     def leading(self) -> list[tuple[str, float]]:
         """The sensors by their shares of the evidence over its course, the guiltiest first."""
         total = sum(self.evidence.values()) or 1.0
@@ -99,14 +105,74 @@ class Incident:
 class Course:
     """What is known of one entity: flags, or an incident, or when it was last notified of."""
 
+    partition: int
     flags: list[Flag] = field(default_factory=list)
-    position: int = 0
+    position: int = 0  # as of the last look; `_Watch` counts on
     incident: Incident | None = None
-    seen: float = 0.0  # monotonic seconds
+    seen: float = 0.0  # likewise; monotonic seconds
 
     @property
-    def active(self) -> bool:
-        return bool(self.flags) or (self.incident is not None and not self.incident.closed)
+    def open(self) -> bool:
+        return self.incident is not None and not self.incident.closed
+
+
+class _Watch:
+    """The courses that vectors within budget may change, in columns, so that these are counted without a look at each:
+    where flags run out (`expires`, a position), and when an incident closes (`closes`, an event time).
+    """
+
+    def __init__(self) -> None:
+        self.entity = np.empty(0, np.uint64)  # rising
+        self.position, self.expires, self.closes = (np.empty(0, np.int64) for _ in range(3))
+        self.seen = np.empty(0, np.float64)
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def find(self, entities: UInt64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+        """[n] Where these are, and whether they are there at all."""
+        if not len(self):
+            return np.zeros(len(entities), np.int64), np.zeros(len(entities), bool)
+        at = np.minimum(np.searchsorted(self.entity, entities), len(self) - 1)
+        return at, self.entity[at] == entities
+
+    def advance(self, of_row: UInt64s, times: Int64s, but: UInt64s, now: float) -> UInt64s:
+        """Counts the vectors of all that are watched but those that have one over budget; -> the entities for which it
+        is time to look, not counted either.
+        """
+        at, there = self.find(of_row)
+        counts = np.bincount(at[there], minlength=len(self))
+        latest = np.full(len(self), np.iinfo(np.int64).min)
+        np.maximum.at(latest, at[there], times[there])
+        due = (latest >= self.closes) | ((counts > 0) & (self.position + counts >= self.expires))
+        still = ~due & ~np.isin(self.entity, but)
+        self.position[still] += counts[still]
+        self.seen[still & (counts > 0)] = now
+        return self.entity[due]
+
+    def put(self, courses: Mapping[int, Course], out_of: int, quiet: int) -> None:
+        """Watches these as they are now, or no longer, where there is nothing to wait for."""
+        at, there = self.find(np.fromiter(courses, np.uint64, len(courses)))
+        keep = np.ones(len(self), bool)
+        keep[at[there]] = False
+        rows = [
+            (
+                entity,
+                course.position,
+                course.flags[0].position + out_of if course.flags else _NEVER,
+                course.incident.latest + quiet if course.incident is not None and course.open else _NEVER,
+                course.seen,
+            )
+            for entity, course in courses.items()
+            if course.flags or course.open
+        ]
+        columns = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        own = (self.entity, self.position, self.expires, self.closes, self.seen)
+        joined = [
+            np.concatenate((mine[keep], np.array(new, mine.dtype))) for mine, new in zip(own, columns, strict=True)
+        ]
+        order = np.argsort(joined[0])
+        self.entity, self.position, self.expires, self.closes, self.seen = (column[order] for column in joined)
 
 
 class Incidents:
@@ -116,23 +182,23 @@ class Incidents:
         self._settings = settings
         self._topic = topic
         self._quiet, self._cooldown = int(settings.quiet * 1000), int(settings.cooldown * 1000)
-        self._courses: dict[int, dict[int, Course]] = {}  # partition -> entity -> course
-        self._active: set[int] = set()
+        self._courses: dict[int, Course] = {}
+        self._watch = _Watch()
         self._changed: dict[str, Incident] = {}
 
     def observe(self, block: VectorBlock, anomalies: Sequence[Anomaly], scorer: Scorer) -> None:
         """Takes a block's vectors, and names in each anomaly its incident."""
-        if not anomalies and not self._active:
+        if not anomalies and not len(self._watch):
             return
         flagged = {anomaly.index: anomaly for anomaly in anomalies}
         over = np.zeros(len(block), bool)
         over[list(flagged)] = True
-        of_row = identities(block)[block.record]
-        watched = self._active.union(of_row[over].tolist())
-        now = time.monotonic()
-        for entity, rows in _rows_of(of_row, watched):
-            partition = int(block.records.partition[block.record[rows[0]]])
-            course = self._courses.setdefault(partition, {}).setdefault(entity, Course())
+        of_row, now = identities(block)[block.record], time.monotonic()
+        with_flags = np.unique(of_row[over])
+        due = self._watch.advance(of_row, block.time, with_flags, now)
+        looked_at: dict[int, Course] = {}
+        for entity, rows in _rows_of(of_row, np.union1d(with_flags, due)):
+            course = self._course(entity, int(block.records.partition[block.record[rows[0]]]))
             course.seen = now
             begin = 0
             for k in np.flatnonzero(over[rows]).tolist():
@@ -140,12 +206,25 @@ class Incidents:
                 self._flag(course, entity, block, flagged[int(rows[k])], scorer)
                 begin = k + 1
             self._pass(course, block.time[rows[begin:]])
-            if course.active:
-                self._active.add(entity)
-            else:
-                self._active.discard(entity)
-                if course.incident is None:
-                    del self._courses[partition][entity]
+            looked_at[entity] = course
+        self._put(looked_at)
+
+    def _course(self, entity: int, partition: int) -> Course:
+        """With the count as it stands."""
+        course = self._courses.get(entity)
+        if course is None:
+            course = self._courses[entity] = Course(partition)
+        at, there = self._watch.find(np.array([entity], np.uint64))
+        if there[0]:
+            course.position = int(self._watch.position[at[0]])
+        return course
+
+    def _put(self, courses: Mapping[int, Course]) -> None:
+        if courses:
+            self._watch.put(courses, self._settings.out_of, self._quiet)
+        for entity, course in courses.items():
+            if not course.flags and course.incident is None:
+                del self._courses[entity]
 
     def _pass(self, course: Course, times: npt.NDArray[np.int64]) -> None:
         """Vectors that are not over budget."""
@@ -164,8 +243,9 @@ class Incidents:
         course.position += 1
         self._prune(course)
         incident = course.incident
-        if incident is not None and place <= incident.last and when <= incident.latest:
-            # It was taken in by who published the incident, and is scored again.
+        if incident is not None and place <= incident.last and when < incident.latest + self._quiet:
+            # It was seen by who published the incident, and is scored again. (Later ones at such a place are of a topic
+            # that was made anew.)
             anomaly.incident = incident.id if place >= incident.opened else None
             return
         if incident is not None and not incident.closed:
@@ -235,7 +315,7 @@ class Incidents:
 
     def changed(self) -> list[Incident]:
         """Those that have changed since the last call, as they are now. An opening is to be notified of only once."""
-        found = [replace(incident) for incident in self._changed.values()]
+        found = [incident.copy() for incident in self._changed.values()]
         for incident in self._changed.values():
             incident.notify = False
         self._changed.clear()
@@ -243,54 +323,59 @@ class Incidents:
 
     def suspects(self, partition: int) -> list[Suspect]:
         """Entities with flags, those flagged last first."""
-        found = [
-            Suspect(entity, course.position, course.flags)
-            for entity, course in self._courses.get(partition, {}).items()
-            if course.flags
-        ]
-        return sorted(found, key=lambda s: s.position - s.flags[-1].position)
+        found = []
+        for k in np.flatnonzero(self._watch.expires != _NEVER).tolist():
+            entity = int(self._watch.entity[k])
+            course = self._courses[entity]
+            if course.partition == partition:
+                found.append(Suspect(entity, int(self._watch.position[k]), course.flags))
+        return sorted(found, key=lambda s: s.flags[-1][2:4], reverse=True)
 
     def restore(self, partition: int, suspects: Iterable[Suspect], published: Mapping[int, Incident]) -> None:
         """Goes on from what was committed: `published` are the last incidents of the partition's entities."""
         now = time.monotonic()
         courses = {
-            entity: Course(incident=replace(incident, evidence=dict(incident.evidence)), seen=now)
-            for entity, incident in published.items()
+            entity: Course(partition, incident=incident.copy(), seen=now) for entity, incident in published.items()
         }
         for suspect in suspects:
-            course = courses.setdefault(suspect.entity, Course(seen=now))
-            course.flags, course.position = list(suspect.flags), suspect.position
-        self._courses[partition] = courses
-        self._active.update(entity for entity, course in courses.items() if course.active)
+            course = courses.setdefault(suspect.entity, Course(partition, seen=now))
+            course.position = suspect.position
+            # What was published may be ahead of what was committed, and have taken some of them in.
+            last = course.incident.last if course.incident is not None else (-1, -1)
+            course.flags = [flag for flag in suspect.flags if (flag.offset, flag.row) > last]
+        self._courses |= courses
+        self._put(courses)
 
     def forget(self, partition: int) -> None:
         """Of a partition that went away, or is read again."""
-        self._active.difference_update(self._courses.pop(partition, {}))
+        gone = {entity: Course(partition) for entity, c in self._courses.items() if c.partition == partition}
+        self._put(gone)
         self._changed = {id: incident for id, incident in self._changed.items() if incident.partition != partition}
 
     def sweep(self, idle: float) -> None:
         """Closes the incidents of entities that have been silent for `idle` seconds, and forgets what is over."""
-        now = time.monotonic()
-        for courses in self._courses.values():
-            for entity, course in list(courses.items()):
-                if now - course.seen < idle:
-                    continue
-                if course.incident is not None and not course.incident.closed:
-                    self._close(course.incident)
-                elif now - course.seen >= max(idle, self._settings.cooldown):
-                    del courses[entity]
-                    self._active.discard(entity)
+        now, looked_at = time.monotonic(), {}
+        for k in np.flatnonzero(now - self._watch.seen >= idle).tolist():
+            entity = int(self._watch.entity[k])
+            course = looked_at[entity] = self._course(entity, 0)
+            course.seen, course.flags = float(self._watch.seen[k]), []
+            if course.incident is not None and course.open:
+                self._close(course.incident)
+        for entity, course in self._courses.items():
+            if entity not in looked_at and not course.flags and not course.open:
+                if now - course.seen >= max(idle, self._settings.cooldown):
+                    looked_at[entity] = Course(course.partition)
+        self._put(looked_at)
 
     @property
     def open(self) -> int:
         """How many are."""
-        courses = (c for courses in self._courses.values() for c in courses.values())
-        return sum(c.incident is not None and not c.incident.closed for c in courses)
+        return int(np.count_nonzero(self._watch.closes != _NEVER))
 
 
-def _rows_of(hashes: UInt64s, watched: set[int]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def _rows_of(hashes: UInt64s, wanted: UInt64s) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     """The rows of each of these entities, in the order of their arrival."""
-    rows = np.flatnonzero(np.isin(hashes, np.fromiter(watched, np.uint64, len(watched))))
+    rows = np.flatnonzero(np.isin(hashes, wanted))
     rows = rows[np.argsort(hashes[rows], kind="stable")]
     if not len(rows):
         return
