@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from worker.detection import Anomaly
-from worker.detection.incidents import Incident
+from worker.detection.incident import Incident
 from worker.detection.judge import Scorer
 from worker.kafka import Output
 from worker.settings import Settings

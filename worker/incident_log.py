@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import structlog
 from kafka import TopicPartition, errors
 
-from worker.detection.incidents import Incident
+from worker.detection.incident import Incident
 from worker.errors import KafkaError
 from worker.events import read_incident, source_of
 from worker.kafka import connection

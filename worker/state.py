@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from worker.detection.incidents import Suspect
+from worker.detection.incident import Suspect
 
 # Kafka's offset.metadata.max.bytes is 4096 unless a broker says otherwise.
 MOST_BYTES: Final = 4000

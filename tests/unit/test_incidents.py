@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings as budget, strategies as st
 
 from worker.detection import Anomaly, Incidents
-from worker.detection.incidents import Incident
+from worker.detection.incident import Incident
 from worker.detection.judge import Feature, Scorer
 from worker.events import EventEncoder, read_incident, schema, source_of
 from worker.kafka import Output

@@ -2,7 +2,8 @@
 modules.
 """
 
-from worker.detection.incidents import Incident, Incidents, Suspect
+from worker.detection.incident import Incident, Suspect
+from worker.detection.incidents import Incidents
 from worker.detection.judge import Anomaly, Feature, Judge
 
 __all__ = ["Anomaly", "Feature", "Incident", "Incidents", "Judge", "Suspect"]

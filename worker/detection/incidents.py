@@ -11,94 +11,21 @@ committed offset (`Suspect`).
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.detection.judge import Anomaly, Scorer, Severity
+from worker.detection.incident import Flag, Incident, Place, Suspect
+from worker.detection.judge import Anomaly, Scorer
+from worker.detection.watch import NEVER, Watch, Watched
 from worker.settings import IncidentSettings
 from worker.vectors import VectorBlock
 from worker.vectors.identity import UInt64s, identities
 
-Int64s = npt.NDArray[np.int64]
-Place = tuple[int, int]  # offset and row within a partition
-
-_NEVER: Final = np.iinfo(np.int64).max
 _SENSORS: Final = 64  # whose evidence an incident adds up; later ones are not taken in
-
-
-class Flag(NamedTuple):
-    """A vector over budget that has opened nothing yet. `position` counts the entity's vectors, `time` is in ms."""
-
-    position: int
-    time: int
-    offset: int
-    row: int
-    p_value: float
-    alarm: bool
-
-
-@dataclass
-class Suspect:
-    """An entity with flags, by its hash; it has had `position` vectors since the count began."""
-
-    entity: int
-    position: int
-    flags: Sequence[Flag]
-
-    def as_json(self) -> list[Any]:
-        # Positions as distances: the count begins anew with the next owner.
-        return [f"{self.entity:x}", [[self.position - f.position, *f[1:]] for f in self.flags]]
-
-    @classmethod
-    def of_json(cls, doc: Any) -> "Suspect":
-        """Raises ValueError, TypeError, KeyError."""
-        entity, told = doc
-        flags = [Flag(-int(ago), int(t), int(o), int(r), float(p), bool(a)) for ago, t, o, r, p, a in told]
-        return cls(int(entity, 16), 0, flags)
-
-
-@dataclass
-class Incident:
-    """`identity` is the entity's hash. `first` and `last` are the places of its first and last vector over budget,
-    `opened` of the one that opened it; `started` and `latest` the event times, in ms. `notify` says whether this
-    opening is to be notified of, `notified` when the last one that was had started.
-    """
-
-    topic: str
-    partition: int
-    entity: str | None
-    identity: int
-    first: Place
-    opened: Place
-    last: Place
-    started: int
-    latest: int
-    vectors: int
-    peak: float
-    severity: Severity
-    evidence: dict[str, float]
-    models: list[tuple[str, str]]
-    notify: bool
-    notified: int
-    closed: bool = False
-
-    @property
-    def id(self) -> str:
-        """The id of the event of its first vector."""
-        return f"{self.topic}/{self.partition}/{self.first[0]}/{self.first[1]}"
-
-    def copy(self) -> "Incident":
-        """As it is now, whatever becomes of this one."""
-        return replace(self, evidence=dict(self.evidence), models=list(self.models))
-
-    def leading(self) -> list[tuple[str, float]]:
-        """The sensors by their shares of the evidence over its course, the guiltiest first."""
-        total = sum(self.evidence.values()) or 1.0
-        return sorted(((name, e / total) for name, e in self.evidence.items()), key=lambda told: (-told[1], told[0]))
 
 
 @dataclass
@@ -107,72 +34,13 @@ class Course:
 
     partition: int
     flags: list[Flag] = field(default_factory=list)
-    position: int = 0  # as of the last look; `_Watch` counts on
+    position: int = 0  # as of the last look; the watch counts on
     incident: Incident | None = None
     seen: float = 0.0  # likewise; monotonic seconds
 
     @property
     def open(self) -> bool:
         return self.incident is not None and not self.incident.closed
-
-
-class _Watch:
-    """The courses that vectors within budget may change, in columns, so that these are counted without a look at each:
-    where flags run out (`expires`, a position), and when an incident closes (`closes`, an event time).
-    """
-
-    def __init__(self) -> None:
-        self.entity = np.empty(0, np.uint64)  # rising
-        self.position, self.expires, self.closes = (np.empty(0, np.int64) for _ in range(3))
-        self.seen = np.empty(0, np.float64)
-
-    def __len__(self) -> int:
-        return len(self.entity)
-
-    def find(self, entities: UInt64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
-        """[n] Where these are, and whether they are there at all."""
-        if not len(self):
-            return np.zeros(len(entities), np.int64), np.zeros(len(entities), bool)
-        at = np.minimum(np.searchsorted(self.entity, entities), len(self) - 1)
-        return at, self.entity[at] == entities
-
-    def advance(self, of_row: UInt64s, times: Int64s, but: UInt64s, now: float) -> UInt64s:
-        """Counts the vectors of all that are watched but those that have one over budget; -> the entities for which it
-        is time to look, not counted either.
-        """
-        at, there = self.find(of_row)
-        counts = np.bincount(at[there], minlength=len(self))
-        latest = np.full(len(self), np.iinfo(np.int64).min)
-        np.maximum.at(latest, at[there], times[there])
-        due = (latest >= self.closes) | ((counts > 0) & (self.position + counts >= self.expires))
-        still = ~due & ~np.isin(self.entity, but)
-        self.position[still] += counts[still]
-        self.seen[still & (counts > 0)] = now
-        return self.entity[due]
-
-    def put(self, courses: Mapping[int, Course], out_of: int, quiet: int) -> None:
-        """Watches these as they are now, or no longer, where there is nothing to wait for."""
-        at, there = self.find(np.fromiter(courses, np.uint64, len(courses)))
-        keep = np.ones(len(self), bool)
-        keep[at[there]] = False
-        rows = [
-            (
-                entity,
-                course.position,
-                course.flags[0].position + out_of if course.flags else _NEVER,
-                course.incident.latest + quiet if course.incident is not None and course.open else _NEVER,
-                course.seen,
-            )
-            for entity, course in courses.items()
-            if course.flags or course.open
-        ]
-        columns = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-        own = (self.entity, self.position, self.expires, self.closes, self.seen)
-        joined = [
-            np.concatenate((mine[keep], np.array(new, mine.dtype))) for mine, new in zip(own, columns, strict=True)
-        ]
-        order = np.argsort(joined[0])
-        self.entity, self.position, self.expires, self.closes, self.seen = (column[order] for column in joined)
 
 
 class Incidents:
@@ -183,7 +51,7 @@ class Incidents:
         self._topic = topic
         self._quiet, self._cooldown = int(settings.quiet * 1000), int(settings.cooldown * 1000)
         self._courses: dict[int, Course] = {}
-        self._watch = _Watch()
+        self._watch = Watch()
         self._changed: dict[str, Incident] = {}
 
     def observe(self, block: VectorBlock, anomalies: Sequence[Anomaly], scorer: Scorer) -> None:
@@ -216,15 +84,22 @@ class Incidents:
             course = self._courses[entity] = Course(partition)
         at, there = self._watch.find(np.array([entity], np.uint64))
         if there[0]:
-            course.position = int(self._watch.position[at[0]])
+            course.position = int(self._watch.rows["position"][at[0]])
         return course
 
     def _put(self, courses: Mapping[int, Course]) -> None:
-        if courses:
-            self._watch.put(courses, self._settings.out_of, self._quiet)
+        if not courses:
+            return
+        watched = [self._watched(e, course) for e, course in courses.items() if course.flags or course.open]
+        self._watch.replace(np.fromiter(courses, np.uint64, len(courses)), watched)
         for entity, course in courses.items():
             if not course.flags and course.incident is None:
                 del self._courses[entity]
+
+    def _watched(self, entity: int, course: Course) -> Watched:
+        expires = course.flags[0].position + self._settings.out_of if course.flags else NEVER
+        closes = course.incident.latest + self._quiet if course.incident is not None and course.open else NEVER
+        return Watched(entity, course.position, expires, closes, course.seen)
 
     def _pass(self, course: Course, times: npt.NDArray[np.int64]) -> None:
         """Vectors that are not over budget."""
@@ -324,11 +199,11 @@ class Incidents:
     def suspects(self, partition: int) -> list[Suspect]:
         """Entities with flags, those flagged last first."""
         found = []
-        for k in np.flatnonzero(self._watch.expires != _NEVER).tolist():
-            entity = int(self._watch.entity[k])
+        for k in np.flatnonzero(self._watch.rows["expires"] != NEVER).tolist():
+            entity = int(self._watch.rows["entity"][k])
             course = self._courses[entity]
             if course.partition == partition:
-                found.append(Suspect(entity, int(self._watch.position[k]), course.flags))
+                found.append(Suspect(entity, int(self._watch.rows["position"][k]), course.flags))
         return sorted(found, key=lambda s: s.flags[-1][2:4], reverse=True)
 
     def restore(self, partition: int, suspects: Iterable[Suspect], published: Mapping[int, Incident]) -> None:
@@ -355,22 +230,22 @@ class Incidents:
     def sweep(self, idle: float) -> None:
         """Closes the incidents of entities that have been silent for `idle` seconds, and forgets what is over."""
         now, looked_at = time.monotonic(), {}
-        for k in np.flatnonzero(now - self._watch.seen >= idle).tolist():
-            entity = int(self._watch.entity[k])
+        for k in np.flatnonzero(now - self._watch.rows["seen"] >= idle).tolist():
+            entity = int(self._watch.rows["entity"][k])
             course = looked_at[entity] = self._course(entity, 0)
-            course.seen, course.flags = float(self._watch.seen[k]), []
+            course.seen, course.flags = float(self._watch.rows["seen"][k]), []
             if course.incident is not None and course.open:
                 self._close(course.incident)
         for entity, course in self._courses.items():
-            if entity not in looked_at and not course.flags and not course.open:
-                if now - course.seen >= max(idle, self._settings.cooldown):
-                    looked_at[entity] = Course(course.partition)
+            over = not course.flags and not course.open
+            if over and entity not in looked_at and now - course.seen >= max(idle, self._settings.cooldown):
+                looked_at[entity] = Course(course.partition)
         self._put(looked_at)
 
     @property
     def open(self) -> int:
         """How many are."""
-        return int(np.count_nonzero(self._watch.closes != _NEVER))
+        return int(np.count_nonzero(self._watch.rows["closes"] != NEVER))
 
 
 def _rows_of(hashes: UInt64s, wanted: UInt64s) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

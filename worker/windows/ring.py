@@ -53,7 +53,9 @@ def rebuild(slots, slot_codes, owner):
 
 
 @compiled
-def push(x, time, offset, codes, rings, ring_time, ring_offset, head, count, spans, step, max_gap, reorder, least, out):
+def push(
+    x, time, offset, codes, rings, ring_time, ring_offset, head, count, last, spans, step, max_gap, reorder, least, out
+):
     """Takes rows [n, d] in the order of their arrival. `out` [n, K d] gets the coefficients of each row's window
     (worker/models/wavelet.py), over the readings that are there; NaN where the window is not full, or the row has fewer
     than `least` readings. -> flags [n].
@@ -69,9 +71,12 @@ def push(x, time, offset, codes, rings, ring_time, ring_offset, head, count, spa
         if step > 0:
             t = (t + step // 2) // step * step
         n, h = count[c], head[c]
-        if n > 0 and abs(t - ring_time[c, (h + n - 1) % length]) > max_gap:
+        # A gap back is one to the row that came before, not to the newest: from wherever rows are read again, if that
+        # one is there so is this gap, and if it is not, the window begins here as well.
+        if n > 0 and (t - ring_time[c, (h + n - 1) % length] > max_gap or last[c] - t > max_gap):
             n = 0
             flags[i] |= RESTARTED
+        last[c] = t
         j = n
         while j > 0 and ring_time[c, (h + j - 1) % length] > t:
             j -= 1
@@ -113,7 +118,8 @@ def push(x, time, offset, codes, rings, ring_time, ring_offset, head, count, spa
             at = (h + j) % length
             rings[c, at] = x[i]
             ring_time[c, at] = t
-            ring_offset[c, at] = offset[i]
+            if not again:  # else that of the row whose place it takes: read back from here, there would be no such step
+                ring_offset[c, at] = offset[i]
             head[c], count[c] = h, n
         if j + 1 < window:
             flags[i] |= COLD

@@ -54,6 +54,7 @@ class Windows:
         self._offset = np.empty((capacity, length), np.int64)
         self._head = np.zeros(capacity, np.int64)
         self._count = np.zeros(capacity, np.int64)
+        self._last = np.zeros(capacity, np.int64)  # event time of what came last
         self._seen = np.zeros(capacity, np.float64)
         self._owner = np.zeros(capacity, np.uint64)
         self._partition = np.zeros(capacity, np.int64)
@@ -102,6 +103,7 @@ class Windows:
                 self._offset,
                 self._head,
                 self._count,
+                self._last,
                 self._spans,
                 self._step,
                 self._max_gap,
