@@ -25,13 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = commands.add_parser("check", help="settings, broker, access, topics, champion, device: what is wrong?")
     check.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
-    alerts = commands.add_parser("alerts", help="follow the anomalies topic")
-    alerts.add_argument("--events", action="store_true", help="single events (there are no incidents yet)")
+    alerts = commands.add_parser("alerts", help="follow incidents, or single events")
+    alerts.add_argument("--events", action="store_true", help="single anomaly events, not incidents")
     alerts.add_argument(
         "--since", default="latest", help="earliest, latest, a time, or how long ago: 1h (default latest)"
     )
     alerts.add_argument("--entity", help="only this entity's")
-    alerts.add_argument("--json", action="store_true", help="events as they are, one a line")
+    alerts.add_argument("--json", action="store_true", help="records as they are, updates too, one a line")
     alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
 
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")

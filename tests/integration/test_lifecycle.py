@@ -141,15 +141,21 @@ def test_check_tells_what_is_wrong_and_what_to_do(stage: MakeStage, apache: Brok
 def test_alerts_are_shown(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
     s = stage().make_topics(1)
     s.publish(artefact)
-    s.send([b"[900, 0, -5, 100]", b"[10, 900, -5, 100]"], keys=[b"press-1", b"[red]press-2"])
+    s.send([b"[900, 0, -5, 100]", b"[10, 900, -5, 100]"] * 4, keys=[b"press-1", b"[red]press-2"] * 4)
     assert s.worker("--until-end").wait() == 0
     shown = s.worker("alerts", "--since", "earliest", "--until-end")
     assert shown.wait() == 0
-    assert "press-1" in shown.output and "[red]press-2" in shown.output and "pressure" in shown.output
-    piped = s.worker("alerts", "--since", "1h", "--until-end", "--json", "--entity", "press-1")
-    assert piped.wait() == 0
-    (event,) = map(json.loads, piped.output.splitlines())
-    assert event["subject"] == "press-1"
+    lines = shown.output.splitlines()
+    assert len(lines) == 2, "one for each incident"
+    assert any("press-1" in line and "related: [red]press-2" in line for line in lines)
+    assert all("open" in line and "notify" in line for line in lines)
+    single = s.worker("alerts", "--events", "--since", "earliest", "--until-end")
+    assert single.wait() == 0
+    assert len(single.output.splitlines()) == 8 and "pressure" in single.output
+    for arguments in (["--events"], []):
+        piped = s.worker("alerts", *arguments, "--since", "1h", "--until-end", "--json", "--entity", "press-1")
+        assert piped.wait() == 0
+        assert {json.loads(line)["subject"] for line in piped.output.splitlines()} == {"press-1"}
 
 
 def test_a_broker_that_goes_away_is_waited_for(

@@ -1,4 +1,4 @@
-"""Windows: those of a plain definition whatever the batches, again after a replay, within bounds of entities and memory."""
+"""Windows: those of a plain definition whatever the batches, and the same again after a replay."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

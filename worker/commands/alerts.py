@@ -1,21 +1,28 @@
-"""`python -m worker alerts`: follows the anomalies topic in the terminal, as readable lines or as JSON for pipes."""
+"""`python -m worker alerts`: follows incidents, or single events: readable lines, or JSON for pipes."""
 
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
 
+from worker import describe
+from worker.commands.related import Related
 from worker.errors import SettingsError
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
 from worker.settings import Settings, start_time
 
+Line = Callable[[dict[str, Any]], str | None]  # of an event; None where it tells nothing new
+
 
 def run(settings: Settings, arguments: Namespace) -> None:
-    topic = settings.topics.anomalies
+    topics = settings.topics
+    topic, line = (
+        (topics.anomalies, describe.anomaly) if arguments.events else (topics.incidents, IncidentLines(settings))
+    )
     require(settings, [topic])
     console = Console(highlight=False, soft_wrap=True)
     with Reader(settings.kafka, topic) as reader:
@@ -23,9 +30,29 @@ def run(settings: Settings, arguments: Namespace) -> None:
         while True:
             block = reader.poll(0.5)
             for value in block.values if block else ():
-                _show(console, value, arguments)
+                _show(console, value, line, arguments)
             if block is None and arguments.until_end and reader.caught_up():
                 return
+
+
+class IncidentLines:
+    """A line when an incident opens, when it rises to an alarm, and when it closes: not at each update."""
+
+    def __init__(self, settings: Settings):
+        self._related = Related(settings.incidents.related)
+        self._told: dict[str, tuple[str, str]] = {}  # open incidents -> state and severity that were shown last
+
+    def __call__(self, event: dict[str, Any]) -> str | None:
+        data = event["data"]
+        related = self._related.take(data)
+        now = (data["state"], data["severity"])
+        if self._told.get(data["incident"]) == now:
+            return None
+        line = describe.incident(event, related)
+        self._told[data["incident"]] = now
+        if data["state"] == "closed":
+            del self._told[data["incident"]]
+        return line
 
 
 def _seek(reader: Reader, since: str) -> None:
@@ -41,33 +68,16 @@ def _seek(reader: Reader, since: str) -> None:
         reader.seek(reader.offsets_at(int(moment * 1000)))
 
 
-def _show(console: Console, value: bytes | None, arguments: Namespace) -> None:
+def _show(console: Console, value: bytes | None, line: Line, arguments: Namespace) -> None:
     try:
         event = orjson.loads(value or b"")
-        line = describe(event)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        console.print("[dim]a record that is no anomaly event[/dim]")
+        told, entity = line(event), event["data"]["entity"]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        console.print(f"[dim]a record that is no {'anomaly event' if arguments.events else 'incident'}[/dim]")
         return
-    if arguments.entity is not None and event["data"]["entity"] != arguments.entity:
+    if arguments.entity is not None and entity != arguments.entity:
         return
     if arguments.json:
         print((value or b"").decode(), flush=True)
-    else:
-        console.print(line)
-
-
-def describe(event: dict[str, Any]) -> str:
-    """An anomaly event as one line of rich markup: when, what, how sure, and the guiltiest sensors."""
-    data = event["data"]
-    colour = "red" if data["severity"] == "alarm" else "yellow"
-    sensors = ", ".join(_sensor(feature) for feature in data["features"][:3])
-    return (
-        f"[dim]{escape(data['time'])}[/dim] [{colour}]{escape(data['severity']):<7}[/{colour}]"
-        f" [bold]{escape(str(data['entity'] or '-'))}[/bold]  score {data['score']:.2f} (over {data['threshold']:.2f})"
-        f"  p {data['p_value']:.1e}  {sensors}  [dim]{escape(event['id'])}[/dim]"
-    )
-
-
-def _sensor(feature: dict[str, Any]) -> str:
-    actual = "missing" if feature["missing"] else f"{feature['actual']:.4g}"
-    return f"{escape(feature['name'])} {feature['contribution']:.0%} ({actual}, expected {feature['expected']:.4g})"
+    elif told is not None:
+        console.print(told)

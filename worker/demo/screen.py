@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from worker.commands.alerts import describe
+from worker import describe
 from worker.demo.verdict import Verdict
 
 PLAIN_EVERY = 3.0
@@ -57,7 +57,7 @@ class Screen:
         elif self._due("figures"):
             self._console.print("  ".join(f"{name} {value}" for name, value in figures.items()))
             if alerts:
-                self._console.print(describe(alerts[-1]), soft_wrap=True)
+                self._console.print(describe.anomaly(alerts[-1]), soft_wrap=True)
 
     def _due(self, what: str) -> bool:
         due = time.monotonic() >= self._plain_at[what]
@@ -75,7 +75,7 @@ class Screen:
             table.add_row(*(Text(name, style="dim") for name in self._figures))
             table.add_row(*(Text(value, style="bold") for value in self._figures.values()))
             parts.append(table)
-        parts += [Text.from_markup(describe(alert), overflow="ellipsis") for alert in self._alerts]
+        parts += [Text.from_markup(describe.anomaly(alert), overflow="ellipsis") for alert in self._alerts]
         for line in parts[2:]:
             line.no_wrap = True
         return Group(*parts)
