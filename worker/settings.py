@@ -94,6 +94,12 @@ class KafkaSettings(Section):
     ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
     key_file: str | None = Field(None, description="PEM file of the client key")
+    reader: Literal["columns", "records"] = Field(
+        "columns", description="how records are decoded: columns is fast, records uses kafka-python's public API alone"
+    )
+    fetch_bytes: int = Field(
+        16 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
+    )
     startup_timeout: Duration = Field(60.0, description="how long Kafka may be away at start before exit 4")
     session_timeout: Duration = Field(
         10.0, ge=6, le=300, description="how long a silent worker keeps its partitions; a transaction likewise"

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
 
+from worker.kafka.blocks import blocks
 from worker.kafka.connection import consumer
 from worker.kafka.faults import readable, readable_errors
-from worker.kafka.records import block_of
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
 
@@ -30,6 +30,7 @@ class Reader:
         self._settings = settings
         self._max_records = max_records
         self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+        self._blocks = blocks(self._consumer, settings)
         with self._errors():
             partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
             self._partitions = [TopicPartition(topic, p) for p in partitions]
@@ -72,7 +73,7 @@ class Reader:
     def poll(self, timeout: float) -> RecordBlock | None:
         with self._errors():
             fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=self._max_records)
-        return block_of(self.topic, fetched) if fetched else None
+        return self._blocks.block_of(self.topic, fetched) if fetched else None
 
     def caught_up(self) -> bool:
         """True once all that was there at the start has been read."""

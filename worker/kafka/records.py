@@ -1,6 +1,6 @@
-"""kafka-python's records -> a block of columns."""
+"""The plain way to read: kafka-python's records -> a block of columns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -8,6 +8,11 @@ import numpy as np
 from kafka import TopicPartition
 
 from worker.vectors import BytesColumn, RecordBlock
+
+
+def first_offset(fetched: Sequence[Any]) -> int:
+    offset: int = fetched[0].offset
+    return offset
 
 
 def block_of(topic: str, fetched: Mapping[TopicPartition, list[Any]]) -> RecordBlock:

@@ -1,7 +1,7 @@
-"""The source: sensor records in columnar blocks, by kafka-python's public API alone.
+"""The source: sensor records in columnar blocks.
 
-A faster source has to give the same blocks through the same methods. Two promises hold the exactly-once guarantee up:
-a block is handed out with the membership under which it was fetched, and once that has changed, whatever is not yet
+They are read by kafka-python's public API alone (OFFNORMAL_KAFKA__READER=records), or, ten times as fast, by decoding
+what it has fetched without it (columns): the same blocks. Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched, and once that has changed, whatever is not yet
 committed is void (`Redo`). In a cooperative rebalance partitions are revoked only after the new generation is in
 place, so the broker fences all that was begun under the old one, even for partitions that stay.
 
@@ -20,10 +20,10 @@ from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, 
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 
+from worker.kafka.blocks import blocks
 from worker.kafka.connection import consumer
 from worker.kafka.faults import FATAL, Redo, readable, readable_errors
 from worker.kafka.reader import is_found
-from worker.kafka.records import block_of
 from worker.settings import KafkaSettings, start_time
 from worker.vectors import RecordBlock
 
@@ -54,10 +54,13 @@ class Source:
             group_id=settings.group,
             group_instance_id=settings.instance_id,
             session_timeout_ms=int(settings.session_timeout * 1000),
+            fetch_max_bytes=settings.fetch_bytes,
+            max_partition_fetch_bytes=settings.fetch_bytes,
             heartbeat_interval_ms=int(settings.session_timeout * 1000 / 5),
             partition_assignment_strategy=[CooperativeStickyAssignor],
             metadata_max_age_ms=30_000,  # how soon added partitions are noticed
         )
+        self._blocks = blocks(self._consumer, settings)
         self._consumer.subscribe([topic], listener=_Listener(self))
         self._await_metadata()
         self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
@@ -99,16 +102,16 @@ class Source:
             return None
         membership = self._consumer.group_metadata()
         for partition in self._strange.intersection(fetched):
-            self._consumer.seek(partition, fetched.pop(partition)[0].offset)
-        for partition, records in fetched.items():
-            self._resume.setdefault(partition, records[0].offset)
+            self._consumer.seek(partition, self._blocks.first_offset(fetched.pop(partition)))
+        for partition, found in fetched.items():
+            self._resume.setdefault(partition, self._blocks.first_offset(found))
         if self._fetched_under is not None and not _same(membership, self._fetched_under):
             raise Redo("the group has rebalanced under uncommitted work")
         if not fetched:
             return None
         if membership.generation_id < 0:
             raise Redo("this worker has lost its place in the group")
-        block = block_of(self.topic, fetched)
+        block = self._blocks.block_of(self.topic, fetched)
         history = self.history(block)
         if history is None or not history.all():
             self._fetched_under = membership

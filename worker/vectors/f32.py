@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from worker.compiled import compiled, read_only
 from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
 from worker.vectors.formats import WRONG_LENGTH, Parsed
 
@@ -22,12 +23,18 @@ class F32:
         return Parsed(records[good], counts[good], self._rows(values, records[good]), rejects)
 
     def _rows(self, values: BytesColumn, records: Int64s) -> Float32s:
-        if not len(records):
-            return np.empty((0, self._width), np.float32)
-        start, length = values.start[records], values.length[records]
-        first, end = int(start[0]), int(start[-1] + length[-1])
-        if end - first == int(length.sum()) and (start[1:] == start[:-1] + length[:-1]).all():
-            data = values.buffer[first:end]  # end to end in the buffer: no copy
-        else:
-            data = memoryview(b"".join(values.view(int(r)) for r in records))
-        return np.frombuffer(data, "<f4").reshape(-1, self._width)
+        length = values.length[records]
+        x = np.empty((int(length.sum()) // self._row_bytes, self._width), "<f4")
+        _gather(
+            read_only(np.frombuffer(values.buffer, np.uint8)), values.start[records], length, x.view(np.uint8).ravel()
+        )
+        return x
+
+
+@compiled
+def _gather(buffer, start, length, out):  # type: ignore[no-untyped-def]
+    at = 0
+    for i in range(len(start)):
+        for k in range(length[i]):
+            out[at + k] = buffer[start[i] + k]
+        at += length[i]

@@ -1,0 +1,291 @@
+"""The fast way to read: fetch responses decoded to columns, where kafka-python makes an object of each record.
+
+All else stays kafka-python's: connections, fetch sessions, positions, rebalances, leader epochs. Only what unpacks one
+partition's part of a response (`Fetcher.PartitionRecords`) is replaced, by `PartitionColumns`, which has the same
+methods. It decodes what is plainly sound by itself. At the first batch that is not, be it corrupt or of an old format,
+it hands all that is left to kafka-python's own class: so both ways give the same records and the same errors.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.protocol.consumer import IsolationLevel
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords
+from kafka.record.util import decode_varint, encode_varint
+
+from worker.kafka import batches
+from worker.kafka.batches import Batch, Columns
+from worker.kafka.compression import decompress
+from worker.vectors import BytesColumn, Headers, RecordBlock
+
+
+def install(consumer: KafkaConsumer) -> None:
+    """From now on `consumer.poll` gives a list of chunks for each partition, instead of a list of records."""
+    consumer._fetcher.PartitionRecords = PartitionColumns
+
+
+class Chunk(Sequence["Chunk"]):
+    """Records of one partition, in columns. kafka-python takes it for a list of them: it asks for its length, and
+    extends a list by it, which so gets the chunk as a whole.
+    """
+
+    def __init__(self, columns: Columns):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns.offset)
+
+    def __iter__(self) -> Iterator["Chunk"]:
+        yield self
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError("a chunk is taken as a whole")
+
+
+class PartitionColumns:
+    """The records of one partition's part of a fetch response, where kafka-python has its `PartitionRecords`."""
+
+    def __init__(
+        self,
+        fetch_offset: int,
+        tp: TopicPartition,
+        found: MemoryRecords,
+        key_deserializer: None = None,
+        value_deserializer: None = None,
+        check_crcs: bool = True,
+        isolation_level: Any = IsolationLevel.READ_UNCOMMITTED,
+        aborted_transactions: Any = None,
+        metric_aggregator: Any = None,
+        on_drain: Callable[[Any], None] = lambda _: None,
+    ):
+        self.topic_partition = tp
+        self.next_fetch_offset = fetch_offset
+        self.leader_epoch = -1
+        self.records_read = 0
+        self._metric_aggregator, self._on_drain = metric_aggregator, on_drain
+        self._drained = False
+        data = memoryview(found._buffer)
+        self.bytes_read = len(data)
+        only_committed = isolation_level == IsolationLevel.READ_COMMITTED
+
+        known, end = batches.batches(np.frombuffer(data, np.uint8))
+        aborted = _Aborted(aborted_transactions, only_committed)
+        wanted, passed = _wanted(data, known, aborted, check_crcs)
+        self._columns, sound = _records(data, wanted)
+        if sound < len(wanted):
+            aborted = _Aborted(aborted_transactions, only_committed)
+            wanted, passed = _wanted(data, known[: known.index(wanted[sound])], aborted, check_crcs)
+        if passed < len(known):
+            end = known[passed].begin
+        self._last = known[passed - 1] if passed else None
+        self._epochs = [batch.leader_epoch for batch in wanted]
+        self._ends = np.cumsum([batch.count for batch in wanted])
+        # A batch is fetched whole, though it may be wanted from somewhere within.
+        early = self._columns.offset < fetch_offset
+        self._at = len(early) if early.all() else int(np.argmin(early))
+        self._rest: Any = None
+        if end < len(data):
+            self._rest = Fetcher.PartitionRecords(
+                fetch_offset,
+                tp,
+                MemoryRecords(data[end:]),
+                check_crcs=check_crcs,
+                isolation_level=isolation_level,
+                aborted_transactions=aborted.to_come,
+            )
+            self._rest.aborted_producer_ids = aborted.producers
+
+    def __bool__(self) -> bool:
+        return not self._drained
+
+    def drain(self) -> None:
+        if not self._drained:
+            self._drained, self._rest = True, None
+            if self._metric_aggregator:
+                self._metric_aggregator.record(self.topic_partition, self.bytes_read, self.records_read)
+            self._on_drain(self)
+
+    def take(self, n: int) -> Sequence[Any]:
+        """At most n records, as one chunk. Raises what kafka-python raises, once what comes before it is taken."""
+        begin, end = self._at, min(self._at + n, len(self._columns.offset))
+        if begin == end and self._rest is not None:
+            self._pass_all()
+            return self._take_rest(n)
+        columns = Columns(self._columns.buffer, *(column[begin:end] for column in self._columns[1:]))
+        self._at = end
+        self.records_read += end - begin
+        if end < len(self._columns.offset):
+            self.leader_epoch = self._epochs[int(np.searchsorted(self._ends, end - 1, "right"))]
+            self.next_fetch_offset = int(columns.offset[-1]) + 1
+        else:
+            self._pass_all()
+            if self._rest is None:
+                self.drain()
+        return Chunk(columns)
+
+    def _pass_all(self) -> None:
+        if self._last is not None:  # what it says counts, whatever compaction has left of the batch
+            self.leader_epoch = self._last.leader_epoch
+            self.next_fetch_offset = self._last.base_offset + self._last.last_offset_delta + 1
+
+    def _take_rest(self, n: int) -> Sequence[Any]:
+        before = self._rest.next_fetch_offset
+        try:
+            found = self._rest.take(n)
+        except Exception:
+            self.drain()  # what has failed would be asked again and again, and have nothing to say
+            raise
+        if self._rest.next_fetch_offset != before or found:
+            self.leader_epoch, self.next_fetch_offset = self._rest.leader_epoch, self._rest.next_fetch_offset
+        self.records_read += len(found)
+        if not found:
+            self.drain()
+        return Chunk(_columns_of(found)) if found else ()
+
+
+class _Aborted:
+    """Whose transactions were aborted, as far as the log was read; nobody's, if uncommitted records are wanted too."""
+
+    def __init__(self, transactions: Any, only_committed: bool):
+        self.to_come = deque(sorted(transactions or [], key=lambda each: each.first_offset))
+        self.producers: set[int] = set()
+        self._only_committed = only_committed
+
+    def drops(self, batch: Batch, data: memoryview) -> bool:
+        """Takes note of what the next batch tells; True if its records are to be dropped."""
+        if not self._only_committed or batch.producer_id < 0:
+            return False
+        while self.to_come and self.to_come[0].first_offset <= batch.base_offset + batch.last_offset_delta:
+            self.producers.add(self.to_come.popleft().producer_id)
+        if batch.attributes & batches.CONTROL:
+            marker = next(iter(DefaultRecordBatch(data[batch.begin : batch.end])), None)
+            if marker is not None and marker.abort:
+                self.producers.discard(batch.producer_id)
+            return False
+        return bool(batch.attributes & batches.TRANSACTIONAL) and batch.producer_id in self.producers
+
+
+def _wanted(data: memoryview, known: Sequence[Batch], aborted: _Aborted, check_crcs: bool) -> tuple[list[Batch], int]:
+    """The batches whose records are wanted, and how many of the known ones it took to find them: up to one that is
+    damaged.
+    """
+    wanted = []
+    for passed, batch in enumerate(known):
+        if check_crcs and crc32c(data[batch.begin + batches.CHECKED_FROM : batch.end]) != batch.crc:
+            return wanted, passed
+        try:
+            dropped = aborted.drops(batch, data)
+        except Exception:  # an odd marker: kafka-python has the word
+            return wanted, passed
+        if not dropped and not batch.attributes & batches.CONTROL:
+            wanted.append(batch)
+    return wanted, len(known)
+
+
+def _records(data: memoryview, wanted: Sequence[Batch]) -> tuple[Columns, int]:
+    """Their records, up to the first batch that is refused; and how many batches these are."""
+    places = [batch._replace(begin=batch.begin + batches.HEADER) for batch in wanted]
+    if any(batch.attributes & batches.CODEC for batch in wanted):
+        data, places = _unpacked(data, places)
+    return batches.records(np.frombuffer(data, np.uint8), places)
+
+
+def _unpacked(data: memoryview, packed: Sequence[Batch]) -> tuple[memoryview, list[Batch]]:
+    """The records of all these batches end to end, and where each batch's lie now."""
+    parts: list[Any] = []
+    places, at = [], 0
+    for batch in packed:
+        try:
+            part = decompress(batch.attributes & batches.CODEC, data[batch.begin : batch.end])
+        except Exception:  # refused: kafka-python has the word
+            break
+        parts.append(part)
+        places.append(batch._replace(begin=at, end=at + len(part)))
+        at += len(part)
+    return memoryview(b"".join(parts)), places
+
+
+def _columns_of(found: Sequence[Any]) -> Columns:
+    """What kafka-python has made an object each of."""
+    parts: list[bytes] = []
+    for record in found:
+        headers = bytearray()
+        if record.headers:
+            encode_varint(len(record.headers), headers.append)
+            for name, value in record.headers:
+                encode_varint(len(name.encode()), headers.append)
+                headers += name.encode()
+                encode_varint(-1 if value is None else len(value), headers.append)
+                headers += value or b""
+        parts += (record.key, record.value, bytes(headers) or None)
+    column = BytesColumn.of(parts)
+    return Columns(
+        np.frombuffer(column.buffer, np.uint8),
+        np.array([record.offset for record in found], np.int64),
+        np.array([record.timestamp for record in found], np.int64),
+        column.start.reshape(-1, 3),
+        column.length.reshape(-1, 3),
+    )
+
+
+# -- chunks to a block
+
+
+def first_offset(fetched: Sequence[Chunk]) -> int:
+    return int(fetched[0].columns.offset[0])
+
+
+def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Chunk]]) -> RecordBlock:
+    chunks = [chunk.columns for found in fetched.values() for chunk in found]
+    sizes = [sum(map(len, found)) for found in fetched.values()]
+    partition = np.repeat(np.array([p.partition for p in fetched], np.int64), sizes)
+    whole = chunks[0] if len(chunks) == 1 else _joined(chunks)
+    buffer = memoryview(whole.buffer)
+    key, value, headers = (BytesColumn(buffer, whole.starts[:, k], whole.lengths[:, k]) for k in range(3))
+    return RecordBlock(topic, partition, whole.offset, whole.timestamp, key, value, HeaderColumn(headers))
+
+
+def _joined(chunks: Sequence[Columns]) -> Columns:
+    """One buffer for all: the records of each chunk are copied as they lie, at one stroke."""
+    parts, starts, at = [], [], 0
+    for chunk in chunks:
+        begin, end = chunk.starts[0, 0], chunk.starts[-1, 2] + max(chunk.lengths[-1, 2], 0)
+        parts.append(chunk.buffer[begin:end])
+        starts.append(chunk.starts + (at - begin))
+        at += end - begin
+    offset, timestamp, lengths = (np.concatenate([chunk[k] for chunk in chunks]) for k in (1, 2, 4))
+    return Columns(np.concatenate(parts), offset, timestamp, np.concatenate(starts), lengths)
+
+
+class HeaderColumn(Mapping[int, Headers]):
+    """The headers of the records that have any, read when they are asked for."""
+
+    def __init__(self, column: BytesColumn):
+        self._column = column
+        self._there = np.flatnonzero(column.length >= 0)
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._there.tolist())
+
+    def __getitem__(self, i: int) -> Headers:
+        data = self._column[i]
+        if data is None:
+            raise KeyError(i)
+        count, at = decode_varint(data, 0)
+        found = []
+        for _ in range(count):
+            size, at = decode_varint(data, at)
+            name, at = data[at : at + size].decode(), at + size
+            size, at = decode_varint(data, at)
+            found.append((name, data[at : at + size] if size >= 0 else None))
+            at += max(size, 0)
+        return found
