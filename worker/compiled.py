@@ -21,3 +21,10 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+@compiled
+def copy(given, to):  # type: ignore[no-untyped-def]
+    """Slices of equal length. (Indexed from 0: numba looks at each index that may be negative, which costs tenfold.)"""
+    for k in range(len(given)):
+        to[k] = given[k]

@@ -4,27 +4,30 @@ The JSON Schemas of the events lie beside this file.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
-from worker.detection import Anomaly
 from worker.detection.incident import Incident
-from worker.detection.judge import Scorer
-from worker.kafka import Output
+from worker.detection.judge import Anomalies, Scorer
+from worker.kafka import Output, Outputs
+from worker.kafka.outputs import encode_headers, headers_with, same_for_all
 from worker.settings import Settings
-from worker.vectors import Reject, VectorBlock
-from worker.vectors.block import Float32s
+from worker.template import Integer, Number, Template, Text
+from worker.vectors import BytesColumn, Reject, VectorBlock
+from worker.vectors.block import Float32s, Int64s
 
 PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OUTPUTS may name
 
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
 INCIDENT_TYPE: Final = "offnormal.incident.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
+_CLOUDEVENT_HEADERS: Final = encode_headers(_CLOUDEVENT)
 
 
 def schema(name: Literal["anomaly", "incident"]) -> dict[str, Any]:
@@ -45,38 +48,21 @@ class EventEncoder:
         self._topics = settings.topics
         self._source = source_of(settings)
         self._f32 = settings.input.format == "f32"
+        self._template: tuple[tuple[Scorer, str, int, int], AnomalyTemplate] | None = None
 
-    def anomalies(self, found: Sequence[Anomaly], block: VectorBlock, scorer: Scorer) -> list[Output]:
+    def anomalies(self, found: Anomalies, block: VectorBlock, scorer: Scorer) -> Outputs:
         """One CloudEvent for each; keyed by entity, its id the place of the vector in Kafka."""
-        return [self._anomaly(anomaly, block, scorer) for anomaly in found]
+        n, topic = len(found), block.records.topic
+        lags = 0 if found.lags is None else found.lags.shape[1]
+        made_for = (scorer, topic, found.top.shape[1], lags)
+        if self._template is None or self._template[0] != made_for:
+            self._template = (made_for, AnomalyTemplate(self._source, *made_for))
+        keys, values = self._template[1].render(found, block)
+        return Outputs(self._topics.anomalies, keys, values, same_for_all(_CLOUDEVENT_HEADERS, n))
 
-    def _anomaly(self, anomaly: Anomaly, block: VectorBlock, scorer: Scorer) -> Output:
-        i, records = anomaly.index, block.records
-        record = int(block.record[i])
-        entity, time = block.entity(i), iso(int(block.time[i]))
-        place = f"{records.topic}/{records.partition[record]}/{records.offset[record]}/{block.row[i]}"
-        data: dict[str, Any] = {
-            "entity": entity,
-            "time": time,
-            "score": anomaly.score,
-            "p_value": anomaly.p_value,
-            "severity": anomaly.severity,
-            "threshold": scorer.threshold,
-            "model": {"name": scorer.name, "version": scorer.version},
-            "features": anomaly.features,
-            "imputed": anomaly.imputed,
-            "incident": anomaly.incident,
-        }
-        if anomaly.lags:
-            data["lags"] = anomaly.lags
-        key = None if entity is None else entity.encode()
-        return Output(
-            self._topics.anomalies, self._cloudevent(ANOMALY_TYPE, place, entity, time, data), key, _CLOUDEVENT
-        )
-
-    def incidents(self, found: Sequence[Incident]) -> list[Output]:
+    def incidents(self, found: Sequence[Incident]) -> Outputs:
         """Each as it now stands; keyed by entity, without one by the partition."""
-        return [self._incident(incident) for incident in found]
+        return Outputs.of(self._topics.incidents, [self._incident(incident) for incident in found])
 
     def _incident(self, incident: Incident) -> Output:
         state, place = "closed" if incident.closed else "open", f"{incident.topic}/{incident.partition}"
@@ -120,38 +106,35 @@ class EventEncoder:
 
     def vectors(
         self, output: PerVector, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
-    ) -> list[Output]:
+    ) -> Outputs:
         """One record for each input record, under its key: `values` [n, k] of its rows, in the input's format.
 
         NaN for a row without a score.
         """
-        if not len(block):
-            return []
-        records = block.records
-        topic: str = getattr(self._topics, output)
+        records, n = block.records, len(block)
         rows = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
         first = np.flatnonzero(block.row == 0)
-        ends = np.append(first[1:], len(block))
+        ends = np.append(first[1:], n)
+        record = block.record[first]
+        if self._f32:
+            size = rows.itemsize * rows.shape[1]
+            told = BytesColumn(memoryview(rows.tobytes()), first * size, (ends - first) * size)
+        else:
+            told = _json_rows(rows, first, ends)
+        source = Template(f"{records.topic}/", Integer(0), "/", Integer(1)).render(
+            len(record), integers=[records.partition[record], records.offset[record]]
+        )
         model = f"{scorer.name}/{scorer.version}".encode()
         kind = b"f32" if self._f32 else b"application/json"
-        outputs = []
-        for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
-            record = int(block.record[begin])
-            part = rows[begin:end]
-            value = part.tobytes() if self._f32 else orjson.dumps({"rows": part}, option=orjson.OPT_SERIALIZE_NUMPY)
-            source = f"{records.topic}/{records.partition[record]}/{records.offset[record]}".encode()
-            headers = [("offnormal-source", source), ("offnormal-model", model), ("content-type", kind)]
-            outputs.append(Output(topic, value, records.keys[record], headers))
-        return outputs
+        headers = headers_with("offnormal-source", source, [("offnormal-model", model), ("content-type", kind)])
+        return Outputs(getattr(self._topics, output), records.keys.take(record), told, headers)
 
-    def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> list[Output]:
+    def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> Outputs:
         """The original bytes and key, untouched; where from and why in the headers."""
         records = block.records
-        return [
-            Output(
-                self._topics.dead_letters,
-                records.values[reject.record] or b"",
-                records.keys[reject.record],
+        at = np.array([reject.record for reject in rejects], np.int64)
+        headers = [
+            encode_headers(
                 [
                     ("offnormal-topic", records.topic.encode()),
                     ("offnormal-partition", b"%d" % records.partition[reject.record]),
@@ -159,10 +142,117 @@ class EventEncoder:
                     ("offnormal-timestamp", b"%d" % records.timestamp[reject.record]),
                     ("offnormal-reason", reject.reason.encode()),
                     ("offnormal-error", reject.error[:500].encode("utf-8", "replace")),
-                ],
+                ]
             )
             for reject in rejects
         ]
+        return Outputs(
+            self._topics.dead_letters, records.keys.take(at), records.values.take(at), BytesColumn.of(headers)
+        )
+
+
+class AnomalyTemplate:
+    """The events of one model's anomalies, with t features and w lags each."""
+
+    def __init__(self, source: str, scorer: Scorer, topic: str, t: int, w: int):
+        names = [_quoted(name) for name in scorer.features]
+        self._names = BytesColumn.of(names)
+        self._features = scorer.features
+        features: list[Any] = []
+        for k in range(t):
+            features += [
+                ',{"name":' if k else '{"name":',
+                *(Text(_FEATURES + 2 * k), ',"actual":', Number(2 + 3 * k), ',"expected":', Number(3 + 3 * k)),
+                *(',"contribution":', Number(4 + 3 * k), ',"missing":', Text(_FEATURES + 2 * k + 1), "}"),
+            ]
+        lags: list[Any] = []
+        for k in range(w):
+            lags += [',"lags":[' if k == 0 else ",", Number(2 + 3 * t + k)]
+        model = orjson.dumps({"name": scorer.name, "version": scorer.version})
+        self._template = Template(
+            f'{{"specversion":"1.0","id":"{topic}/',
+            *(Integer(0), "/", Integer(1), "/", Integer(2), '","source":', _quoted(source)),
+            *(f',"type":"{ANOMALY_TYPE}","time":"', Text(_TIME), '","datacontenttype":"application/json"'),
+            *(Text(_SUBJECT), ',"data":{"entity":', Text(_ENTITY), ',"time":"', Text(_TIME)),
+            *('","score":', Number(0), ',"p_value":', Number(1), ',"severity":"', Text(_SEVERITY)),
+            *(f'","threshold":{scorer.threshold!r},"model":', model, ',"features":[', *features),
+            *('],"imputed":', Text(_IMPUTED), ',"incident":', Text(_INCIDENT), *lags, "]}}" if w else "}}"),
+        )
+
+    def render(self, found: Anomalies, block: VectorBlock) -> tuple[BytesColumn, BytesColumn]:
+        """Keys and values."""
+        n, records = len(found), block.records
+        record = block.record[found.index]
+        keys, entities, subjects = self._entities(block, record)
+        texts = [_iso(block.time[found.index]), entities, subjects, _choice(b"warning", b"alarm", found.alarm)]
+        texts += [self._imputed(found.missing), _memoised(found.incident, _quoted_or_null)]
+        numbers: list[Any] = [found.score, found.p_value]
+        for k in range(found.top.shape[1]):
+            actual = found.actual[:, k]
+            numbers += [actual, found.expected[:, k], found.contribution[:, k]]
+            texts += [self._names.take(found.top[:, k]), _choice(b"false", b"true", np.isnan(actual))]
+        if found.lags is not None:
+            numbers += list(found.lags.T.round(4))
+        place = [records.partition[record], records.offset[record], block.row[found.index]]
+        return keys, self._template.render(n, texts, numbers, place)
+
+    @staticmethod
+    def _entities(block: VectorBlock, record: Int64s) -> tuple[BytesColumn, BytesColumn, BytesColumn]:
+        """The entities' names as keys, as JSON, and as the member `subject`, which CloudEvents allows no empty."""
+        told = [block.entity_of_record(r) for r in record.tolist()]
+        return (
+            _memoised(told, lambda name: None if name is None else name.encode()),
+            _memoised(told, _quoted_or_null),
+            _memoised(told, lambda name: b',"subject":' + _quoted(name) if name else b""),
+        )
+
+    def _imputed(self, missing: npt.NDArray[np.bool_]) -> BytesColumn:
+        if not missing.any():
+            return same_for_all(b"[]", len(missing))
+        return BytesColumn.of(
+            [orjson.dumps([self._features[j] for j in np.flatnonzero(row).tolist()]) for row in missing]
+        )
+
+
+_TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _FEATURES = range(7)  # text columns; two for each feature
+
+
+def _quoted(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+def _quoted_or_null(text: str | None) -> bytes:
+    return orjson.dumps(text)
+
+
+def _memoised(items: Sequence[str | None], of: Callable[[str | None], bytes | None]) -> BytesColumn:
+    """`of` each item, made once for each that differs."""
+    made = {item: of(item) for item in set(items)}
+    return BytesColumn.of([made[item] for item in items])
+
+
+def _choice(no: bytes, yes: bytes, which: npt.NDArray[np.bool_]) -> BytesColumn:
+    length = np.where(which, len(yes), len(no))
+    return BytesColumn(memoryview(no + yes), np.where(which, len(no), 0), length)
+
+
+def _iso(times: Int64s) -> BytesColumn:
+    """As `iso`, of each."""
+    held = np.clip(times, 0, _LAST_MS).astype("datetime64[ms]")
+    told = np.datetime_as_string(held, unit="ms", timezone="UTC").astype("S24")
+    return BytesColumn(memoryview(told.tobytes()), np.arange(len(times)) * 24, np.full(len(times), 24))
+
+
+def _json_rows(rows: Float32s, first: Int64s, ends: Int64s) -> BytesColumn:
+    """{"rows": [[...], ...]} of each record's rows."""
+    n, k = rows.shape
+    is_first, is_last = np.zeros(n, bool), np.zeros(n, bool)
+    is_first[first], is_last[ends - 1] = True, True
+    numbers = [part for j in range(k) for part in (",", Number(j))][1:]
+    texts = [_choice(b",", b'{"rows":[', is_first), _choice(b"", b"]}", is_last)]
+    told = Template(Text(0), "[", *numbers, "]", Text(1)).render(n, texts, list(rows.T))
+    start = told.start[first]
+    return BytesColumn(told.buffer, start, told.start[ends - 1] + told.length[ends - 1] - start)
 
 
 def read_incident(value: bytes | None, source: str) -> Incident | None:

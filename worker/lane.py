@@ -10,7 +10,7 @@ import structlog
 from worker.detection import Incidents, Judge
 from worker.engine import Int64s, Resident
 from worker.events import EventEncoder, PerVector
-from worker.kafka import Output, Redo
+from worker.kafka import Outputs, Redo
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.vectors import BytesColumn, Decoder, RecordBlock, VectorBlock
@@ -28,7 +28,7 @@ class Scored:
 
     version: str
     block: VectorBlock
-    outputs: Sequence[Output]
+    outputs: Sequence[Outputs]
     severities: Sequence[str]
     unscorable: int
     cold: int
@@ -96,17 +96,20 @@ class Lane:
         with stage.labels("judge").time():
             anomalies = self._judge.anomalies(block, scores, resident, windowed.x, entity)
             self._incidents.observe(block, anomalies, resident)
-            outputs = self._encoder.anomalies(anomalies, block, resident)
-            outputs += self._encoder.dead_letters(block.rejects, block)
-            for name in self._settings.outputs:
-                values = per_vector(name, resident, windowed.x, scores, entity)
-                outputs += self._encoder.vectors(name, scores, values, block, resident)
+        with stage.labels("encode").time():
+            outputs = [self._encoder.anomalies(anomalies, block, resident)] if len(anomalies) else []
+            if block.rejects:
+                outputs.append(self._encoder.dead_letters(block.rejects, block))
+            if len(block):
+                for name in self._settings.outputs:
+                    values = per_vector(name, resident, windowed.x, scores, entity)
+                    outputs.append(self._encoder.vectors(name, scores, values, block, resident))
         cold = int(np.count_nonzero(windowed.cold))
         return Scored(
             version=resident.version,
             block=block,
             outputs=outputs,
-            severities=[a.severity for a in anomalies],
+            severities=list(anomalies.severities()),
             unscorable=int(np.count_nonzero(np.isnan(scores))) - cold,
             cold=cold,
             late=windowed.late,

@@ -68,7 +68,7 @@ class RegistryView:
         for i in range(len(block)):
             key = (block.keys[i] or b"").decode("utf-8", "replace").split("/")
             if len(key) >= 3 and key[1] == self.name:
-                self._apply(key, block.values[i], dict(block.headers.get(i, ())))
+                self._apply(key, block.values[i], {name: value or b"" for name, value in block.headers.get(i, ())})
 
     def _apply(self, key: Sequence[str], value: bytes | None, headers: dict[str, bytes]) -> None:
         kind, _, what, *rest = key

@@ -328,7 +328,7 @@ class Worker:
         with self.metrics.stage.labels("commit").time():
             changed = self._incidents.changed()
             if changed:
-                sink.send(self._encoder.incidents(changed))
+                sink.send([self._encoder.incidents(changed)])
             offsets = {}
             for partition, end in checkpoint.ends.items():
                 state = self._state(partition, end).dump()

@@ -94,11 +94,11 @@ class KafkaSettings(Section):
     ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
     key_file: str | None = Field(None, description="PEM file of the client key")
-    reader: Literal["columns", "records"] = Field(
-        "columns", description="how records are decoded: columns is fast, records uses kafka-python's public API alone"
+    client: Literal["columnar", "public"] = Field(
+        "columnar", description="columnar reads and writes record batches itself; public is kafka-python's API, slowly"
     )
     fetch_bytes: int = Field(
-        16 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
+        4 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
     )
     startup_timeout: Duration = Field(60.0, description="how long Kafka may be away at start before exit 4")
     session_timeout: Duration = Field(
@@ -238,7 +238,7 @@ class IncidentSettings(Section):
 
 
 class BatchSettings(Section):
-    max_rows: int = Field(4096, ge=1, le=1_000_000, description="rows scored at once")
+    max_rows: int = Field(8192, ge=1, le=1_000_000, description="rows scored at once")
     max_delay: Duration = Field(0.005, le=10, description="how long a batch waits for more rows")
     commit_interval: Duration = Field(
         0.5, le=10, description="how long offsets, and events under a backlog, wait for their commit"

@@ -33,10 +33,10 @@ class Outputs:
         """Takes in what is new."""
         while (block := self._scores.poll(0.02)) is not None:
             for i in range(len(block)):
-                headers = dict(block.headers[i])
-                place = _place(headers["offnormal-source"].decode())
+                headers = {name: (value or b"").decode() for name, value in block.headers[i]}
+                place = _place(headers["offnormal-source"])
                 self.scored[place] += 1
-                self.versions[headers["offnormal-model"].decode().split("/", 1)[1]] += 1
+                self.versions[headers["offnormal-model"].split("/", 1)[1]] += 1
                 self.p_values[place] = orjson.loads(block.values.view(i))["rows"][0][1]
         while (block := self._anomalies.poll(0.02)) is not None:
             for value in block.values:

@@ -4,6 +4,6 @@ modules.
 
 from worker.detection.incident import Incident, Suspect
 from worker.detection.incidents import Incidents
-from worker.detection.judge import Anomaly, Feature, Judge
+from worker.detection.judge import Anomalies, Judge
 
-__all__ = ["Anomaly", "Feature", "Incident", "Incidents", "Judge", "Suspect"]
+__all__ = ["Anomalies", "Incident", "Incidents", "Judge", "Suspect"]

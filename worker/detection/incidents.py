@@ -10,7 +10,7 @@ committed offset (`Suspect`).
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detection.incident import Flag, Incident, Place, Suspect
-from worker.detection.judge import Anomaly, Scorer
+from worker.detection.judge import Anomalies, Float32s, Int64s, Scorer
 from worker.detection.watch import NEVER, Watch, Watched
 from worker.settings import IncidentSettings
 from worker.vectors import VectorBlock
@@ -43,6 +43,23 @@ class Course:
         return self.incident is not None and not self.incident.closed
 
 
+class _Flagged:
+    """One of a block's anomalies."""
+
+    def __init__(self, anomalies: Anomalies, k: int):
+        self._anomalies, self._k = anomalies, k
+        self.index = int(anomalies.index[k])
+        self.p_value = float(anomalies.p_value[k])
+        self.alarm = bool(anomalies.alarm[k])
+
+    @property
+    def evidence(self) -> tuple[Int64s, Float32s]:
+        return self._anomalies.top[self._k], self._anomalies.contribution[self._k]
+
+    def belongs_to(self, incident: str | None) -> None:
+        self._anomalies.incident[self._k] = incident
+
+
 class Incidents:
     """Of all entities of a worker. Has no connection: `changed` hands over what is to be published."""
 
@@ -54,28 +71,64 @@ class Incidents:
         self._watch = Watch()
         self._changed: dict[str, Incident] = {}
 
-    def observe(self, block: VectorBlock, anomalies: Sequence[Anomaly], scorer: Scorer) -> None:
-        """Takes a block's vectors, and names in each anomaly its incident."""
-        if not anomalies and not len(self._watch):
+    def observe(self, block: VectorBlock, anomalies: Anomalies, scorer: Scorer) -> None:
+        """Takes a block's vectors, and names for each anomaly its incident."""
+        if not len(anomalies) and not len(self._watch):
             return
-        flagged = {anomaly.index: anomaly for anomaly in anomalies}
-        over = np.zeros(len(block), bool)
-        over[list(flagged)] = True
+        over = np.full(len(block), -1)
+        over[anomalies.index] = np.arange(len(anomalies))
         of_row, now = identities(block)[block.record], time.monotonic()
-        with_flags = np.unique(of_row[over])
+        with_flags = np.unique(of_row[anomalies.index])
         due = self._watch.advance(of_row, block.time, with_flags, now)
         looked_at: dict[int, Course] = {}
         for entity, rows in _rows_of(of_row, np.union1d(with_flags, due)):
             course = self._course(entity, int(block.records.partition[block.record[rows[0]]]))
             course.seen = now
-            begin = 0
-            for k in np.flatnonzero(over[rows]).tolist():
-                self._pass(course, block.time[rows[begin:k]])
-                self._flag(course, entity, block, flagged[int(rows[k])], scorer)
-                begin = k + 1
-            self._pass(course, block.time[rows[begin:]])
+            flags = rows[over[rows] >= 0]
+            if not self._go_on(course, rows, flags, over, block, anomalies, scorer):
+                begin = 0
+                for k in np.flatnonzero(over[rows] >= 0).tolist():
+                    self._pass(course, block.time[rows[begin:k]])
+                    self._flag(course, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
+                    begin = k + 1
+                self._pass(course, block.time[rows[begin:]])
             looked_at[entity] = course
         self._put(looked_at)
+
+    def _go_on(
+        self,
+        course: Course,
+        rows: Int64s,
+        flags: Int64s,
+        over: Int64s,
+        block: VectorBlock,
+        anomalies: Anomalies,
+        scorer: Scorer,
+    ) -> bool:
+        """The plain case at one stroke: an incident is open, and all of these vectors are of its time."""
+        incident = course.incident
+        if incident is None or incident.closed or course.flags or not len(flags):
+            return False
+        record = block.record[flags]
+        first = (int(block.records.offset[record[0]]), int(block.row[flags[0]]))
+        times = block.time[flags]
+        within = int(block.time[rows].max()) < incident.latest + self._quiet
+        if first <= incident.last or not within or int(times.min()) <= incident.started - self._quiet:
+            return False
+        course.position += len(rows)
+        which = over[flags]
+        last = (int(block.records.offset[record[-1]]), int(block.row[flags[-1]]))
+        incident.last = max(incident.last, last)
+        incident.latest = max(incident.latest, int(times.max()))
+        incident.vectors += len(flags)
+        incident.peak = min(incident.peak, float(anomalies.p_value[which].min()))
+        if anomalies.alarm[which].any():
+            incident.severity = "alarm"
+        self._add_evidence(incident, anomalies.top[which], anomalies.contribution[which], scorer)
+        self._changed[incident.id] = incident
+        for k in which.tolist():
+            anomalies.incident[k] = incident.id
+        return True
 
     def _course(self, entity: int, partition: int) -> Course:
         """With the count as it stands."""
@@ -111,7 +164,7 @@ class Incidents:
         if incident is not None and not incident.closed and int(times.max()) >= incident.latest + self._quiet:
             self._close(incident)
 
-    def _flag(self, course: Course, entity: int, block: VectorBlock, anomaly: Anomaly, scorer: Scorer) -> None:
+    def _flag(self, course: Course, entity: int, block: VectorBlock, anomaly: _Flagged, scorer: Scorer) -> None:
         record = int(block.record[anomaly.index])
         place = (int(block.records.offset[record]), int(block.row[anomaly.index]))
         when = int(block.time[anomaly.index])
@@ -121,22 +174,29 @@ class Incidents:
         if incident is not None and place <= incident.last and when < incident.latest + self._quiet:
             # It was seen by who published the incident, and is scored again. (Later ones at such a place are of a topic
             # that was made anew.)
-            anomaly.incident = incident.id if place >= incident.opened else None
+            anomaly.belongs_to(incident.id if place >= incident.opened else None)
             return
         if incident is not None and not incident.closed:
             if incident.started - self._quiet < when < incident.latest + self._quiet:
                 self._add(incident, anomaly, place, when, scorer)
                 self._changed[incident.id] = incident
-                anomaly.incident = incident.id
+                anomaly.belongs_to(incident.id)
                 return
             self._close(incident)
-        course.flags.append(Flag(course.position, when, *place, anomaly.p_value, anomaly.severity == "alarm"))
+        course.flags.append(Flag(course.position, when, *place, anomaly.p_value, anomaly.alarm))
         extreme = anomaly.p_value <= scorer.budget * self._settings.extreme
         if extreme or len(course.flags) >= self._settings.open_after:
             self._open(course, entity, block, anomaly, place, when, scorer)
 
     def _open(
-        self, course: Course, entity: int, block: VectorBlock, anomaly: Anomaly, place: Place, when: int, scorer: Scorer
+        self,
+        course: Course,
+        entity: int,
+        block: VectorBlock,
+        anomaly: _Flagged,
+        place: Place,
+        when: int,
+        scorer: Scorer,
     ) -> None:
         flags, before = course.flags, course.incident
         started = min(flag.time for flag in flags)
@@ -163,19 +223,27 @@ class Incidents:
         self._add(incident, anomaly, place, when, scorer)
         course.incident, course.flags = incident, []
         self._changed[incident.id] = incident
-        anomaly.incident = incident.id
+        anomaly.belongs_to(incident.id)
 
-    @staticmethod
-    def _add(incident: Incident, anomaly: Anomaly, place: Place, when: int, scorer: Scorer) -> None:
+    def _add(self, incident: Incident, anomaly: _Flagged, place: Place, when: int, scorer: Scorer) -> None:
         incident.last = max(incident.last, place)
         incident.latest = max(incident.latest, when)
         incident.vectors += 1
         incident.peak = min(incident.peak, anomaly.p_value)
-        if anomaly.severity == "alarm":
+        if anomaly.alarm:
             incident.severity = "alarm"
-        for feature in anomaly.features:
-            if feature.name in incident.evidence or len(incident.evidence) < _SENSORS:
-                incident.evidence[feature.name] = incident.evidence.get(feature.name, 0.0) + feature.contribution
+        self._add_evidence(incident, *anomaly.evidence, scorer)
+
+    @staticmethod
+    def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
+        """Features [k, t] and their shares. Added one after another, so that batches make no difference."""
+        evidence, features = incident.evidence, scorer.features
+        for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
+            name = features[j]
+            if name in evidence:
+                evidence[name] += share
+            elif len(evidence) < _SENSORS:
+                evidence[name] = share
         if (scorer.name, scorer.version) not in incident.models:
             incident.models.append((scorer.name, scorer.version))
 

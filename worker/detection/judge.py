@@ -1,6 +1,6 @@
 """The judge: which vectors are anomalies, how severe, and which sensors are guilty."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -11,6 +11,7 @@ from worker.models import Calibration
 from worker.vectors import VectorBlock
 
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
 Severity = Literal["alarm", "warning"]
 
@@ -39,33 +40,33 @@ class Scorer(Protocol):
     def explain(self, x: Float32s, entity: Int64s | None = None) -> Explanation: ...
 
 
-# Not frozen: made by the thousand in an alarm storm, and a frozen one takes four times as long (timeit).
-@dataclass(slots=True)
-class Feature:
-    """`actual` is None where the reading is missing; `contribution` is its share of the score."""
+@dataclass(frozen=True)
+class Anomalies:
+    """The k vectors of a block that are over the threshold, in columns: an alarm storm makes no object of each.
 
-    name: str
-    actual: float | None
-    expected: float
-    contribution: float
-    missing: bool
-
-
-@dataclass(slots=True)
-class Anomaly:
-    """One vector over the threshold. `index` points into the block; `imputed` names what was missing. `lags` are the
-    shares of the window's vectors in the evidence, from this one back; none without windows. `incident` is the id of
-    the one it belongs to, once that has opened.
+    `index` [k] points into the block. `top` [k, t] are the guiltiest features, with what was read (`actual` [k, t], NaN
+    where missing), what was `expected`, and their `contribution`, a share of the score. `missing` [k, d] is true for
+    readings that were imputed. `lags` [k, w] are the shares of the window's vectors in the evidence, from the newest
+    back; None without windows. `incident` [k] is the id of the one each belongs to, once that has opened.
     """
 
-    index: int
-    score: float
-    p_value: float
-    severity: Severity
-    features: Sequence[Feature]
-    imputed: Sequence[str]
-    lags: Sequence[float] = ()
-    incident: str | None = None
+    index: Int64s
+    score: Float32s
+    p_value: Float64s
+    alarm: npt.NDArray[np.bool_]
+    top: Int64s
+    actual: Float32s
+    expected: Float32s
+    contribution: Float32s
+    missing: npt.NDArray[np.bool_]
+    lags: Float32s | None
+    incident: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def severities(self) -> Iterator[Severity]:
+        return ("alarm" if alarm else "warning" for alarm in self.alarm.tolist())
 
 
 class Judge:
@@ -81,40 +82,27 @@ class Judge:
         scorer: Scorer,
         rows: Float32s | None = None,
         entity: Int64s | None = None,
-    ) -> list[Anomaly]:
+    ) -> Anomalies:
         """The vectors whose score reaches the threshold; one too incomplete to score (NaN) never does. What was scored
         are the `rows` [n, D] of the model's entities `entity` [n]: the vectors themselves, unless there are windows.
         """
         over = np.flatnonzero(scores >= scorer.threshold)
-        if not len(over):
-            return []
         x = block.x[over]
         p_values = scorer.calibration.p_value(scores[over])
         expected, contributions, lags = scorer.explain(
             x if rows is None else rows[over], None if entity is None else entity[over]
         )
         top = np.argsort(-contributions, axis=1, kind="stable")[:, : self._top]
-        names, alarm = scorer.features, scorer.budget * ALARM_SHARE
-        imputed: list[list[str]] = [[] for _ in over]
-        for k, j in np.argwhere(np.isnan(x)).tolist():
-            imputed[k].append(names[j])
-        return [
-            Anomaly(
-                index=int(index),
-                score=float(scores[index]),
-                p_value=float(p),
-                severity="alarm" if p <= alarm else "warning",
-                features=[
-                    _feature(names[j], float(x[k, j]), float(expected[k, j]), float(contributions[k, j]))
-                    for j in top[k].tolist()
-                ],
-                imputed=imputed[k],
-                lags=() if lags is None else [round(share, 4) for share in lags[k].tolist()],
-            )
-            for k, (index, p) in enumerate(zip(over.tolist(), p_values.tolist(), strict=True))
-        ]
-
-
-def _feature(name: str, actual: float, expected: float, contribution: float) -> Feature:
-    missing = actual != actual
-    return Feature(name, None if missing else actual, expected, contribution, missing)
+        return Anomalies(
+            index=over,
+            score=scores[over],
+            p_value=p_values,
+            alarm=p_values <= scorer.budget * ALARM_SHARE,
+            top=top,
+            actual=np.take_along_axis(x, top, 1),
+            expected=np.take_along_axis(expected, top, 1),
+            contribution=np.take_along_axis(contributions, top, 1),
+            missing=np.isnan(x),
+            lags=lags,
+            incident=[None] * len(over),
+        )

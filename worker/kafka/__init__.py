@@ -1,10 +1,11 @@
 """All there is of Kafka: connections, the source of blocks, the sink that owns the order outputs -> offsets -> commit.
 
-Knows nothing of models. What is read here comes as blocks; what is written goes as `Output`s.
+Knows nothing of models. What is read here comes as blocks; what is written goes as `Outputs`.
 """
 
 from worker.kafka.faults import Redo
-from worker.kafka.sink import AtLeastOnceSink, ExactlyOnceSink, Output, Sink, open_sink
+from worker.kafka.outputs import Output, Outputs
+from worker.kafka.sink import AtLeastOnceSink, ExactlyOnceSink, Sink, open_sink
 from worker.kafka.source import Source
 
-__all__ = ["AtLeastOnceSink", "ExactlyOnceSink", "Output", "Redo", "Sink", "Source", "open_sink"]
+__all__ = ["AtLeastOnceSink", "ExactlyOnceSink", "Output", "Outputs", "Redo", "Sink", "Source", "open_sink"]

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     first_timestamp: int
     max_timestamp: int
     producer_id: int
-    count: int
+    n: int
 
 
 class Columns(NamedTuple):
@@ -175,12 +175,15 @@ def _record(buffer, at, end, r, offset, timestamp, starts, lengths, base_offset,
 
 @compiled
 def _records(buffer, offset, timestamp, starts, lengths, table):
-    """Fills the columns. -> how many batches are sound before the first that is not, and how many records these have."""
+    """Fills the columns. -> how many batches are sound before one is not, and how many records these have."""
     n = 0
     for b in range(len(table)):
         at, end, count = table[b, 0], table[b, 1], table[b, 10]
         base_offset, first_timestamp = table[b, 2], table[b, 7]
-        append_timestamp = table[b, 8] if table[b, 5] & LOG_APPEND_TIME else np.int64(-1)
+        is_append_time = table[b, 5] & LOG_APPEND_TIME != 0
+        append_timestamp = table[b, 8] if is_append_time else np.int64(-1)
+        if count < 0 or count > (end - at) // SMALLEST_RECORD or (is_append_time and append_timestamp < 0):
+            return b, n
         if (
             (table[b, 5] & LOG_APPEND_TIME and append_timestamp < 0)
             or count < 0

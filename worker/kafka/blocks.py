@@ -1,20 +1,14 @@
-"""What a consumer's poll gives, made to a block: as OFFNORMAL_KAFKA__READER says."""
+"""What a consumer's poll gives, made to a block: as OFFNORMAL_KAFKA__CLIENT says."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import kafka
-import structlog
 from kafka import KafkaConsumer, TopicPartition
 
 from worker.kafka import records
+from worker.kafka.connection import is_columnar
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
-
-log = structlog.get_logger()
-
-# What worker/kafka/columns.py takes the place of is not public: it was compared with these versions of kafka-python.
-KNOWN: Final = ("3.0.12",)
 
 
 class _BlockOf(Protocol):
@@ -34,11 +28,9 @@ class Blocks(NamedTuple):
 
 def blocks(consumer: KafkaConsumer, settings: KafkaSettings) -> Blocks:
     """For this consumer, from its first poll on."""
-    if settings.reader == "columns":
-        if kafka.__version__ in KNOWN:
-            from worker.kafka import columns
+    if is_columnar(settings):
+        from worker.kafka import columns
 
-            columns.install(consumer)
-            return Blocks(columns.block_of, columns.first_offset)
-        log.warning("columns_not_used", kafka_python=kafka.__version__, known=KNOWN, consequence="reading is slow")
+        columns.install(consumer)
+        return Blocks(columns.block_of, columns.first_offset)
     return Blocks(records.block_of, records.first_offset)

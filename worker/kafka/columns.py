@@ -17,17 +17,18 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
-from kafka.record.util import decode_varint, encode_varint
 
-from worker.kafka import batches
+from worker.kafka import batches, network
 from worker.kafka.batches import Batch, Columns
 from worker.kafka.compression import decompress
+from worker.kafka.outputs import decode_headers, encode_headers
 from worker.vectors import BytesColumn, Headers, RecordBlock
 
 
 def install(consumer: KafkaConsumer) -> None:
     """From now on `consumer.poll` gives a list of chunks for each partition, instead of a list of records."""
     consumer._fetcher.PartitionRecords = PartitionColumns
+    network.widen()
 
 
 class Chunk(Sequence["Chunk"]):
@@ -85,7 +86,7 @@ class PartitionColumns:
             end = known[passed].begin
         self._last = known[passed - 1] if passed else None
         self._epochs = [batch.leader_epoch for batch in wanted]
-        self._ends = np.cumsum([batch.count for batch in wanted])
+        self._ends = np.cumsum([batch.n for batch in wanted])
         # A batch is fetched whole, though it may be wanted from somewhere within.
         early = self._columns.offset < fetch_offset
         self._at = len(early) if early.all() else int(np.argmin(early))
@@ -175,7 +176,7 @@ def _wanted(data: memoryview, known: Sequence[Batch], aborted: _Aborted, check_c
     """The batches whose records are wanted, and how many of the known ones it took to find them: up to one that is
     damaged.
     """
-    wanted = []
+    wanted: list[Batch] = []
     for passed, batch in enumerate(known):
         if check_crcs and crc32c(data[batch.begin + batches.CHECKED_FROM : batch.end]) != batch.crc:
             return wanted, passed
@@ -213,17 +214,7 @@ def _unpacked(data: memoryview, packed: Sequence[Batch]) -> tuple[memoryview, li
 
 def _columns_of(found: Sequence[Any]) -> Columns:
     """What kafka-python has made an object each of."""
-    parts: list[bytes] = []
-    for record in found:
-        headers = bytearray()
-        if record.headers:
-            encode_varint(len(record.headers), headers.append)
-            for name, value in record.headers:
-                encode_varint(len(name.encode()), headers.append)
-                headers += name.encode()
-                encode_varint(-1 if value is None else len(value), headers.append)
-                headers += value or b""
-        parts += (record.key, record.value, bytes(headers) or None)
+    parts = [part for record in found for part in (record.key, record.value, encode_headers(record.headers))]
     column = BytesColumn.of(parts)
     return Columns(
         np.frombuffer(column.buffer, np.uint8),
@@ -245,14 +236,14 @@ def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Chunk]]) -> R
     chunks = [chunk.columns for found in fetched.values() for chunk in found]
     sizes = [sum(map(len, found)) for found in fetched.values()]
     partition = np.repeat(np.array([p.partition for p in fetched], np.int64), sizes)
-    whole = chunks[0] if len(chunks) == 1 else _joined(chunks)
-    buffer = memoryview(whole.buffer)
+    whole = _joined(chunks)
+    buffer = whole.buffer.data
     key, value, headers = (BytesColumn(buffer, whole.starts[:, k], whole.lengths[:, k]) for k in range(3))
     return RecordBlock(topic, partition, whole.offset, whole.timestamp, key, value, HeaderColumn(headers))
 
 
 def _joined(chunks: Sequence[Columns]) -> Columns:
-    """One buffer for all: the records of each chunk are copied as they lie, at one stroke."""
+    """One buffer for all: the records of each chunk are taken as they lie, of a single one without a copy."""
     parts, starts, at = [], [], 0
     for chunk in chunks:
         begin, end = chunk.starts[0, 0], chunk.starts[-1, 2] + max(chunk.lengths[-1, 2], 0)
@@ -260,7 +251,9 @@ def _joined(chunks: Sequence[Columns]) -> Columns:
         starts.append(chunk.starts + (at - begin))
         at += end - begin
     offset, timestamp, lengths = (np.concatenate([chunk[k] for chunk in chunks]) for k in (1, 2, 4))
-    return Columns(np.concatenate(parts), offset, timestamp, np.concatenate(starts), lengths)
+    return Columns(
+        parts[0] if len(parts) == 1 else np.concatenate(parts), offset, timestamp, np.concatenate(starts), lengths
+    )
 
 
 class HeaderColumn(Mapping[int, Headers]):
@@ -280,12 +273,4 @@ class HeaderColumn(Mapping[int, Headers]):
         data = self._column[i]
         if data is None:
             raise KeyError(i)
-        count, at = decode_varint(data, 0)
-        found = []
-        for _ in range(count):
-            size, at = decode_varint(data, at)
-            name, at = data[at : at + size].decode(), at + size
-            size, at = decode_varint(data, at)
-            found.append((name, data[at : at + size] if size >= 0 else None))
-            at += max(size, 0)
-        return found
+        return decode_headers(data)

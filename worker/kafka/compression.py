@@ -32,7 +32,7 @@ def _whole(stream: Any, data: memoryview) -> bytes:
 
 
 def _snappy(data: memoryview) -> Any:
-    if data[:8] != _XERIAL:
+    if bytes(data[:8]) != _XERIAL:
         return snappy.decompress(bytes(data))
     blocks, at = [], 16
     while at < len(data):

@@ -1,11 +1,28 @@
 """The one place where connections are made: plaintext, TLS and SASL, as the settings say."""
 
-from typing import Any
+from typing import Any, Final
 
+import kafka
+import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from worker.kafka.faults import readable_errors
 from worker.settings import KafkaSettings
+
+log = structlog.get_logger()
+
+# columns.py and produce.py take the place of what is not public: they were compared with these versions.
+KNOWN: Final = ("3.0.12",)
+
+
+def is_columnar(settings: KafkaSettings) -> bool:
+    """Whether records are read and written in columns, as OFFNORMAL_KAFKA__CLIENT says; a kafka-python that this was
+    never tried with is used by its public API, with a warning.
+    """
+    if settings.client == "columnar" and kafka.__version__ not in KNOWN:
+        log.warning("columnar_client_not_used", kafka_python=kafka.__version__, known=KNOWN, consequence="slow")
+        return False
+    return settings.client == "columnar"
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def first_offset(fetched: Sequence[Any]) -> int:
     return offset
 
 
-def block_of(topic: str, fetched: Mapping[TopicPartition, list[Any]]) -> RecordBlock:
+def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock:
     records = list(chain.from_iterable(fetched.values()))
     n = len(records)
     sizes = [len(part) for part in fetched.values()]

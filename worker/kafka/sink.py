@@ -6,9 +6,9 @@ never used again: kafka-python keeps the offsets of an aborted transaction and w
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import structlog
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
@@ -16,6 +16,8 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 from worker.errors import KafkaError, SettingsError
 from worker.kafka.connection import producer
 from worker.kafka.faults import Redo, fatal_in, readable
+from worker.kafka.outputs import Outputs
+from worker.kafka.produce import BATCH_BYTES, Produce
 from worker.kafka.source import Source
 from worker.settings import KafkaSettings, Settings
 
@@ -24,15 +26,8 @@ log = structlog.get_logger()
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 
 
-class Output(NamedTuple):
-    topic: str
-    value: bytes
-    key: bytes | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
 class Sink(Protocol):
-    def send(self, outputs: Iterable[Output]) -> None:
+    def send(self, outputs: Iterable[Outputs]) -> None:
         """Hands outputs to the client; they become valid with the next commit. Raises Redo."""
         ...
 
@@ -59,12 +54,12 @@ def open_sink(settings: Settings, source: Source) -> Sink:
 
 
 class _ProducerSink:
-    """What both sinks share: a producer that is made anew after a fault, and the futures of what was sent."""
+    """What both sinks share: a producer that is made anew after a fault, and what is on its way by it."""
 
     def __init__(self, settings: KafkaSettings, source: Source):
         self._settings = settings
         self._source = source
-        self._sent: list[Any] = []
+        self._produce = Produce(settings)
         # At the start a broker may take its time; later SIGTERM, which waits for ten seconds, must not wait for it.
         self._producer: KafkaProducer | None = self._open(settings.startup_timeout)
 
@@ -72,10 +67,9 @@ class _ProducerSink:
         """A producer that is ready, within `timeout` seconds or thereabouts. Raises worker.errors.KafkaError."""
         raise NotImplementedError
 
-    def _send(self, client: KafkaProducer, outputs: Iterable[Output]) -> None:
+    def _send(self, client: KafkaProducer, outputs: Iterable[Outputs]) -> None:
         for output in outputs:
-            future = client.send(output.topic, output.value, output.key, list(output.headers))
-            self._sent.append(future)
+            self._produce.send(client, output)
 
     def _ready(self) -> KafkaProducer:
         if self._producer is None:
@@ -87,15 +81,15 @@ class _ProducerSink:
             self._ready()
 
     def _check_sent(self) -> None:
-        for future in self._sent:
+        for future in self._produce.sent:
             if not future.is_done:
                 raise errors.KafkaTimeoutError("an output was not acknowledged")
             if future.failed():
                 raise future.exception
-        self._sent.clear()
+        self._produce.sent.clear()
 
     def discard(self) -> None:
-        self._sent.clear()
+        self._produce.discard()
         client, self._producer = self._producer, None
         if client is not None:
             # Closing waits for what is in flight; the thread's end is nobody's to wait for.
@@ -130,7 +124,7 @@ class ExactlyOnceSink(_ProducerSink):
             request_timeout_ms=int(settings.commit_timeout * 1000),
             max_block_ms=int(min(timeout, settings.session_timeout) * 1000),
             bootstrap_timeout_ms=int(timeout * 1000),
-            batch_size=256 * 1024,
+            batch_size=BATCH_BYTES,
             # While the broker writes the last transaction's markers it answers "concurrent transactions": with the
             # default of 100 ms every transaction would wait for so long.
             retry_backoff_ms=2,
@@ -148,7 +142,7 @@ class ExactlyOnceSink(_ProducerSink):
         self._open_transaction = False
         return client
 
-    def send(self, outputs: Iterable[Output]) -> None:
+    def send(self, outputs: Iterable[Outputs]) -> None:
         with _redo(self._settings, "sending"):
             client = self._ready()
             self._begin(client)
@@ -159,6 +153,7 @@ class ExactlyOnceSink(_ProducerSink):
         with _redo(self._settings, "committing"):
             client = self._ready()
             self._begin(client)
+            self._produce.flush(client)
             # The client waits without a limit; the session does not.
             _bounded(lambda: self._finish(client, offsets, membership), self._settings.commit_timeout)
             self._check_sent()
@@ -189,22 +184,24 @@ class AtLeastOnceSink(_ProducerSink):
     def _open(self, timeout: float) -> KafkaProducer:
         return producer(
             self._settings,
-            batch_size=256 * 1024,
+            batch_size=BATCH_BYTES,
             max_block_ms=int(self._settings.commit_timeout * 1000),
             bootstrap_timeout_ms=int(timeout * 1000),
             delivery_timeout_ms=int(self._settings.session_timeout * 1000),
             request_timeout_ms=int(self._settings.commit_timeout * 1000),
         )
 
-    def send(self, outputs: Iterable[Output]) -> None:
+    def send(self, outputs: Iterable[Outputs]) -> None:
         with _redo(self._settings, "sending"):
             self._send(self._ready(), outputs)
 
     def commit(self, offsets: Offsets) -> None:
         self._source.membership()
         with _redo(self._settings, "sending"):
-            if self._sent:
-                self._ready().flush(timeout=self._settings.commit_timeout)
+            client = self._ready()
+            self._produce.flush(client)
+            if self._produce.sent:
+                client.flush(timeout=self._settings.commit_timeout)
             self._check_sent()
         self._source.commit(offsets)
         self._source.committed(offsets)

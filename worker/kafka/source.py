@@ -1,9 +1,12 @@
 """The source: sensor records in columnar blocks.
 
-They are read by kafka-python's public API alone (OFFNORMAL_KAFKA__READER=records), or, ten times as fast, by decoding
-what it has fetched without it (columns): the same blocks. Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched, and once that has changed, whatever is not yet
-committed is void (`Redo`). In a cooperative rebalance partitions are revoked only after the new generation is in
-place, so the broker fences all that was begun under the old one, even for partitions that stay.
+They are read by kafka-python's public API alone (OFFNORMAL_KAFKA__CLIENT=public), or, ten times as fast, by decoding
+what it has fetched (columnar): the same blocks.
+
+Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched,
+and once that has changed, whatever is not yet committed is void (`Redo`). In a cooperative rebalance partitions are
+revoked only after the new generation is in place, so the broker fences all that was begun under the old one, even for
+partitions that stay.
 
 A partition that is new, or is read again after a Redo, is handed out only once it was adopted: its state, which lies
 beside its committed offset, comes first. Records before that offset may be read back to fill windows (`history`).

@@ -9,9 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Headers = Sequence[tuple[str, bytes]]
+from worker.compiled import compiled, copy, read_only
+
+Headers = Sequence[tuple[str, bytes | None]]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
+
+
+@compiled
+def gather(buffer, start, length, out):  # type: ignore[no-untyped-def]
+    """Copies slices of `buffer` to `out`, end to end."""
+    at = 0
+    for i in range(len(start)):
+        copy(buffer[start[i] : start[i] + length[i]], out[at : at + length[i]])
+        at += length[i]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +46,26 @@ class BytesColumn:
         return cls(memoryview(data), np.cumsum(sizes) - sizes, length)
 
     @classmethod
-    def concat(cls, columns: Sequence["BytesColumn"]) -> "BytesColumn":
+    def concat(cls, columns: Sequence["BytesColumn"], joined: memoryview | None = None) -> "BytesColumn":
+        """`joined` are their buffers end to end, if they have been joined already."""
         sizes = np.array([len(c.buffer) for c in columns])
         shifts = np.cumsum(sizes) - sizes
         return cls(
-            memoryview(b"".join(c.buffer for c in columns)),
+            memoryview(b"".join(c.buffer for c in columns)) if joined is None else joined,
             np.concatenate([c.start + shift for c, shift in zip(columns, shifts, strict=True)]),
             np.concatenate([c.length for c in columns]),
         )
 
     def take(self, indices: Int64s) -> "BytesColumn":
         return BytesColumn(self.buffer, self.start[indices], self.length[indices])
+
+    def compact(self) -> "BytesColumn":
+        """The same strings, in a buffer that holds nothing else."""
+        sizes = np.maximum(self.length, 0)
+        start = np.cumsum(sizes) - sizes
+        out = np.empty(int(sizes.sum()), np.uint8)
+        gather(read_only(np.frombuffer(self.buffer, np.uint8)), self.start, sizes, out)
+        return BytesColumn(out.data, start, self.length)
 
     def __len__(self) -> int:
         return len(self.length)
@@ -89,13 +109,15 @@ class RecordBlock:
         for block in blocks:
             headers.update({first + i: h for i, h in block.headers.items()})
             first += len(block)
+        keys = BytesColumn.concat([b.keys for b in blocks])
+        shared = all(b.keys.buffer is b.values.buffer for b in blocks)
         return cls(
             blocks[0].topic,
             np.concatenate([b.partition for b in blocks]),
             np.concatenate([b.offset for b in blocks]),
             np.concatenate([b.timestamp for b in blocks]),
-            BytesColumn.concat([b.keys for b in blocks]),
-            BytesColumn.concat([b.values for b in blocks]),
+            keys,
+            BytesColumn.concat([b.values for b in blocks], keys.buffer if shared else None),
             headers,
         )
 
@@ -114,10 +136,8 @@ class RecordBlock:
 
     def ends(self) -> dict[int, int]:
         """Partition -> the offset after its last record here."""
-        ends: dict[int, int] = {}
-        for p in np.unique(self.partition):
-            ends[int(p)] = int(self.offset[self.partition == p][-1]) + 1
-        return ends
+        last = np.flatnonzero(np.diff(self.partition, append=-1))  # of each stretch of one partition
+        return dict(zip(self.partition[last].tolist(), (self.offset[last] + 1).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +172,9 @@ class VectorBlock:
 
     def entity(self, i: int) -> str | None:
         """The entity of the i-th vector, or None where neither payload nor key names one."""
-        record = int(self.record[i])
+        return self.entity_of_record(int(self.record[i]))
+
+    def entity_of_record(self, record: int) -> str | None:
         if record in self.entities:
             return self.entities[record]
         key = self.records.keys[record]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from worker.compiled import compiled, read_only
-from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
+from worker.compiled import read_only
+from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject, gather
 from worker.vectors.formats import WRONG_LENGTH, Parsed
 
 
@@ -25,16 +25,7 @@ class F32:
     def _rows(self, values: BytesColumn, records: Int64s) -> Float32s:
         length = values.length[records]
         x = np.empty((int(length.sum()) // self._row_bytes, self._width), "<f4")
-        _gather(
+        gather(
             read_only(np.frombuffer(values.buffer, np.uint8)), values.start[records], length, x.view(np.uint8).ravel()
         )
         return x
-
-
-@compiled
-def _gather(buffer, start, length, out):  # type: ignore[no-untyped-def]
-    at = 0
-    for i in range(len(start)):
-        for k in range(length[i]):
-            out[at + k] = buffer[start[i] + k]
-        at += length[i]

@@ -1,0 +1,114 @@
+"""What is written to Kafka: records of one topic, in columns, with their headers encoded as Kafka has them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from kafka.record.util import decode_varint, encode_varint
+
+from worker.template import Template, Text
+from worker.vectors import BytesColumn, Headers
+
+
+class Output(NamedTuple):
+    """One record."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs(Sequence[Output]):
+    """n records of one topic. `headers` are encoded (`encode_headers`); null is none."""
+
+    topic: str
+    keys: BytesColumn
+    values: BytesColumn
+    headers: BytesColumn
+
+    @classmethod
+    def of(cls, topic: str, records: Sequence[Output]) -> "Outputs":
+        return cls(
+            topic,
+            BytesColumn.of([record.key for record in records]),
+            BytesColumn.of([record.value for record in records]),
+            BytesColumn.of([encode_headers(record.headers) for record in records]),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence["Outputs"]) -> "Outputs":
+        """Those of one topic."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = ([getattr(p, name).compact() for p in parts] for name in ("keys", "values", "headers"))
+        return cls(parts[0].topic, *map(BytesColumn.concat, columns))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return int(self.values.length.sum())
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        if isinstance(i, slice):
+            return list(self)[i]
+        return Output(self.topic, bytes(self.values.view(i)), self.keys[i], decode_headers(self.headers[i]))
+
+    def __iter__(self) -> Iterator[Output]:
+        return (self[i] for i in range(len(self)))
+
+
+def encode_headers(headers: Headers) -> bytes | None:
+    """As they stand in a record: their count, then name and value each after its length, in zigzag varints."""
+    if not headers:
+        return None
+    out = bytearray()
+    encode_varint(len(headers), out.append)
+    for name, value in headers:
+        encode_varint(len(name.encode()), out.append)
+        out += name.encode()
+        encode_varint(-1 if value is None else len(value), out.append)
+        out += value or b""
+    return bytes(out)
+
+
+def decode_headers(data: bytes | None) -> Headers:
+    """What `encode_headers` has encoded, or a producer elsewhere."""
+    if data is None:
+        return []
+    count, at = decode_varint(data, 0)
+    found = []
+    for _ in range(count):
+        size, at = decode_varint(data, at)
+        name, at = data[at : at + size].decode(), at + size
+        size, at = decode_varint(data, at)
+        found.append((name, data[at : at + size] if size >= 0 else None))
+        at += max(size, 0)
+    return found
+
+
+def headers_with(name: str, values: BytesColumn, others: Headers) -> BytesColumn:
+    """Encoded headers of n records: the same `others` for all, and before them one that has its own value for each."""
+    before, after = bytearray(), bytearray()
+    encode_varint(1 + len(others), before.append)
+    encode_varint(len(name), before.append)
+    after += (encode_headers(others) or b"")[1:]
+    sizes: list[bytes] = []
+    for size in range(int(values.length.max(initial=0)) + 1):
+        encoded = bytearray()
+        encode_varint(size, encoded.append)
+        sizes.append(bytes(encoded))
+    size_column = BytesColumn.of(sizes).take(values.length)
+    template = Template(bytes(before) + name.encode(), Text(0), Text(1), bytes(after))
+    return template.render(len(values), [size_column, values])
+
+
+def same_for_all(value: bytes | None, n: int) -> BytesColumn:
+    """A column of n entries that lie at one place."""
+    length = -1 if value is None else len(value)
+    return BytesColumn(memoryview(value or b""), np.zeros(n, np.int64), np.full(n, length))
