@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact, Calibration, EntityScaler, ModelCard, ScoringModule
+from worker.models.fused import FusedScorer
 from worker.models.wavelet import blocks, by_feature, by_lag, newest
 from worker.settings import Settings
 
@@ -72,6 +73,7 @@ class Resident:
     budget: float  # the false-alarm rate that is kept to
     threshold: float
     _module: ScoringModule
+    _fused: FusedScorer | None  # on the CPU, where it fits the kind
     _entities: EntityScaler | None
     _device: torch.device
     _max_rows: int
@@ -102,7 +104,13 @@ class Resident:
 
     def score(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
         """x [n, D], NaN where missing -> scores [n]; NaN where too much of the row is missing."""
-        return self._in_batches(lambda part, _: self._module(part, self._least_present), x, entity)
+        fused, least = self._fused, self._least_present
+        if fused is None:
+            return self._in_batches(lambda part, _: self._module(part, least), x, entity)
+        if self._entities is not None and entity is not None:
+            x = self._in_batches(lambda part, _: part, x, entity)
+        with torch.inference_mode():
+            return fused.score(x, least)
 
     def encode(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
         """x [n, D] -> latents [n, c]."""
@@ -155,6 +163,16 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _fused(module: ScoringModule, device: torch.device) -> FusedScorer | None:
+    if device.type != "cpu":
+        return None
+    try:
+        return FusedScorer(module)
+    except ValueError as error:
+        log.debug("scores_by_the_module", reason=str(error))
+        return None
+
+
 class Engine:
     """Holds the resident models. `load` may run in any thread; `swap` takes effect at the loop's next batch."""
 
@@ -187,6 +205,7 @@ class Engine:
             budget=budget,
             threshold=calibration.threshold(budget),
             _module=module,
+            _fused=_fused(module, self.device),
             _entities=None if entities is None else entities.to(self.device),
             _device=self.device,
             _max_rows=self._settings.batch.max_rows,
@@ -194,6 +213,8 @@ class Engine:
         )
         with torch.inference_mode():
             artefact.check_probe(module(artefact.probe_x.to(self.device)))
+            if resident._fused is not None:
+                artefact.check_probe(torch.from_numpy(resident._fused.score(artefact.probe_x.numpy(), 0.0)))
         self._warm_up(resident)
         return resident
 

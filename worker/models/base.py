@@ -13,6 +13,9 @@ from torch import Tensor, nn
 # In training, half of the rows lose up to so many of their readings: the others have to tell what is missing.
 DROPPED: Final = 0.3
 
+# weight [out, in] and bias [out] of a linear layer, and whether ReLU follows it
+Layer = tuple[Tensor, Tensor, bool]
+
 
 class Autoencoder(nn.Module):
     """Maps scaled vectors [n, d], 0 where a reading is missing, to codes [n, c] and back.
@@ -35,6 +38,10 @@ class Autoencoder(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         """[n, c] -> [n, d]; deterministic."""
         raise NotImplementedError
+
+    def chain(self) -> Sequence[Layer] | None:
+        """The layers one after another from z to the reconstruction; None where it is more than that."""
+        return None
 
     def forward(self, z: Tensor) -> Tensor:
         """Reconstruction [n, d]."""
@@ -63,3 +70,14 @@ def layers(sizes: Sequence[int]) -> nn.Sequential:
     for before, after in pairwise(sizes):
         modules += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*modules[:-1])
+
+
+def chained(*networks: nn.Sequential) -> list[Layer]:
+    """What `layers` has made, one after another."""
+    found: list[Layer] = []
+    for module in (module for network in networks for module in network):
+        if isinstance(module, nn.Linear):
+            found.append((module.weight.detach(), module.bias.detach(), False))
+        else:
+            found[-1] = (*found[-1][:2], True)
+    return found

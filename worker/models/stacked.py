@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worker.models.base import Autoencoder, layers
+from worker.models.base import Autoencoder, Layer, chained, layers
 
 
 class Stacked(Autoencoder):
@@ -27,6 +27,9 @@ class Stacked(Autoencoder):
 
     def architecture(self) -> dict[str, Any]:
         return {"width": self.width, "sizes": list(self.sizes)}
+
+    def chain(self) -> list[Layer]:
+        return chained(self.encoder, self.decoder)
 
     def encode(self, z: Tensor) -> Tensor:
         return self.encoder(z)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from worker.models.base import Autoencoder, layers, mean_square
+from worker.models.base import Autoencoder, Layer, chained, layers, mean_square
 
 BETA: Final = 1.0
 FREE_NATS: Final = 0.1  # of each code dimension
@@ -46,6 +46,11 @@ class Variational(Autoencoder):
         """[n, d] -> mean [n, c] and log variance [n, c] of the code."""
         mean, log_variance = self.encoder(z).chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 10)
+
+    def chain(self) -> list[Layer]:
+        *encoder, (weight, bias, _) = chained(self.encoder)
+        code = self.sizes[-1]  # of the posterior the mean alone
+        return [*encoder, (weight[:code], bias[:code], False), *chained(self.decoder)]
 
     def encode(self, z: Tensor) -> Tensor:
         return self.posterior(z)[0]
