@@ -114,7 +114,7 @@ class EventEncoder:
         records, n = block.records, len(block)
         rows = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
         first = np.flatnonzero(block.row == 0)
-        ends = np.append(first[1:], n)
+        ends = np.append(first, n)[1:]
         record = block.record[first]
         if self._f32:
             size = rows.itemsize * rows.shape[1]

@@ -67,6 +67,8 @@ class Template:
         integers: Sequence[npt.ArrayLike] = (),
     ) -> BytesColumn:
         """n documents; each column has n entries."""
+        if not n:
+            return BytesColumn.of([])
         buffers = [np.frombuffer(column.buffer, np.uint8) for column in texts]
         shifts = np.cumsum([0, *map(len, buffers)]).tolist()
         starts = np.array([column.start + shift for column, shift in zip(texts, shifts, strict=False)], np.int64)
@@ -85,8 +87,8 @@ class Template:
             out,
             ends,
         )
-        start = np.concatenate(([0], ends[:-1])) if n else ends
-        return BytesColumn(out.data[: int(ends[-1]) if n else 0], start, ends - start)
+        start = np.concatenate(([0], ends[:-1]))
+        return BytesColumn(out.data[: int(ends[-1])], start, ends - start)
 
 
 @compiled

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings as budget, strategies as st
 
-from worker.detection import Anomaly, Incidents
+from worker.detection import Anomalies, Incidents
 from worker.detection.incident import Incident
-from worker.detection.judge import Feature, Scorer
+from worker.detection.judge import Scorer
 from worker.events import EventEncoder, read_incident, schema, source_of
 from worker.kafka import Output
 from worker.settings import IncidentSettings, KafkaSettings, Settings
@@ -36,8 +36,8 @@ Data = dict[str, Any]
 T = TypeVar("T")
 
 
-def scorer(version: str = "v1") -> Scorer:
-    return cast(Scorer, SimpleNamespace(name="default", version=version, budget=BUDGET))
+def scorer(version: str = "v1", features: Sequence[str] = SENSORS) -> Scorer:
+    return cast(Scorer, SimpleNamespace(name="default", version=version, budget=BUDGET, features=features))
 
 
 def rules(open_after: int = 3, out_of: int = 4, extreme: float = EXTREME, cooldown: float = 30.0) -> IncidentSettings:
@@ -79,20 +79,35 @@ def block_of(sent: Sequence[Sent]) -> VectorBlock:
     return VectorBlock(records, np.zeros((len(row), 1), np.float32), record, row, time[record], {}, [], 0)
 
 
-def anomalies_of(sent: Sequence[Sent]) -> list[Anomaly]:
+def anomalies_of(sent: Sequence[Sent]) -> Anomalies:
     flat = [(s, row, p) for s in sent for row, p in enumerate(s.rows)]
-    return [
-        Anomaly(
-            index=i,
-            score=1.0,
-            p_value=p,
-            severity="alarm" if p <= ALARM else "warning",
-            features=[Feature(name, 0.0, 0.0, share, False) for name, share in evidence(s, row)],
-            imputed=[],
-        )
-        for i, (s, row, p) in enumerate(flat)
-        if p is not None
-    ]
+    over = [(i, s, row, p) for i, (s, row, p) in enumerate(flat) if p is not None]
+    told = [evidence(s, row) for _, s, row, _ in over]
+    p_values = np.array([p for *_, p in over])
+    return anomalies_at(
+        [i for i, *_ in over],
+        p_values,
+        [[SENSORS.index(name) for name, _ in each] for each in told],
+        [[share for _, share in each] for each in told],
+    )
+
+
+def anomalies_at(index: Sequence[int], p_values: Any, top: Any, contribution: Any) -> Anomalies:
+    k = len(index)
+    shares = np.array(contribution, np.float32).reshape(k, -1 if k else 0)
+    return Anomalies(
+        index=np.array(index, np.int64),
+        score=np.ones(k, np.float32),
+        p_value=np.array(p_values, np.float64),
+        alarm=np.array(p_values, np.float64) <= ALARM,
+        top=np.array(top, np.int64).reshape(shares.shape),
+        actual=np.zeros_like(shares),
+        expected=np.zeros_like(shares),
+        contribution=shares,
+        missing=np.zeros((k, 1), bool),
+        lags=None,
+        incident=[None] * k,
+    )
 
 
 # -- what is right: one loop
@@ -250,9 +265,9 @@ class Worker:
         self.at += len(sent)
         block, anomalies = block_of(sent), anomalies_of(sent)
         self.incidents.observe(block, anomalies, scorer())
-        for a in anomalies:
-            place = sent[block.record[a.index]].place(int(block.row[a.index]))
-            self.named.setdefault(place, []).append(a.incident)
+        for index, incident in zip(anomalies.index.tolist(), anomalies.incident, strict=True):
+            place = sent[block.record[index]].place(int(block.row[index]))
+            self.named.setdefault(place, []).append(incident)
 
     def commit(self) -> None:
         self.handed.append(self.incidents.changed())
@@ -504,10 +519,9 @@ def test_a_topic_made_anew_is_read_from_its_start_again() -> None:
 
 def test_the_evidence_is_bounded_and_the_guiltiest_comes_first() -> None:
     worker = Worker(script(*[(k / 100, 1e-7) for k in range(200)]), rules())
-    anomalies = anomalies_of(worker.stream)
-    for k, anomaly in enumerate(anomalies):
-        anomaly.features = [Feature(f"s{k:03}", 0.0, 0.0, 1 + k % 3, False)]
-    worker.incidents.observe(block_of(worker.stream), anomalies, scorer())
+    names = [f"s{k:03}" for k in range(200)]
+    anomalies = anomalies_at(range(200), [1e-7] * 200, range(200), [1 + k % 3 for k in range(200)])
+    worker.incidents.observe(block_of(worker.stream), anomalies, scorer(features=names))
     (incident,) = worker.incidents.changed()
     assert (incident.vectors, len(incident.evidence)) == (200, 64)
     shares = incident.leading()
@@ -712,7 +726,7 @@ def test_an_alarm_storm_is_one_incident_an_entity() -> None:
     block, anomalies = block_of(stream), anomalies_of(stream)
     incidents = Incidents(rules(), "t")
     incidents.observe(block, anomalies, scorer())
-    assert sum(a.incident is not None for a in anomalies) == 50 * (400 - 2)
+    assert sum(incident is not None for incident in anomalies.incident) == 50 * (400 - 2)
     handed = incidents.changed()
     assert [i.vectors for i in handed] == [400] * 50
     assert incidents.open == sum(i.notify for i in handed) == 50

@@ -59,7 +59,10 @@ def test_an_event_tells_the_guilty_vectors_of_the_window(lane: Lane) -> None:
     x = normal_rows(30, np.random.default_rng(0))
     x[-1, 2] += 50
     events = [
-        json.loads(o.value)["data"] for o in lane.score(records(x)).outputs if o.topic == SETTINGS.topics.anomalies
+        json.loads(output.value)["data"]
+        for outputs in lane.score(records(x)).outputs
+        if outputs.topic == SETTINGS.topics.anomalies
+        for output in outputs
     ]
     last = events[-1]
     assert last["features"][0]["name"] == "speed"

@@ -62,6 +62,23 @@ class Anomalies:
     lags: Float32s | None
     incident: list[str | None]
 
+    @classmethod
+    def none(cls, d: int) -> "Anomalies":
+        nothing, few = np.empty(0), np.empty((0, 0), np.float32)
+        return cls(
+            index=nothing.astype(np.int64),
+            score=nothing.astype(np.float32),
+            p_value=nothing,
+            alarm=nothing.astype(bool),
+            top=few.astype(np.int64),
+            actual=few,
+            expected=few,
+            contribution=few,
+            missing=np.empty((0, d), bool),
+            lags=None,
+            incident=[],
+        )
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -87,6 +104,8 @@ class Judge:
         are the `rows` [n, D] of the model's entities `entity` [n]: the vectors themselves, unless there are windows.
         """
         over = np.flatnonzero(scores >= scorer.threshold)
+        if not len(over):
+            return Anomalies.none(block.x.shape[1])
         x = block.x[over]
         p_values = scorer.calibration.p_value(scores[over])
         expected, contributions, lags = scorer.explain(
