@@ -114,91 +114,93 @@ def _headers(buffer, out):
     return n, len(buffer)
 
 
-@compiled
-def _varint(buffer, at, end):
-    """-> value, and where it ends; -1 where it is cut off or does not fit into 63 bits."""
-    result, shift = np.uint64(0), 0
-    while at < end and shift < 63:
-        b = buffer[at]
-        at += 1
-        result |= np.uint64(b & 0x7F) << np.uint64(shift)
-        if b < 0x80:
-            return np.int64(result >> np.uint64(1)) ^ -np.int64(result & np.uint64(1)), at
-        shift += 7
-    return np.int64(0), -1
-
-
-@compiled
-def _record(buffer, at, end, r, offset, timestamp, starts, lengths, base_offset, first_timestamp, append_timestamp):
-    """Fills row r of the columns. -> where the record ends, -1 where it is not exactly as it should be."""
-    size, at = _varint(buffer, at, end)
-    if at < 0 or size < SMALLEST_RECORD - 1 or size > end - at:
-        return -1
-    stop = at + size
-    _, at = _varint(buffer, at, stop)  # attributes: none are in use
-    if at < 0:
-        return -1
-    delta, at = _varint(buffer, at, stop)
-    if at < 0 or abs(delta) > FAR:
-        return -1
-    timestamp[r] = first_timestamp + delta if append_timestamp < 0 else append_timestamp
-    delta, at = _varint(buffer, at, stop)
-    if at < 0 or abs(delta) > FAR:
-        return -1
-    offset[r] = base_offset + delta
-    for part in range(2):  # key and value
-        size, at = _varint(buffer, at, stop)
-        if at < 0 or size > stop - at:
-            return -1
-        starts[r, part] = at
-        lengths[r, part] = max(size, -1)
-        at += max(size, 0)
-    starts[r, 2] = at
-    headers, at = _varint(buffer, at, stop)
-    if at < 0 or headers < 0:
-        return -1
-    for _ in range(headers):
-        size, at = _varint(buffer, at, stop)
-        if at < 0 or size < 0 or size > stop - at:
-            return -1
-        for i in range(at, at + size):
-            if buffer[i] >= 0x80:  # it may be no UTF-8
-                return -1
-        at += size
-        size, at = _varint(buffer, at, stop)
-        if at < 0 or size > stop - at:
-            return -1
-        at += max(size, 0)
-    lengths[r, 2] = stop - starts[r, 2] if headers else -1
-    return at if at == stop else -1
+# The fields of a record, each a zigzag varint; a key and a value follow theirs.
+_LENGTH, _ATTRIBUTES, _TIME, _OFFSET, _KEY, _VALUE, _HEADERS = range(7)
+_ONE: Final = np.uint64(1)
+_SEVEN: Final = np.uint64(7)
+_LOW: Final = np.uint64(0x7F)
 
 
 @compiled
 def _records(buffer, offset, timestamp, starts, lengths, table):
-    """Fills the columns. -> how many batches are sound before one is not, and how many records these have."""
-    n = 0
+    """Fills the columns. -> how many batches are sound before one is not, and how many records these have.
+
+    One function, since to hand an array to another costs ten times what it does here; places are unsigned, since numba
+    looks at each index that may be negative.
+    """
+    n = np.uint64(0)
     for b in range(len(table)):
-        at, end, count = table[b, 0], table[b, 1], table[b, 10]
+        at, end, count = np.uint64(table[b, 0]), np.uint64(table[b, 1]), table[b, 10]
         base_offset, first_timestamp = table[b, 2], table[b, 7]
         is_append_time = table[b, 5] & LOG_APPEND_TIME != 0
-        append_timestamp = table[b, 8] if is_append_time else np.int64(-1)
-        if count < 0 or count > (end - at) // SMALLEST_RECORD or (is_append_time and append_timestamp < 0):
-            return b, n
-        if (
-            (table[b, 5] & LOG_APPEND_TIME and append_timestamp < 0)
-            or count < 0
-            or count > (end - at) // SMALLEST_RECORD
-        ):
+        if count < 0 or count > np.int64(end - at) // SMALLEST_RECORD:
             return b, n
         if abs(first_timestamp) > FAR or abs(base_offset) > FAR:
             return b, n
-        for r in range(n, n + count):
-            at = _record(
-                buffer, at, end, r, offset, timestamp, starts, lengths, base_offset, first_timestamp, append_timestamp
-            )
-            if at < 0:
+        for r in range(n, n + np.uint64(count)):
+            stop = end
+            for field in range(7):
+                shift, raw, byte = np.uint64(0), np.uint64(0), np.uint64(0x80)
+                while byte >= 0x80:
+                    if at >= stop or shift > 56:  # cut off, or more than 63 bits
+                        return b, n
+                    byte = np.uint64(buffer[at])
+                    raw |= (byte & _LOW) << shift
+                    shift += _SEVEN
+                    at += _ONE
+                value = np.int64(raw >> _ONE) ^ -np.int64(raw & _ONE)
+                if field == _TIME:
+                    if abs(value) > FAR:
+                        return b, n
+                    timestamp[r] = table[b, 8] if is_append_time else first_timestamp + value
+                elif field == _OFFSET:
+                    if abs(value) > FAR:
+                        return b, n
+                    offset[r] = base_offset + value
+                elif field in (_KEY, _VALUE):
+                    if value > np.int64(stop - at):
+                        return b, n
+                    starts[r, field - _KEY] = at
+                    lengths[r, field - _KEY] = value if value >= 0 else -1
+                    if value > 0:
+                        at += np.uint64(value)
+                elif field == _LENGTH:
+                    if value < 0 or value > np.int64(stop - at):
+                        return b, n
+                    stop = at + np.uint64(value)
+                elif field == _HEADERS:
+                    starts[r, 2], lengths[r, 2] = at - shift // _SEVEN, -1
+                    if value < 0:
+                        return b, n
+                    if value > 0:
+                        lengths[r, 2] = stop - np.uint64(starts[r, 2])
+                        at = _headers_end(buffer, at, stop, value)
+            if at != stop:
                 return b, n
         if at != end:
             return b, n
-        n += count
+        n += np.uint64(count)
     return len(table), n
+
+
+@compiled
+def _headers_end(buffer, at, end, count):
+    """Where so many headers end; past `end` where they are not as they should be."""
+    for part in range(2 * count):
+        shift, raw, byte = np.uint64(0), np.uint64(0), np.uint64(0x80)
+        while byte >= 0x80:
+            if at >= end or shift > 56:
+                return end + _ONE
+            byte = np.uint64(buffer[at])
+            raw |= (byte & _LOW) << shift
+            shift += _SEVEN
+            at += _ONE
+        size = np.int64(raw >> _ONE) ^ -np.int64(raw & _ONE)
+        is_name = part % 2 == 0
+        if size > np.int64(end - at) or (is_name and size < 0):
+            return end + _ONE
+        for _ in range(size):
+            if is_name and buffer[at] >= 0x80:  # it may be no UTF-8
+                return end + _ONE
+            at += _ONE
+    return at
