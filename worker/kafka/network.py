@@ -1,8 +1,10 @@
-"""kafka-python reads its sockets 4 KiB at a time, and copies what it has read five times. Here are larger reads, and
-two copies: a fetch is then a third of the CPU time.
+"""kafka-python reads its sockets 4 KiB at a time, goes through its event loop for each read, and copies what has come
+six times. Here a large frame is read to its place, all of it where it comes fast enough, and copied once: half of the
+CPU time of a fetch.
 """
 
 import ssl
+import time
 from typing import Any, Final
 
 import kafka.net.manager as manager
@@ -12,7 +14,9 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol.frame import KafkaBytes
 
 RECEIVE: Final = 256 * 1024
-_LARGE: Final = 64 * 1024
+LARGE: Final = 64 * 1024  # bytes that a frame lacks: they are waited for
+_PATIENCE: Final = 0.02  # seconds that they are waited for at most: the event loop has other things to do
+_PAUSE: Final = 0.0005
 
 
 def widen() -> None:
@@ -23,27 +27,48 @@ def widen() -> None:
 
 
 class Frame(KafkaBytes):  # type: ignore[misc]
-    """A received frame. A large slice of it is a view, for the decoder to copy once."""
+    """A received frame. The rest of it is a view, for the decoder to copy what it wants to keep."""
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice) and index.stop - index.start >= _LARGE:
-            return memoryview(self)[index]
-        return super().__getitem__(index)
+    def read(self, nbytes: int | None = None) -> Any:
+        return super().read(nbytes) if nbytes is not None else memoryview(self)[self.tell() :]
 
 
 class _WideReceive:
-    """Reads as much as there is, up to a limit: kafka-python would go on for as long as a fast broker sends."""
+    """All but the last byte of a frame is read to its place; with that kafka-python finds the frame complete."""
 
     _sock: Any
+    _protocol: Any
 
     def _sock_recv(self) -> tuple[bytes, Exception | None]:
+        frame = self._protocol.parser._rbuffer
         try:
+            if frame is not None and frame.tell() < len(frame) - 1:
+                frame.seek(frame.tell() + self._fill(frame))
+                return b"", None
             data = self._sock.recv(RECEIVE)
+            if not data:
+                raise errors.KafkaConnectionError("socket disconnected")
+            return data, None
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b"", None
         except Exception as error:
             return b"", errors.KafkaConnectionError(error)
-        return data, None if data else errors.KafkaConnectionError("socket disconnected")
+
+    def _fill(self, frame: Frame) -> int:
+        """How many bytes it got."""
+        got, until = 0, time.monotonic() + _PATIENCE
+        with memoryview(frame) as whole, whole[frame.tell() : -1] as place:
+            while got < len(place):
+                try:
+                    received = self._sock.recv_into(place[got:])
+                    if not received:
+                        raise errors.KafkaConnectionError("socket disconnected")
+                    got += received
+                except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    if len(place) - got < LARGE or time.monotonic() >= until:
+                        break
+                    time.sleep(_PAUSE)  # then there is more at once
+        return got
 
 
 class TcpTransport(_WideReceive, KafkaTCPTransport):  # type: ignore[misc]
