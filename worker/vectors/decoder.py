@@ -41,7 +41,7 @@ class Decoder:
         if self._time_header is not None and records.headers:
             there, times = self._header_times(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
-            parsed.append(without_infinite(self._formats[name].decode(records.values, indices)))
+            parsed.extend(map(without_infinite, self._formats[name].decode(records.values, indices)))
         return _join(records, parsed, rejects, self._width, nulls, times)
 
     def _header_times(
@@ -114,7 +114,7 @@ def _join(
     if times:
         time = time.copy()
         time[list(times)] = list(times.values())
-    if len(parsed) > 1:  # formats alternate: put the rows back into the records' order
+    if len(parsed) > 1:  # put the rows back into the records' order
         order = np.argsort(record, kind="stable")
         record, row, x = record[order], row[order], x[order]
     rejects.sort(key=lambda reject: reject.record)

@@ -12,7 +12,7 @@ class F32:
         self._width = width
         self._row_bytes = 4 * width
 
-    def decode(self, values: BytesColumn, records: Int64s) -> Parsed:
+    def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         length = values.length[records]
         counts, rest = np.divmod(length, self._row_bytes)
         good = (rest == 0) & (counts > 0)
@@ -20,7 +20,7 @@ class F32:
             Reject(int(r), WRONG_LENGTH, f"{n} bytes are not a multiple of {self._row_bytes} ({self._width} float32)")
             for r, n in zip(records[~good], length[~good], strict=True)
         ]
-        return Parsed(records[good], counts[good], self._rows(values, records[good]), rejects)
+        return [Parsed(records[good], counts[good], self._rows(values, records[good]), rejects)]
 
     def _rows(self, values: BytesColumn, records: Int64s) -> Float32s:
         length = values.length[records]

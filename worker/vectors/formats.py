@@ -1,6 +1,6 @@
 """What every input format has in common: the parsed rows of one record, and how a record fails.
 
-A format is a class with `decode(values, records) -> Parsed`; `Decoder` joins the formats to a block.
+A format is a class with `decode(values, records)`; `Decoder` joins what it has parsed to a block.
 """
 
 import math
@@ -44,8 +44,10 @@ class Parsed:
 
 
 class Format(Protocol):
-    def decode(self, values: BytesColumn, records: Int64s) -> Parsed:
-        """Parses the values of `records` (indices, none of them null). Never raises over their content."""
+    def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
+        """Parses the values of `records` (indices, none of them null), in whatever parts. Never raises over their
+        content.
+        """
         ...
 
 

@@ -1,0 +1,173 @@
+"""JSON of whatever shape the format `json` allows: an array of numbers, an array of such arrays, an object with the
+feature names as keys, or an object whose `values` is any of these. null, or an absent key, is a missing reading.
+Numbers only: no strings, no booleans.
+"""
+
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
+from worker.vectors.formats import (
+    BAD_ENTITY,
+    UNKNOWN_KEY,
+    UNPARSEABLE,
+    WRONG_LENGTH,
+    WRONG_TYPE,
+    Parsed,
+    Refused,
+    milliseconds,
+)
+
+Row = Sequence[Any]
+
+
+class AnyJson:
+    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
+        self._features = tuple(features)
+        self._width = len(self._features)
+        self._known = {*self._features, entity_field, time_field}
+        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+        self._nested = "values" not in self._features
+        self._has_fields = entity_field is not None or time_field is not None
+        picked: Callable[[Any], Any] = itemgetter(*self._features)
+        # itemgetter of one name gives no tuple
+        self._pick: Callable[[Any], Row] = picked if self._width > 1 else lambda doc: (picked(doc),)
+
+    def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
+        rows: list[Row] = []
+        good: list[int] = []
+        counts: list[int] = []
+        rejects: list[Reject] = []
+        entities: dict[int, str] = {}
+        times: dict[int, int] = {}
+        for r in records.tolist():
+            text = bytes(values.view(r))
+            try:
+                doc = orjson.loads(text)
+                found = self._rows(doc)
+                for row in found:
+                    if len(row) != self._width:
+                        raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
+                if self._has_fields and type(doc) is dict:
+                    self._read_fields(r, doc, entities, times)
+                # Only where a boolean literal occurs are rows looked at one by one: the array takes true for 1.0.
+                if b"true" in text or b"false" in text:
+                    _numbers_only(found)
+            except orjson.JSONDecodeError as error:
+                rejects.append(Reject(r, UNPARSEABLE, str(error)))
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, str(error)))
+            else:
+                good.append(r)
+                counts.append(len(found))
+                rows.extend(found)
+        try:
+            x = _matrix(rows, self._width)
+        except Refused:
+            return [self._one_by_one(rows, good, counts, rejects, entities, times)]
+        return [Parsed(np.array(good, np.int64), np.array(counts, np.int64), x, rejects, entities, times)]
+
+    def _rows(self, doc: Any) -> Sequence[Row]:
+        """The rows of one document. Raises Refused."""
+        if type(doc) is dict:
+            if self._strict:
+                self._refuse_unknown(doc)
+            inner = doc.get("values") if self._nested else None
+            if type(inner) is list:
+                return self._rows(inner)
+            if type(inner) is dict:
+                doc = inner
+                if self._strict:
+                    self._refuse_unknown(doc)
+            try:
+                return (self._pick(doc),)
+            except KeyError:
+                return (tuple(map(doc.get, self._features)),)
+        if type(doc) is list:
+            if not doc:
+                raise Refused(WRONG_LENGTH, "an empty array")
+            if type(doc[0]) is not list:
+                return (doc,)
+            if any(type(row) is not list for row in doc):
+                raise Refused(WRONG_TYPE, "an array of arrays holds something else")
+            return doc
+        raise Refused(WRONG_TYPE, f"neither an array nor an object, but {type(doc).__name__}")
+
+    def _refuse_unknown(self, doc: dict[str, Any]) -> None:
+        extra = [key for key in doc if key not in self._known and key != "values"]
+        if extra:
+            raise Refused(UNKNOWN_KEY, f"no feature: {', '.join(extra[:5])}")
+
+    def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
+        if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
+            times[r] = milliseconds(value)
+        if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
+            if type(value) not in (str, int):
+                raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
+            entities[r] = str(value)
+
+    def _one_by_one(
+        self,
+        rows: list[Row],
+        good: list[int],
+        counts: list[int],
+        rejects: list[Reject],
+        entities: dict[int, str],
+        times: dict[int, int],
+    ) -> Parsed:
+        """The block has missing readings, or something that is no number: find whose, and harm no neighbour."""
+        kept: list[Float32s] = [np.empty((0, self._width), np.float32)]
+        kept_records, kept_counts, first = [], [], 0
+        for r, count in zip(good, counts, strict=True):
+            mine = rows[first : first + count]
+            first += count
+            try:
+                _numbers_only(mine)
+                kept.append(_float32(np.array(mine, np.float64)))
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, str(error)))
+            else:
+                kept_records.append(r)
+                kept_counts.append(count)
+        return Parsed(
+            np.array(kept_records, np.int64),
+            np.array(kept_counts, np.int64),
+            np.concatenate(kept),
+            rejects,
+            entities,
+            times,
+        )
+
+
+def _matrix(rows: list[Row], width: int) -> Float32s:
+    """[n, d] of rows that all have d readings; raises Refused where one of these is no number, or null.
+
+    By way of array, which takes numbers alone (and booleans): numpy would read a string as the number that it spells.
+    """
+    try:
+        flat = array("d", list(chain.from_iterable(rows)))
+    except (TypeError, OverflowError) as error:
+        raise Refused(WRONG_TYPE, str(error)) from None
+    return _float32(np.frombuffer(flat, np.float64).reshape(-1, width))
+
+
+def _float32(wide: npt.NDArray[Any]) -> Float32s:
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and a reject
+        return wide.astype(np.float32)
+
+
+_NUMBERS = {int, float, type(None)}
+
+
+def _numbers_only(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if not _NUMBERS.issuperset(map(type, row)):
+            odd = next(value for value in row if type(value) not in _NUMBERS)
+            raise Refused(WRONG_TYPE, f"a reading is no number but {type(odd).__name__}")
