@@ -28,6 +28,7 @@ from worker.incident_log import IncidentLog
 from worker.kafka import Redo, Sink, Source, open_sink
 from worker.kafka.topics import require, specs
 from worker.lane import Lane, Scored
+from worker.memory import keep_freed
 from worker.metrics import Metrics
 from worker.router import Router
 from worker.settings import Settings
@@ -114,6 +115,7 @@ class Worker:
         """Raises OffnormalError where it cannot start or go on."""
         settings = self._settings
         bind_contextvars(group=settings.kafka.group)
+        keep_freed()
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
             require(settings, [spec.name for spec in specs(settings)])

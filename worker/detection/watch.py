@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from worker.compiled import compiled, read_only
 from worker.vectors.identity import UInt64s
 
 Int64s = npt.NDArray[np.int64]
@@ -26,6 +27,27 @@ class Watched(NamedTuple):
 
 
 _COLUMNS: Final = np.dtype([("entity", "u8"), ("position", "i8"), ("expires", "i8"), ("closes", "i8"), ("seen", "f8")])
+
+
+@compiled
+def _count(known, of_row, times, counts, latest):  # type: ignore[no-untyped-def]
+    """How many of the rows are of each of the `known` entities, which rise, and the latest time of these."""
+    if len(known) == 0:
+        return
+    at = 0
+    for i in range(len(of_row)):
+        if known[at] != of_row[i]:  # mostly it is the one of the row before
+            low, high = 0, len(known) - 1
+            while low < high:
+                middle = (low + high) // 2
+                if known[middle] < of_row[i]:
+                    low = middle + 1
+                else:
+                    high = middle
+            at = low
+        if known[at] == of_row[i]:
+            counts[at] += 1
+            latest[at] = max(latest[at], times[i])
 
 
 class Watch:
@@ -50,10 +72,8 @@ class Watch:
         look, which are not counted either.
         """
         rows = self.rows
-        at, there = self.find(of_row)
-        counts = np.bincount(at[there], minlength=len(rows))
-        latest = np.full(len(rows), np.iinfo(np.int64).min)
-        np.maximum.at(latest, at[there], times[there])
+        counts, latest = np.zeros(len(rows), np.int64), np.full(len(rows), np.iinfo(np.int64).min)
+        _count(rows["entity"].copy(), read_only(of_row), read_only(times), counts, latest)
         due = (latest >= rows["closes"]) | ((counts > 0) & (rows["position"] + counts >= rows["expires"]))
         still = ~due & ~np.isin(rows["entity"], but)
         rows["position"][still] += counts[still]

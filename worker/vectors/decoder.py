@@ -106,8 +106,11 @@ def _join(
     source = np.concatenate([np.empty(0, np.int64), *(p.records for p in parsed)])
     counts = np.concatenate([np.empty(0, np.int64), *(p.counts for p in parsed)])
     x = parsed[0].x if len(parsed) == 1 else np.concatenate([np.empty((0, width), np.float32), *(p.x for p in parsed)])
-    record = np.repeat(source, counts)
-    row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if len(source) == len(x):  # one row a record, as mostly
+        record, row = source, np.zeros(len(x), np.int64)
+    else:
+        record = np.repeat(source, counts)
+        row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
     entities = {r: e for p in parsed for r, e in p.entities.items()}
     times = header_times | {r: t for p in parsed for r, t in p.times.items()}
     time = records.timestamp
