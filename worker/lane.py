@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import structlog
 
 from worker.detection import Incidents, Judge
 from worker.engine import Int64s, Resident
 from worker.events import EventEncoder, PerVector
-from worker.kafka import Outputs, Redo
+from worker.kafka import Outputs, Redo, produce
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.vectors import BytesColumn, Decoder, RecordBlock, VectorBlock
@@ -69,10 +70,18 @@ class Lane:
         return True
 
     def warm_up(self) -> None:
-        """First calls load machine code, or compile it: that is not a live batch's to pay."""
-        nothing = np.empty(0, np.int64)
-        records = RecordBlock("", nothing, nothing, nothing, BytesColumn.of([]), BytesColumn.of([]), {})
-        identities(self.score(records).block)
+        """First calls load machine code, or compile it: that is not a live batch's to pay. Leaves no trace."""
+        twin = Lane(self._settings, Incidents(self._settings.incidents, ""), self._encoder, Metrics())
+        assert self._resident is not None
+        twin.serve(self._resident)
+        far = np.full(len(self._resident.features), 1e30, np.float32)
+        vector = far.tobytes() if self._settings.input.format == "f32" else orjson.dumps({"values": far.tolist()})
+        values = [vector] * (self._settings.model.window + 1) + [b"no vector"]
+        n = len(values)
+        at = np.arange(n)
+        columns = BytesColumn.of([b"key"] * n), BytesColumn.of(values)
+        for _ in range(2):
+            produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), at, at, *columns, {})).outputs)
 
     def refill(self, records: RecordBlock) -> None:
         """Takes records that were scored long ago into the windows."""

@@ -5,7 +5,8 @@ A partition that this worker gets, or reads again, is adopted first: windows and
 its committed offset.
 
 A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. It is committed as soon
-as somebody waits for its outputs and no backlog does, else each commit interval.
+as somebody waits for it (for outputs that nobody reads before, or for an incident) and no backlog does, else each
+commit interval.
 """
 
 import gc
@@ -179,9 +180,11 @@ class Worker:
             try:
                 self._adopt(source, incident_log)
                 full = self._turn(source, sink)
-                if self._due(full):
+                if self._due(full, sink):
                     self._commit(source, sink)
                     backoff = 0.0
+                elif not full and self._checkpoint.has_outputs:
+                    sink.let_go()
                 if ends is not None and self._reached(source, ends):
                     break
             except Redo as fault:
@@ -318,12 +321,13 @@ class Worker:
 
     # -- checkpoints
 
-    def _due(self, full: bool) -> bool:
+    def _due(self, full: bool, sink: Sink) -> bool:
         checkpoint = self._checkpoint
         if checkpoint.empty:
             return False
         waited = time.monotonic() - checkpoint.since >= self._settings.batch.commit_interval
-        return waited or (checkpoint.has_outputs and not full)
+        somebody_waits = checkpoint.has_outputs and (sink.holds_back or self._incidents.news)
+        return waited or (somebody_waits and not full)
 
     def _commit(self, source: Source, sink: Sink) -> None:
         checkpoint = self._checkpoint

@@ -239,7 +239,7 @@ class IncidentSettings(Section):
 
 class BatchSettings(Section):
     max_rows: int = Field(16384, ge=1, le=1_000_000, description="rows scored at once")
-    max_delay: Duration = Field(0.005, le=10, description="how long a batch waits for more rows")
+    max_delay: Duration = Field(0.002, le=10, description="how long a batch waits for more rows")
     commit_interval: Duration = Field(
         0.5, le=10, description="how long offsets, and events under a backlog, wait for their commit"
     )

@@ -83,6 +83,7 @@ def _measure(s: Stage, seconds: float, swaps: bool) -> dict[str, Any]:
 
 def _send(s: Stage, seconds: float) -> dict[str, Any]:
     producer = KafkaProducer(bootstrap_servers=s.bootstrap, linger_ms=0)
+    producer.partitions_for(s.topics.sensors)  # the first record need not wait for it
     per_slice = int(RATE * SLICE)
     x = normal_rows(per_slice * 200, np.random.default_rng(0))
     normal = encode(np.clip(x, -1e6, 1e6), "f32")

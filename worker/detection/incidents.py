@@ -264,6 +264,11 @@ class Incidents:
         self._changed.clear()
         return found
 
+    @property
+    def news(self) -> bool:
+        """Whether one of those that have changed is to be notified of."""
+        return any(incident.notify for incident in self._changed.values())
+
     def suspects(self, partition: int) -> list[Suspect]:
         """Entities with flags, those flagged last first."""
         found = []

@@ -7,7 +7,7 @@ sequence numbers, transactions, compression and the splitting of what is too lar
 
 # mypy: disable-error-code="no-untyped-def"
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,13 @@ Int64s = npt.NDArray[np.int64]
 
 BATCH_BYTES: Final = 256 * 1024
 _OVERHEAD: Final = 32  # bytes of a record besides key, value and headers, at most
+
+
+def warm_up(outputs: Sequence[Outputs]) -> None:
+    """Encodes them, and sends nothing: what is compiled is so loaded."""
+    for each in outputs:
+        _murmur2(*_arrays(each.keys), np.empty(len(each), np.int64))
+        _encode(each, np.arange(len(each)))
 
 
 class Produce:

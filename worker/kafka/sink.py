@@ -15,7 +15,7 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from worker.errors import KafkaError, SettingsError
 from worker.kafka.connection import producer
-from worker.kafka.faults import Redo, fatal_in, readable
+from worker.kafka.faults import Redo, fatal_in, readable, readable_errors
 from worker.kafka.outputs import Outputs
 from worker.kafka.produce import BATCH_BYTES, Produce
 from worker.kafka.source import Source
@@ -27,12 +27,18 @@ Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 
 
 class Sink(Protocol):
+    holds_back: bool  # what was sent is not read by anybody before its commit
+
     def send(self, outputs: Iterable[Outputs]) -> None:
         """Hands outputs to the client; they become valid with the next commit. Raises Redo."""
         ...
 
     def commit(self, offsets: Offsets) -> None:
         """Makes all that was sent valid, and the offsets with it. Raises Redo: then nothing of it is."""
+        ...
+
+    def let_go(self) -> None:
+        """What waits for more, to go with it, goes. Raises Redo."""
         ...
 
     def discard(self) -> None:
@@ -43,14 +49,25 @@ class Sink(Protocol):
         """After `discard`: makes sure that what was open is ended one way or the other. Raises Redo."""
         ...
 
+    def expect(self, topics: Iterable[str]) -> None:
+        """Looks these up, so that the first outputs need not wait for it. Raises KafkaError."""
+        ...
+
     def close(self) -> None: ...
 
 
 def open_sink(settings: Settings, source: Source) -> Sink:
     """The sink that OFFNORMAL_DELIVERY names, ready to send. Raises KafkaError, SettingsError."""
+    sink: Sink
     if settings.delivery == "exactly_once":
-        return ExactlyOnceSink(settings.kafka, source)
-    return AtLeastOnceSink(settings.kafka, source)
+        sink = ExactlyOnceSink(settings.kafka, source)
+    else:
+        sink = AtLeastOnceSink(settings.kafka, source)
+    topics = settings.topics
+    sink.expect(
+        [topics.anomalies, topics.dead_letters, topics.incidents, *(getattr(topics, o) for o in settings.outputs)]
+    )
+    return sink
 
 
 class _ProducerSink:
@@ -76,9 +93,19 @@ class _ProducerSink:
             self._producer = self._open(self._settings.commit_timeout)
         return self._producer
 
+    def expect(self, topics: Iterable[str]) -> None:
+        with readable_errors("looking for the output topics", self._settings.bootstrap):
+            for topic in topics:
+                self._ready().partitions_for(topic)
+
     def recover(self) -> None:
         with _redo(self._settings, "recovering"):
             self._ready()
+
+    def let_go(self) -> None:
+        with _redo(self._settings, "sending"):
+            if self._producer is not None:
+                self._produce.flush(self._producer)
 
     def _check_sent(self) -> None:
         for future in self._produce.sent:
@@ -105,6 +132,8 @@ class ExactlyOnceSink(_ProducerSink):
     """Outputs and offsets in one transaction that carries the group's metadata (KIP-447): a zombie is fenced by the
     broker because its generation is over, whatever its transactional id.
     """
+
+    holds_back = True
 
     def __init__(self, settings: KafkaSettings, source: Source):
         # Stable only where the instance id is: a restarted static worker fences its former self at once. Otherwise a
@@ -180,6 +209,8 @@ class AtLeastOnceSink(_ProducerSink):
     """Offsets are committed only after every output is acknowledged. A fault in between repeats outputs, with equal
     ids.
     """
+
+    holds_back = False
 
     def _open(self, timeout: float) -> KafkaProducer:
         return producer(
