@@ -12,7 +12,7 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from tests.brokers import ApacheKafka, Broker
 from tests.stage import Stage, until
-from worker.kafka import ExactlyOnceSink, Output, Redo, Source
+from worker.kafka import ExactlyOnceSink, Output, Outputs, Redo, Source
 from worker.kafka.sink import _bounded
 from worker.vectors import RecordBlock
 
@@ -67,8 +67,8 @@ def offsets(block: RecordBlock) -> dict[TopicPartition, OffsetAndMetadata]:
     return {TopicPartition(block.topic, p): OffsetAndMetadata(end, "", -1) for p, end in block.ends().items()}
 
 
-def output(s: Stage, value: bytes) -> list[Output]:
-    return [Output(s.topics.anomalies, value)]
+def output(s: Stage, value: bytes) -> list[Outputs]:
+    return [Outputs.of(s.topics.anomalies, [Output(s.topics.anomalies, value)])]
 
 
 @pytest.fixture

@@ -84,7 +84,10 @@ class PartitionColumns:
             wanted, passed = _wanted(data, known[: known.index(wanted[sound])], aborted, check_crcs)
         if passed < len(known):
             end = known[passed].begin
-        self._last = known[passed - 1] if passed else None
+        self._end = self.leader_epoch, self.next_fetch_offset
+        if passed:  # what the last batch says counts, whatever compaction has left of it
+            last = known[passed - 1]
+            self._end = last.leader_epoch, last.base_offset + last.last_offset_delta + 1
         self._epochs = [batch.leader_epoch for batch in wanted]
         self._ends = np.cumsum([batch.n for batch in wanted])
         # A batch is fetched whole, though it may be wanted from somewhere within.
@@ -101,6 +104,7 @@ class PartitionColumns:
                 aborted_transactions=aborted.to_come,
             )
             self._rest.aborted_producer_ids = aborted.producers
+            self._rest.leader_epoch, self._rest.next_fetch_offset = self._end
 
     def __bool__(self) -> bool:
         return not self._drained
@@ -116,7 +120,6 @@ class PartitionColumns:
         """At most n records, as one chunk. Raises what kafka-python raises, once what comes before it is taken."""
         begin, end = self._at, min(self._at + n, len(self._columns.offset))
         if begin == end and self._rest is not None:
-            self._pass_all()
             return self._take_rest(n)
         columns = Columns(self._columns.buffer, *(column[begin:end] for column in self._columns[1:]))
         self._at = end
@@ -125,28 +128,20 @@ class PartitionColumns:
             self.leader_epoch = self._epochs[int(np.searchsorted(self._ends, end - 1, "right"))]
             self.next_fetch_offset = int(columns.offset[-1]) + 1
         else:
-            self._pass_all()
+            self.leader_epoch, self.next_fetch_offset = self._end
             if self._rest is None:
                 self.drain()
         return Chunk(columns)
 
-    def _pass_all(self) -> None:
-        if self._last is not None:  # what it says counts, whatever compaction has left of the batch
-            self.leader_epoch = self._last.leader_epoch
-            self.next_fetch_offset = self._last.base_offset + self._last.last_offset_delta + 1
-
     def _take_rest(self, n: int) -> Sequence[Any]:
-        before = self._rest.next_fetch_offset
+        rest, found = self._rest, []
         try:
-            found = self._rest.take(n)
-        except Exception:
-            self.drain()  # what has failed would be asked again and again, and have nothing to say
-            raise
-        if self._rest.next_fetch_offset != before or found:
-            self.leader_epoch, self.next_fetch_offset = self._rest.leader_epoch, self._rest.next_fetch_offset
-        self.records_read += len(found)
-        if not found:
-            self.drain()
+            found = rest.take(n)
+        finally:
+            self.leader_epoch, self.next_fetch_offset = rest.leader_epoch, rest.next_fetch_offset
+            self.records_read += len(found)
+            if not rest or not found:  # after an error it would be asked again and again, and have nothing to say
+                self.drain()
         return Chunk(_columns_of(found)) if found else ()
 
 
