@@ -181,7 +181,7 @@ def test_damaged_logs(
     right_sum: bool,
     aborted: list[Aborted],
 ) -> None:
-    """Any bytes changed, the end cut off; with a checksum that is right all the same, the records themselves are odd."""
+    """Any bytes changed, the end cut off; where the checksum is right all the same, the records are odd."""
     data = bytearray(log_of(batches))
     for at, value in flips:
         data[at % len(data)] = value
@@ -210,7 +210,7 @@ def test_an_aborted_transaction_is_not_read_and_its_neighbours_are() -> None:
 
 
 def test_after_an_error_the_rest_is_fetched_again() -> None:
-    """kafka-python's own would be asked for ever, and answer nothing: the loop in Fetcher.fetched_records has no end."""
+    """kafka-python's own would be asked for ever, and answer nothing: Fetcher.fetched_records would not return."""
     log = bytearray(log_of([Batch([Record(0, 0, None, b"good", ())]), Batch([Record(0, 0, None, b"bad", ())])]))
     log[-1] ^= 0xFF
     part = PartitionColumns(100, PLACE, MemoryRecords(bytes(log)))
