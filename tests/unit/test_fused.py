@@ -44,7 +44,7 @@ def both(of: ScoringModule, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_are_those_of_the_module(kind: str, width: int) -> None:
     made = module(kind, width)
     found, expected = both(made, rows(made, 500))
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 7])
@@ -52,7 +52,7 @@ def test_any_number_of_rows(n: int) -> None:
     made = module("stacked", 5)
     found, expected = both(made, rows(made, n))
     assert len(found) == n
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e6, -1e6, 3e38, -3e38])
@@ -66,7 +66,7 @@ def test_missing_and_far_readings_are_scored_by_the_module(value: float, where: 
     assert np.isnan(found).tolist() == np.isnan(expected).tolist()
     assert np.isnan(found[(where + 1) % len(x)])
     there = ~np.isnan(expected)
-    np.testing.assert_allclose(found[there], expected[there], rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(found[there], expected[there], rtol=2e-6, atol=1e-9)
 
 
 def test_scores_far_out_are_finite_and_equal() -> None:
@@ -74,23 +74,16 @@ def test_scores_far_out_are_finite_and_equal() -> None:
     x = made.scaler.location.numpy() + 29 * made.scaler.scale.numpy() * np.sign(rows(made, 100))
     found, expected = both(made, x.astype(np.float32))
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     made = module("denoising", 6)
     x = rows(made, 100)
     alone = np.concatenate([both(made, x[i : i + 1])[0] for i in range(len(x))])
-    np.testing.assert_allclose(both(made, x)[0], alone, rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(both(made, x)[0], alone, rtol=2e-6, atol=1e-9)
 
 
 def test_a_kind_that_is_no_chain_is_not_fused() -> None:
     with pytest.raises(ValueError, match="no chain"):
         FusedScorer(module("sparse", 4))
-
-
-def test_a_scale_without_an_exact_inverse_is_not_fused() -> None:
-    made = module("stacked", 4)
-    made.scaler.scale[1] = 2e38
-    with pytest.raises(ValueError, match="inverse"):
-        FusedScorer(made)

@@ -1,8 +1,9 @@
 """The CPU's way to score: the same arithmetic as ScoringModule.forward, with fewer passes over memory.
 
 Rows go through in parts that stay in the cache, in buffers that are made once. Scaling and the sum of the score are one
-compiled loop each; the subtraction of the reconstruction is part of its matrix product. A part with a reading that is
-missing or far is left to the module, which knows what to do with it.
+compiled loop each. All that comes before the whitening is rounded as the module rounds it: a last bit there is a
+hundred of them after it. A part with a reading that is missing or far is left to the module, which knows what to do
+with it.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -20,7 +21,6 @@ Float32s = npt.NDArray[np.float32]
 
 ROWS: Final = 2048
 _FACTORS: Final = 16  # each at most (118 * 100 * D)^2 / nu: their product is finite
-_SCALES: Final = (1e-30, 1e30)
 
 
 class FusedScorer:
@@ -28,19 +28,16 @@ class FusedScorer:
 
     def __init__(self, module: ScoringModule):
         """Raises ValueError where this way does not fit the module."""
-        chain, scale = module.autoencoder.chain(), module.scaler.scale
+        chain = module.autoencoder.chain()
         if chain is None:
             raise ValueError(f"the {module.autoencoder.kind} kind is no chain of layers")
-        if not bool(((scale > _SCALES[0]) & (scale < _SCALES[1])).all()):
-            raise ValueError("a scale has no exact inverse")
         self._module = module
-        self._location, self._inverse = module.scaler.location.numpy(), (1 / scale).numpy()
-        *self._layers, last = [(weight.T.contiguous(), bias, relu) for weight, bias, relu in chain]
-        self._last, bias, _ = last
+        self._location, self._divisor = module.scaler.location.numpy(), module.scaler.scale.numpy()
+        self._layers = [(weight.T, bias, relu) for weight, bias, relu in chain]
         self._root = module.whitening.root
-        self._offset = -((bias + module.whitening.mean) @ self._root)
-        width = len(scale)
-        self._z, self._residual = torch.empty(ROWS, width), torch.empty(ROWS, width)
+        self._offset = -(module.whitening.mean @ self._root)
+        width = len(self._divisor)
+        self._z = torch.empty(ROWS, width)
         self._hidden = [torch.empty(ROWS, weight.shape[1]) for weight, _, _ in self._layers]
         self._white = torch.empty(width, ROWS)  # a column a row, so that what follows runs along rows
         self._products = np.empty((-(-width // _FACTORS), ROWS))
@@ -50,7 +47,7 @@ class FusedScorer:
         scores = np.empty(len(x), np.float32)
         for begin in range(0, len(x), ROWS):
             part = x[begin : begin + ROWS]
-            if _scale(read_only(part), self._location, self._inverse, np.float32(LINEAR_UP_TO), self._z.numpy()):
+            if _scale(read_only(part), self._location, self._divisor, np.float32(LINEAR_UP_TO), self._z.numpy()):
                 scores[begin : begin + ROWS] = self._score(len(part))
             else:
                 scores[begin : begin + ROWS] = self._module(torch.from_numpy(part), least_present).numpy()
@@ -62,7 +59,7 @@ class FusedScorer:
             hidden = torch.addmm(bias, hidden, weight, out=buffer[:n])
             if relu:
                 hidden.relu_()
-        residual = torch.addmm(z, hidden, self._last, alpha=-1, out=self._residual[:n])
+        residual = torch.sub(z, hidden, out=hidden)
         torch.addmm(self._offset, residual, self._root, out=self._white[:, :n].T)
         # The mean over a row of nu log(1 + w^2 / nu): as logarithms of products, since it is these that cost.
         products = self._products[:, :n]
@@ -72,14 +69,14 @@ class FusedScorer:
 
 
 @compiled
-def _scale(x, location, inverse, most, out):
+def _scale(x, location, scale, most, out):
     """z = (x - location) / scale. False where any is missing, or so large that it would be softened."""
     n, d = x.shape
     fine = np.int32(0)
     for i in range(n):
         row, to = x[i], out[i]
         for j in range(d):
-            z = (row[j] - location[j]) * inverse[j]
+            z = (row[j] - location[j]) / scale[j]
             to[j] = z
             fine += np.int32(abs(z) <= most)
     return fine == n * d
