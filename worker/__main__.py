@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         " until SIGTERM.",
     )
     parser.add_argument("--until-end", action="store_true", help="stop at the end offsets seen at start")
+    parser.add_argument("--profile", action="store_true", help="print the time of each stage a row, at the end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     topics = commands.add_parser("topics", help="make the topics, or verify them")
@@ -49,6 +50,8 @@ def _dispatch(arguments: object, settings: Settings) -> int | None:
         worker = cli.load_command("worker.service").Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
         cli.on_stop(worker.stop)
         worker.run()
+        if arguments.profile:  # type: ignore[attr-defined]
+            print(worker.metrics.profile())
         return 0
     result: int | None = cli.load_command(f"worker.commands.{command}").run(settings, arguments)
     return result

@@ -2,9 +2,14 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.samples import Sample
 
 _STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _ROW_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+
+def _samples(metric: Counter | Histogram) -> list[Sample]:
+    return [sample for family in metric.collect() for sample in family.samples]
 
 
 class Metrics:
@@ -44,6 +49,15 @@ class Metrics:
         self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
         self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
         self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)
+
+    def profile(self) -> str:
+        """Each stage's time in nanoseconds a row, as a table. Wall time: what it waited for is in it."""
+        rows = sum(s.value for s in _samples(self.batch_rows) if s.name.endswith("_sum"))
+        spent = {s.labels["stage"]: s.value for s in _samples(self.stage) if s.name.endswith("_sum")}
+        lines = [f"{rows:,.0f} rows", "stage        ns a row   seconds"]
+        for stage, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+            lines.append(f"{stage:<12} {1e9 * seconds / max(rows, 1):8.0f} {seconds:9.3f}")
+        return "\n".join(lines)
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

@@ -219,7 +219,8 @@ class Worker:
         """What has arrived, up to a batch; waits at most the batch's delay for more."""
         batch, stage = self._settings.batch, self.metrics.stage
         # A commit that is not due yet must not wait longer than its interval for the next record.
-        block = source.poll(IDLE_POLL if self._checkpoint.empty else batch.max_delay, batch.max_rows)
+        with stage.labels("fetch").time():
+            block = source.poll(IDLE_POLL if self._checkpoint.empty else batch.max_delay, batch.max_rows)
         if block is None:
             return None, False
         with stage.labels("gather").time():
