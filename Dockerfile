@@ -30,8 +30,10 @@ RUN if [ "${DEVICE}" = cuda ]; then \
 COPY pyproject.toml README.md LICENSE ./
 COPY worker worker
 COPY training training
+COPY deploy/precompile.py deploy/precompile.py
 RUN /opt/offnormal/bin/pip install --no-deps --no-build-isolation . \
-    && /opt/offnormal/bin/pip uninstall --yes pip
+    && /opt/offnormal/bin/pip uninstall --yes pip \
+    && NUMBA_CACHE_DIR=/opt/offnormal/numba /opt/offnormal/bin/python deploy/precompile.py
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="Offnormal" \
@@ -39,6 +41,7 @@ LABEL org.opencontainers.image.title="Offnormal" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/offnormal /opt/offnormal
 # The root file system may be read only: nothing is written but to /tmp.
+ENV NUMBA_SHIPPED_CACHE=/opt/offnormal/numba
 ENV PATH=/opt/offnormal/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
 WORKDIR /tmp

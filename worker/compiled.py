@@ -1,10 +1,25 @@
 """Python compiled to machine code by numba, for loops over rows that no array operation says as plainly."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy.typing as npt
+
+
+def _unpack() -> None:
+    """numba uses no cache that it cannot write to, and an image may be read only: what was compiled for the image lies
+    in NUMBA_SHIPPED_CACHE, and is copied to where there is a place for it.
+    """
+    shipped = os.environ.get("NUMBA_SHIPPED_CACHE")
+    if shipped and os.path.isdir(shipped) and "NUMBA_CACHE_DIR" not in os.environ:
+        numba.config.CACHE_DIR = shutil.copytree(shipped, tempfile.mkdtemp(prefix="numba-"), dirs_exist_ok=True)
+
+
+_unpack()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -97,3 +97,24 @@ def test_pins_have_hashes_and_no_addresses(file: str) -> None:
     assert "://" not in text and "--index" not in text
     pins = re.findall(r"^[a-z].*==", text, re.MULTILINE)
     assert pins and text.count("--hash=sha256:") >= len(pins)
+
+
+def test_what_the_image_has_compiled_is_used_from_a_read_only_place(tmp_path: Path) -> None:
+    """Compiled by deploy/precompile.py once; a later process finds all of it, and writes nothing there."""
+    shipped = tmp_path / "shipped"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OFFNORMAL_", "NUMBA_"))} | {
+        "HOME": str(tmp_path)
+    }
+    script = [sys.executable, str(ROOT / "deploy/precompile.py")]
+    subprocess.run(script, env=clean | {"NUMBA_CACHE_DIR": str(shipped)}, cwd=ROOT, check=True, timeout=300)
+    made = {path: path.stat().st_mtime_ns for path in shipped.rglob("*.nbc")}
+    assert len(made) > 10
+    for path in [*shipped.rglob("*"), shipped]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    later = clean | {"NUMBA_SHIPPED_CACHE": str(shipped), "TMPDIR": str(tmp_path), "NUMBA_DEBUG_CACHE": "1"}
+    told = subprocess.run(script, env=later, cwd=ROOT, check=True, timeout=300, capture_output=True, text=True).stdout
+    for path in [shipped, *shipped.rglob("*")]:
+        path.chmod(0o755)
+    assert "[cache] data loaded" in told
+    assert "[cache] data saved" not in told
+    assert {path: path.stat().st_mtime_ns for path in shipped.rglob("*.nbc")} == made

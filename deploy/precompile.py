@@ -1,0 +1,64 @@
+"""Compiles, for the image, what the worker would compile at its first batches: into NUMBA_CACHE_DIR, for CPUs like this
+one. On another kind of CPU numba compiles anew.
+"""
+
+from datetime import UTC, datetime
+
+import numpy as np
+from kafka import TopicPartition
+from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.memory_records import MemoryRecords
+
+from training.fit import fit
+from worker.detection import Incidents
+from worker.engine import Engine
+from worker.events import EventEncoder
+from worker.kafka.columns import PartitionColumns, block_of
+from worker.lane import Lane
+from worker.metrics import Metrics
+from worker.models import Artefact, ModelCard
+from worker.models.wavelet import blocks
+from worker.settings import BatchSettings, InputSettings, ModelSettings, Settings
+
+
+def artefact(window: int) -> Artefact:
+    """A model of nothing in particular, of two features."""
+    features = ("a", "b")
+    rows = np.random.default_rng(0).normal(size=(400, 2 * blocks(window))).astype(np.float32)
+    fitted = fit(rows[:300], rows[300:], features, "stacked", window=window, steps=30)
+    card = ModelCard(
+        name="default",
+        version="20260101T000000-compile",
+        kind="stacked",
+        architecture=fitted.detector.module.autoencoder.architecture(),
+        features=features,
+        window=window,
+        created=datetime.now(UTC).isoformat(),
+        rows={},
+        trained_on={},
+        quality={},
+    )
+    return Artefact.make(card, fitted.detector, rows[300:])
+
+
+def main() -> None:
+    for window in (1, 2):
+        for kind in ("f32", "json"):
+            settings = Settings(
+                device="cpu",
+                batch=BatchSettings(max_rows=64),
+                input=InputSettings(format=kind),
+                model=ModelSettings(window=window),
+            )
+            lane = Lane(settings, Incidents(settings.incidents, ""), EventEncoder(settings), Metrics())
+            lane.serve(Engine(settings).load(artefact(window).dump()))
+            lane.warm_up()
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)
+    builder.append(0, 0, b"key", b"value", [("name", b"value")])
+    for data in (bytes(builder.build()), bytearray(builder.build())):
+        place = TopicPartition("", 0)
+        block_of("", {place: [*PartitionColumns(0, place, MemoryRecords(data)).take(1)]})
+
+
+if __name__ == "__main__":
+    main()
