@@ -99,7 +99,8 @@ def test_a_dead_letter_that_does_not_fit_is_told(stage: MakeStage, apache: Broke
     s.send([b"[10, 0, -5, 100]", b"{" * 5000])
     for delivery in ("exactly_once", "at_least_once"):
         run = s.worker("--until-end", OFFNORMAL_DELIVERY=delivery)
-        assert run.wait() == 4
+        code = run.wait()
+        assert code == 4, run.errors[-3000:]
         assert "max.message.bytes" in run.errors.splitlines()[-1]
     assert s.committed() == {}, "it is not skipped in silence"
 

@@ -12,6 +12,7 @@ A partition that is new, or is read again after a Redo, is handed out only once 
 beside its committed offset, comes first. Records before that offset may be read back to fill windows (`history`).
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -250,8 +251,11 @@ class Source:
         return {p.partition: end for p, end in ends.items()}
 
     def positions(self) -> dict[int, int]:
-        """Partition -> the offset that is read next, for the partitions owned."""
-        found = {p.partition: self._consumer.position(p, timeout_ms=1000) for p in self._consumer.assignment()}
+        """Partition -> the offset that is read next, for the partitions owned where it is known yet."""
+        found = {}
+        for place in self._consumer.assignment():
+            with contextlib.suppress(errors.NoOffsetForPartitionError):  # the next poll decides where it begins
+                found[place.partition] = self._consumer.position(place, timeout_ms=1000)
         return {p: offset for p, offset in found.items() if offset is not None}
 
     def close(self) -> None:
