@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format lock clean
+.PHONY: help setup demo test bench bench-gpu lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: setup ## all tests, on the most real Kafka to be had
 
 bench: setup ## swaps under load, memory: writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: setup ## rows a second on a CUDA device, if there is one
+	@$(BIN)/python -m tests.benchmarks.gpu
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
