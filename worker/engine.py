@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
+
+CPU_ROWS: Final = 4096  # at once: more would leave the cache
 
 # A decoded block may lie in the fetched bytes themselves. Scoring never writes to its input.
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable", category=UserWarning)
@@ -208,7 +210,7 @@ class Engine:
             _fused=_fused(module, self.device),
             _entities=None if entities is None else entities.to(self.device),
             _device=self.device,
-            _max_rows=self._settings.batch.max_rows,
+            _max_rows=self._settings.batch.max_rows if self.device.type == "cuda" else CPU_ROWS,
             _least_present=1 - detection.max_missing,
         )
         with torch.inference_mode():
@@ -240,6 +242,6 @@ class Engine:
 
     def _warm_up(self, resident: Resident) -> None:
         """First calls allocate, and choose kernels: that is not a live batch's to pay."""
-        for rows in (1, 64, self._settings.batch.max_rows):
+        for rows in (1, 64, resident._max_rows):
             resident.score(np.zeros((rows, resident.width), np.float32), resident.entity_rows([None] * rows))
         resident.explain(np.zeros((1, resident.width), np.float32), resident.entity_rows([None]))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from worker.compiled import compiled, read_only
 from worker.detection.incident import Incident
 from worker.detection.judge import Anomalies, Scorer
 from worker.kafka import Output, Outputs
@@ -199,6 +200,10 @@ class AnomalyTemplate:
     @staticmethod
     def _entities(block: VectorBlock, record: Int64s) -> tuple[BytesColumn, BytesColumn, BytesColumn]:
         """The entities' names as keys, as JSON, and as the member `subject`, which CloudEvents allows no empty."""
+        keys = block.records.keys.take(record).compact()
+        if not block.entities and _is_plain(read_only(np.frombuffer(keys.buffer, np.uint8)), keys.length):
+            subjects = _SUBJECTS.render(len(keys), [keys])
+            return keys, BytesColumn(subjects.buffer, subjects.start + 11, subjects.length - 11), subjects
         told = [block.entity_of_record(r) for r in record.tolist()]
         return (
             _memoised(told, lambda name: None if name is None else name.encode()),
@@ -212,6 +217,20 @@ class AnomalyTemplate:
         return BytesColumn.of(
             [orjson.dumps([self._features[j] for j in np.flatnonzero(row).tolist()]) for row in missing]
         )
+
+
+_SUBJECTS: Final = Template(',"subject":"', Text(0), '"')
+
+
+@compiled
+def _is_plain(text, lengths):  # type: ignore[no-untyped-def]
+    """Whether these are texts, none of them empty, that JSON has as they are."""
+    plain = True
+    for n in lengths:
+        plain &= n > 0
+    for byte in text:
+        plain &= 32 <= byte < 127 and byte != 34 and byte != 92
+    return plain
 
 
 _TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _FEATURES = range(7)  # text columns; two for each feature

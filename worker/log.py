@@ -37,6 +37,8 @@ def configure(settings: LogSettings) -> None:
     )
     handler.addFilter(_Seldom())
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    # It warns of its own event loop where another thread has had the processor for a tenth of a second.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
 
 
 class _Seldom(logging.Filter):

@@ -224,14 +224,15 @@ class Worker:
         if block is None:
             return None, False
         with stage.labels("gather").time():
-            blocks, records = [block], len(block)
+            blocks, records, size = [block], len(block), block.size
+            enough = self._settings.kafka.fetch_bytes // 2
             deadline = time.monotonic() + batch.max_delay
-            while records < batch.max_rows and (left := deadline - time.monotonic()) > 0:
+            while records < batch.max_rows and size < enough and (left := deadline - time.monotonic()) > 0:
                 block = source.poll(left, batch.max_rows - records)
                 if block is not None:
                     blocks.append(block)
-                    records += len(block)
-            return RecordBlock.concat(blocks), records >= batch.max_rows
+                    records, size = records + len(block), size + block.size
+            return RecordBlock.concat(blocks), records >= batch.max_rows or size >= enough
 
     def _process(self, records: RecordBlock, source: Source, sink: Sink) -> None:
         """Every row by the one model that is resident at the batch's start."""

@@ -98,7 +98,7 @@ class KafkaSettings(Section):
         "columnar", description="columnar reads and writes record batches itself; public is kafka-python's API, slowly"
     )
     fetch_bytes: int = Field(
-        4 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
+        8 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
     )
     startup_timeout: Duration = Field(60.0, description="how long Kafka may be away at start before exit 4")
     session_timeout: Duration = Field(
@@ -238,7 +238,9 @@ class IncidentSettings(Section):
 
 
 class BatchSettings(Section):
-    max_rows: int = Field(16384, ge=1, le=1_000_000, description="rows scored at once")
+    max_rows: int = Field(
+        65536, ge=1, le=1_000_000, description="records of a batch; half of fetch_bytes make one as well"
+    )
     max_delay: Duration = Field(0.002, le=10, description="how long a batch waits for more rows")
     commit_interval: Duration = Field(
         0.5, le=10, description="how long offsets, and events under a backlog, wait for their commit"

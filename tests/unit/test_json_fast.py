@@ -11,7 +11,6 @@ from hypothesis import given, settings as budget, strategies as st
 from tests.unit.blocks import block_of
 from worker.vectors import VectorBlock
 from worker.vectors.decoder import _join
-from worker.vectors.formats import without_infinite
 from worker.vectors.json import Json
 from worker.vectors.json_any import AnyJson
 
@@ -22,7 +21,7 @@ def decode(form: Any, values: Sequence[bytes]) -> tuple[VectorBlock, int]:
     """-> the block, and how many records the first part of it has."""
     records = block_of(values)
     parts = form.decode(records.values, np.arange(len(values)))
-    return _join(records, [without_infinite(part) for part in parts], [], 3, 0, {}), len(parts[0].records)
+    return _join(records, parts, [], 3, 0, {}), len(parts[0].records)
 
 
 def check(values: Sequence[bytes], features: Sequence[str] = FEATURES, **options: Any) -> int:

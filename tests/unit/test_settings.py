@@ -27,7 +27,7 @@ def test_environment_over_file_over_defaults(tmp_path: Path) -> None:
     settings = load_with(OFFNORMAL_CONFIG=str(file), OFFNORMAL_KAFKA__GROUP="from-environment")
     assert settings.kafka.group == "from-environment"
     assert settings.kafka.bootstrap == "file:1"
-    assert settings.batch.max_rows == 16384
+    assert settings.batch.max_rows == 65536
 
 
 @pytest.mark.parametrize(

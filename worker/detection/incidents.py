@@ -125,9 +125,10 @@ class Incidents:
         if anomalies.alarm[which].any():
             incident.severity = "alarm"
         self._add_evidence(incident, anomalies.top[which], anomalies.contribution[which], scorer)
-        self._changed[incident.id] = incident
+        name = incident.id
+        self._changed[name] = incident
         for k in which.tolist():
-            anomalies.incident[k] = incident.id
+            anomalies.incident[k] = name
         return True
 
     def _course(self, entity: int, partition: int) -> Course:

@@ -8,6 +8,7 @@ it hands all that is left to kafka-python's own class: so both ways give the sam
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,15 @@ def _records(data: memoryview, wanted: Sequence[Batch]) -> tuple[Columns, int]:
     places = [batch._replace(begin=batch.begin + batches.HEADER) for batch in wanted]
     if any(batch.attributes & batches.CODEC for batch in wanted):
         data, places = _unpacked(data, places)
-    return batches.records(np.frombuffer(data, np.uint8), places)
+    whole, at = _whole(data)
+    return batches.records(whole, [place._replace(begin=place.begin + at, end=place.end + at) for place in places])
+
+
+def _whole(data: memoryview) -> tuple[batches.Bytes, int]:
+    """The frame that this is a part of, and where it begins there."""
+    frame: Any = data.obj
+    whole = np.frombuffer(frame, np.uint8)
+    return whole, np.frombuffer(data, np.uint8).ctypes.data - whole.ctypes.data
 
 
 def _unpacked(data: memoryview, packed: Sequence[Batch]) -> tuple[memoryview, list[Batch]]:
@@ -238,17 +247,17 @@ def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Chunk]]) -> R
 
 
 def _joined(chunks: Sequence[Columns]) -> Columns:
-    """One buffer for all: the records of each chunk are taken as they lie, of a single one without a copy."""
-    parts, starts, at = [], [], 0
-    for chunk in chunks:
-        begin, end = chunk.starts[0, 0], chunk.starts[-1, 2] + max(chunk.lengths[-1, 2], 0)
-        parts.append(chunk.buffer[begin:end])
-        starts.append(chunk.starts + (at - begin))
-        at += end - begin
+    """One buffer for all: that in which they lie, or else one to which the records of each are copied."""
+    spans = [(chunk.starts[0, 0], chunk.starts[-1, 2] + max(chunk.lengths[-1, 2], 0)) for chunk in chunks]
+    first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
+    if len({chunk.buffer.ctypes.data for chunk in chunks}) == 1:
+        buffer, shifts = chunks[0].buffer[first:last], [-first] * len(chunks)
+    else:
+        buffer = np.concatenate([chunk.buffer[begin:end] for chunk, (begin, end) in zip(chunks, spans, strict=True)])
+        shifts = [at - end for at, (_, end) in zip(accumulate(end - begin for begin, end in spans), spans, strict=True)]
+    starts = np.concatenate([chunk.starts + shift for chunk, shift in zip(chunks, shifts, strict=True)])
     offset, timestamp, lengths = (np.concatenate([chunk[k] for chunk in chunks]) for k in (1, 2, 4))
-    return Columns(
-        parts[0] if len(parts) == 1 else np.concatenate(parts), offset, timestamp, np.concatenate(starts), lengths
-    )
+    return Columns(buffer, offset, timestamp, starts, lengths)
 
 
 class HeaderColumn(Mapping[int, Headers]):

@@ -1,6 +1,6 @@
 """kafka-python reads its sockets 4 KiB at a time, goes through its event loop for each read, and copies what has come
-six times. Here a large frame is read to its place, all of it where it comes fast enough, and copied once: half of the
-CPU time of a fetch.
+six times. Here a large frame is read to its place, all of it where it comes fast enough, and the records of an answer
+are parts of that frame: a third of the CPU time of a fetch.
 """
 
 import ssl
@@ -11,7 +11,9 @@ import kafka.net.manager as manager
 import kafka.protocol.parser as parser
 from kafka import errors
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.protocol.consumer import FetchResponse
 from kafka.protocol.frame import KafkaBytes
+from kafka.protocol.schemas.fields.codecs import Bytes
 
 RECEIVE: Final = 256 * 1024
 LARGE: Final = 64 * 1024  # bytes that a frame lacks: they are waited for
@@ -24,6 +26,18 @@ def widen() -> None:
     manager.KafkaTCPTransport = TcpTransport
     manager.KafkaSSLTransport = SslTransport
     parser.KafkaBytes = Frame
+    answer = FetchResponse._struct
+    answer._field_map["responses"].array_of._field_map["partitions"].array_of._field_map["records"]._type = _Part
+    answer._compiled_encoders.clear()
+
+
+class _Part(Bytes):  # type: ignore[misc]
+    """Bytes that stay where they are: kafka-python generates its decoder of these lines."""
+
+    @classmethod
+    def emit_decode_from(cls, ctx: Any, var_name: str, indent: str, compact: bool = False) -> None:
+        super().emit_decode_from(ctx, var_name, indent, compact)
+        ctx.lines[:] = [line.replace(f"{var_name} = bytes(data[", f"{var_name} = (data[") for line in ctx.lines]
 
 
 class Frame(KafkaBytes):  # type: ignore[misc]

@@ -99,6 +99,11 @@ class RecordBlock:
     def __len__(self) -> int:
         return len(self.offset)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return int(self.values.length.sum())
+
     @classmethod
     def concat(cls, blocks: Sequence["RecordBlock"]) -> "RecordBlock":
         """Blocks of one topic, in the order of their reading."""

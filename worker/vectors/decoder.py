@@ -9,7 +9,7 @@ import numpy as np
 from worker.settings import InputSettings
 from worker.vectors.block import Headers, Int64s, RecordBlock, Reject, VectorBlock
 from worker.vectors.f32 import F32
-from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, Refused, milliseconds, without_infinite
+from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, Refused, milliseconds
 from worker.vectors.json import Json
 
 CONTENT_TYPES = {
@@ -41,7 +41,7 @@ class Decoder:
         if self._time_header is not None and records.headers:
             there, times = self._header_times(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
-            parsed.extend(map(without_infinite, self._formats[name].decode(records.values, indices)))
+            parsed.extend(self._formats[name].decode(records.values, indices))
         return _join(records, parsed, rejects, self._width, nulls, times)
 
     def _header_times(

@@ -45,8 +45,8 @@ class Parsed:
 
 class Format(Protocol):
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
-        """Parses the values of `records` (indices, none of them null), in whatever parts. Never raises over their
-        content.
+        """Parses the values of `records` (indices, none of them null), in whatever parts, without infinite readings.
+        Never raises over their content.
         """
         ...
 

@@ -23,6 +23,7 @@ from worker.vectors.formats import (
     Parsed,
     Refused,
     milliseconds,
+    without_infinite,
 )
 
 Row = Sequence[Any]
@@ -71,8 +72,9 @@ class AnyJson:
         try:
             x = _matrix(rows, self._width)
         except Refused:
-            return [self._one_by_one(rows, good, counts, rejects, entities, times)]
-        return [Parsed(np.array(good, np.int64), np.array(counts, np.int64), x, rejects, entities, times)]
+            return [without_infinite(self._one_by_one(rows, good, counts, rejects, entities, times))]
+        parsed = Parsed(np.array(good, np.int64), np.array(counts, np.int64), x, rejects, entities, times)
+        return [without_infinite(parsed)]
 
     def _rows(self, doc: Any) -> Sequence[Row]:
         """The rows of one document. Raises Refused."""
