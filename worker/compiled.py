@@ -23,11 +23,14 @@ _unpack()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at its first call, without the GIL; the machine code is cached on disk where there is a place for it."""
+    """Compiled at its first call, without the GIL; the machine code is cached on disk where there is a place for it.
+
+    Division is numpy's: to look for zeros, as Python does, keeps a loop from being vectorised.
+    """
     try:
-        made: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
+        made: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # a read-only file system and no NUMBA_CACHE_DIR
-        made = numba.njit(nogil=True)(function)
+        made = numba.njit(nogil=True, error_model="numpy")(function)
     return made
 
 

@@ -33,9 +33,9 @@ class FusedScorer:
             raise ValueError(f"the {module.autoencoder.kind} kind is no chain of layers")
         self._module = module
         self._location, self._divisor = module.scaler.location.numpy(), module.scaler.scale.numpy()
-        self._layers = [(weight.T, bias, relu) for weight, bias, relu in chain]
+        self._layers = [(weight.T, bias.numpy(), relu) for weight, bias, relu in chain]
         self._root = module.whitening.root
-        self._offset = -(module.whitening.mean @ self._root)
+        self._offset = -(module.whitening.mean @ self._root).numpy()
         width = len(self._divisor)
         self._z = torch.empty(ROWS, width)
         self._hidden = [torch.empty(ROWS, weight.shape[1]) for weight, _, _ in self._layers]
@@ -54,16 +54,15 @@ class FusedScorer:
         return scores
 
     def _score(self, n: int) -> Float32s:
-        z = hidden = self._z[:n]
+        hidden = self._z[:n]
         for (weight, bias, relu), buffer in zip(self._layers, self._hidden, strict=True):
-            hidden = torch.addmm(bias, hidden, weight, out=buffer[:n])
-            if relu:
-                hidden.relu_()
-        residual = torch.sub(z, hidden, out=hidden)
-        torch.addmm(self._offset, residual, self._root, out=self._white[:, :n].T)
+            hidden = torch.mm(hidden, weight, out=buffer[:n])
+            _add(hidden.numpy(), bias, relu)
+        residual = torch.sub(self._z[:n], hidden, out=hidden)
+        torch.mm(residual, self._root, out=self._white[:, :n].T)
         # The mean over a row of nu log(1 + w^2 / nu): as logarithms of products, since it is these that cost.
         products = self._products[:, :n]
-        _multiply(self._white.numpy(), DEGREES, products)
+        _multiply(self._white.numpy(), self._offset, DEGREES, products)
         mean: Float32s = np.log(products, out=products).sum(0) * (DEGREES / len(self._white))
         return mean
 
@@ -83,13 +82,23 @@ def _scale(x, location, scale, most, out):
 
 
 @compiled
-def _multiply(white, degrees, out):
-    """white [D, n] -> products [D / FACTORS, n] of 1 + w^2 / nu."""
+def _add(hidden, bias, relu):
+    """In place: hidden + bias, of that what is positive. (torch.addmm takes a pass of its own over the bias.)"""
+    least = np.float32(0 if relu else -np.inf)
+    for i in range(len(hidden)):
+        row = hidden[i]
+        for j in range(len(bias)):
+            row[j] = max(row[j] + bias[j], least)
+
+
+@compiled
+def _multiply(white, offset, degrees, out):
+    """white [D, n] -> products [D / FACTORS, n] of 1 + w^2 / nu, w moved by `offset` [D]."""
     inverse = 1 / degrees
     for j in range(len(white)):
         row, to = white[j], out[j // _FACTORS]
         if j % _FACTORS == 0:
             to[:] = 1
         for i in range(len(to)):
-            w = np.float64(row[i])
+            w = np.float64(row[i] + offset[j])
             to[i] *= 1 + w * w * inverse
