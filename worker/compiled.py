@@ -34,6 +34,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For compiled loops, which have it in their place: to call a function that takes an array, or gives several
+    results, costs them ten times as much.
+    """
+    made: Callable[..., Any] = numba.njit(inline="always", error_model="numpy")(function)
+    return made
+
+
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same array. numba compiles anew for arrays that may be written to, and a block's may or may not."""
     view = array.view()

@@ -67,8 +67,9 @@ def test_one_unusual_record_costs_the_others_nothing() -> None:
 
 def test_another_program_is_learned_from() -> None:
     form = Json(FEATURES, None, None, False)
-    assert decode(form, [b'{"a":1,"b":2,"c":3}'] * 9)[1] == 9
-    assert decode(form, [b'{"c":1,"x":"y","b":2}'] * 9)[1] == 9
+    # Keys are read eight bytes at a time: not the last one before the end of the buffer.
+    assert decode(form, [b'{"a":1,"b":2,"c":3}'] * 9)[1] == 8
+    assert decode(form, [b'{"c":1,"x":"y","b":2}'] * 9)[1] == 8
 
 
 NUMBERS = [
@@ -97,6 +98,20 @@ def test_numbers_between_two_float32(row: list[float], digits: int) -> None:
     middles = [(float(v) + float(np.nextafter(np.float32(v), np.float32(np.inf)))) / 2 for v in row]
     texts = [[repr(m) for m in middles], [f"{m:.{digits}e}" for m in middles], [f"{m:.{digits}f}" for m in middles]]
     check([f"[{','.join(each)}]".encode() for each in texts])
+
+
+SHORT = st.from_regex(r"-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,7})?(e-?[0-9])?", fullmatch=True)
+ANYTHING = st.text('-+.eE0123456789 ,]}"/:', max_size=10)
+
+
+@budget(max_examples=1000, deadline=None)
+@given(st.lists(st.one_of(SHORT, SHORT, SHORT, ANYTHING), min_size=3, max_size=3), st.sampled_from(["", " ", "  "]))
+def test_short_numbers_and_what_looks_like_them(numbers: list[str], space: str) -> None:
+    """They are read eight bytes at a time, where there are as many: so there is something behind them."""
+    after = b"[1.5,2.5,3.5]"
+    check([f"[{f',{space}'.join(numbers)}]".encode(), after] * 2)
+    texts = [f'"{name}":{space}{number}' for name, number in zip(FEATURES, numbers, strict=True)]
+    check([f"{{{f',{space}'.join(texts)}}}".encode(), after] * 2)
 
 
 @pytest.mark.parametrize(
