@@ -68,11 +68,11 @@ def extent(word):
 @inlined
 def plain_number(word, n):
     """What the lowest n bytes spell, n <= 8. -> whether that is a plain number: perhaps a minus, digits, a point,
-    digits; whether it is negative; its digits as an integer, and how many of them stand after the point.
+    digits; 1 if it is negative, else 0; its digits as an integer, and how many of them stand after the point.
     """
-    negative = word & _BYTE == _MINUS
-    word >>= _8 * np.uint64(negative)
-    count = n - np.uint64(negative) - _1
+    negative = np.uint64(word & _BYTE == _MINUS)
+    word >>= _8 * negative
+    count = n - negative - _1
     points = word ^ _POINTS
     whole = _first_byte_of((points - _ONES) & ~points & _TOP_BITS)
     before = (_1 << (_8 * whole & _63)) - _1

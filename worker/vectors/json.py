@@ -1,9 +1,11 @@
-"""Format `json`. Most records of a topic are written by one program: their keys come in one order. Such records, and
-plain arrays, are read by a compiled loop that knows the order from one of them and compares each key byte for byte.
-Whatever is unusual about a record leaves it to worker/vectors/json_any.py, which has the say on what is right: escapes,
-other scripts, another order, nesting, a number that is hard to round, an error.
+"""Format `json`. Most records of a topic are written by one program: their keys come in one order, with the same space
+between them. Such records, and plain arrays, are read by a compiled loop (json_loop.py) that has learned from one of
+them what stands between the values, and compares it byte for byte. Whatever is unusual about a record leaves it to
+json_any.py, which has the say on what is right: escapes, other scripts, another order, nesting, a number that is hard
+to round, an error.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -21,8 +23,8 @@ _LEARN_AGAIN: Final = 0.25  # share of records in another order
 
 
 class _Layout(NamedTuple):
-    """The keys of an object in their order: each, quoted, in as many whole `words` as it takes, up to `ends`, of which
-    `masks` are its own; the `sizes` in bytes, and the role of each.
+    """How objects are written: what stands before the value of each key, in as many whole `words` as it takes, up to
+    `ends`, of which `masks` are its own; the `sizes` in bytes, and the role of each key.
     """
 
     words: UInt64s
@@ -84,18 +86,20 @@ class Json:
         return Parsed(taken, np.ones(len(taken), np.int64), x, (), entities, event_times), refused
 
     def _learn(self, values: BytesColumn, refused: Int64s) -> bool:
-        """Takes the order of the keys from one of these. False where that is nothing new."""
+        """Takes from one of these how objects are written. False where that is nothing new."""
+        text = bytes(values.view(int(refused[0])))
         try:
-            doc: Any = orjson.loads(values.view(int(refused[0])))
+            doc: Any = orjson.loads(text)
         except orjson.JSONDecodeError:
             return False
         if type(doc) is not dict:
             return False
-        layout, before = self._layout_of(tuple(doc)), self._layout
+        separators = (", ", ": ") if re.match(rb'\s*{"[^"]*": ', text) else (",", ":")
+        layout, before = self._layout_of(tuple(doc), separators), self._layout
         self._layout = layout
         return not (np.array_equal(layout.words, before.words) and np.array_equal(layout.ends, before.ends))
 
-    def _layout_of(self, keys: Sequence[str]) -> _Layout:
+    def _layout_of(self, keys: Sequence[str], separators: tuple[str, str] = (",", ":")) -> _Layout:
         if "values" in keys and "values" not in self._columns:
             roles = [VALUES if key == "values" else self._role(key, {}) for key in keys]
             whole = True
@@ -104,16 +108,16 @@ class Json:
             whole = set(self._features) <= set(keys) or not keys
         if self._strict and SKIP in roles:
             return self._layout_of(())
-        quoted = [orjson.dumps(key) for key in keys]
-        sizes = np.array([len(key) for key in quoted], np.uint64)
-        padded = [key.ljust(-len(key) // 8 * -8, b"\0") for key in quoted]
+        comma, colon = separators
+        texts = [
+            (comma if k else "{").encode() + orjson.dumps(key) + colon.encode() + (b"[" if role == VALUES else b"")
+            for k, (key, role) in enumerate(zip(keys, roles, strict=True))
+        ]
         return _Layout(
-            words=np.frombuffer(b"".join(padded), "<u8").astype(np.uint64),
-            masks=np.frombuffer(b"".join(b"\xff" * len(k) + b"\0" * (-len(k) % 8) for k in quoted), "<u8").astype(
-                np.uint64
-            ),
-            ends=np.cumsum([len(key) // 8 for key in padded], dtype=np.int64),
-            sizes=sizes,
+            words=_words(texts),
+            masks=_words([b"\xff" * len(text) for text in texts]),
+            ends=np.cumsum([-(-len(text) // 8) for text in texts], dtype=np.int64),
+            sizes=np.array([len(text) for text in texts], np.uint64),
             roles=np.array(roles, np.int64),
             whole=whole,
         )
@@ -123,3 +127,9 @@ class Json:
         roles += [TIME] if key == self._time_field else []
         roles += [ENTITY] if key == self._entity_field else []
         return REFUSED if len(roles) > 1 else roles[0] if roles else SKIP
+
+
+def _words(texts: Sequence[bytes]) -> UInt64s:
+    """Each text in whole words, the first byte lowest."""
+    padded = b"".join(text + b"\0" * (-len(text) % 8) for text in texts)
+    return np.frombuffer(padded, "<u8").astype(np.uint64)

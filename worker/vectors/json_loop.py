@@ -1,5 +1,5 @@
-"""The compiled loop of format `json`: objects whose keys come in a known order, and arrays. It leaves alone what is
-unusual about a record in any way; worker/vectors/json.py knows what becomes of that.
+"""The compiled loop of format `json`: arrays, and objects of which it is known how they are written. What is unusual
+about a record in any way leaves it alone; worker/vectors/json.py knows what becomes of that.
 """
 
 # mypy: disable-error-code="no-untyped-def,assignment"
@@ -21,38 +21,35 @@ _TENTHS: Final = np.array([1 / _POWERS[:9], -1 / _POWERS[:9]])
 _EXACT_POWER, _EXACT_DIGITS, _MOST_DIGITS = 22, 2**53, 19
 _LEAST, _MOST = 1.2e-38, 3.4e38  # float32 is exact to the last of its bits in between
 _1, _2, _3, _4, _8, _10 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 10))
-_QUOTE, _COMMA, _COLON, _BACKSLASH, _MINUS, _POINT, _DIGIT_0 = 34, 44, 58, 92, 45, 46, np.uint64(48)
-_OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
+_QUOTE, _COMMA, _BACKSLASH, _MINUS, _POINT, _DIGIT_0 = 34, 44, 92, 45, 46, np.uint64(48)
+_OPEN_ARRAY, _CLOSE_ARRAY, _CLOSE_OBJECT = 91, 93, 125
 
 
 @compiled
 def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, names):
     """Fills a row of x, times and names for each record that it takes. -> [n] whether it did.
 
+    What stands before the value of each key is `sizes` bytes long and lies in `words`, up to `ends`, as much of each as
+    `masks` says.
+
     `at`, `begin`, `end` are addresses: what a compiled function takes of an array, another may only at a price, since
     references to it are counted.
-
-    The keys, quoted, are `sizes` bytes long and lie in `words`, up to `ends`, as many of each as `masks` says.
     """
     n, width = x.shape
     base = np.uint64(buffer.ctypes.data)
     limit = base + np.uint64(len(buffer))
     taken = np.zeros(n, np.bool_)
     for i in range(n):
-        at = base + np.uint64(start[i])
-        end = at + np.uint64(length[i])
-        at = _skip_space(at, end)
+        end = base + np.uint64(start[i]) + np.uint64(length[i])
+        at = _skip_space(base + np.uint64(start[i]), end)
         if at >= end:
             continue
-        is_object = byte(at) == _OPEN_OBJECT
-        if is_object:
-            if len(roles) == 0:
-                continue
-        elif byte(at) == _OPEN_ARRAY:
-            at += _1
-        else:
+        in_array = byte(at) == _OPEN_ARRAY
+        is_object = not in_array
+        if is_object and len(roles) == 0:
             continue
-        in_array, element, key = not is_object, 0, 0
+        at += np.uint64(in_array)
+        element = key = 0
         while True:
             # what stands before the next value
             if in_array:
@@ -69,44 +66,48 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
                     sound, negative, mantissa, places = plain_number(word, spelled)
                     comma = at + spelled
                     sound &= (byte(comma) == _COMMA) & ((gap == _1) | (byte(comma + _1) == 32))
-                    if not sound or comma >= end or (mantissa == 0) & negative:
+                    if not sound or comma >= end or _is_minus_zero(negative, mantissa):
                         break
-                    x[i, element] = np.float64(mantissa) * _TENTHS[np.uint64(negative), places]
+                    x[i, element] = np.float64(mantissa) * _TENTHS[negative, places]
                     element += 1
                     at = comma + gap
                 role = np.int64(element)
                 element += 1
+                at = _skip_space(at, end)
             else:
-                if at >= end or byte(at) != (_COMMA if key > 0 else _OPEN_OBJECT):
-                    break
-                at = _skip_space(at + _1, end)
                 begin, over = np.uint64(ends[key - 1]) if key > 0 else np.uint64(0), np.uint64(ends[key])
-                if end - at < sizes[key] or limit - at < _8 * (over - begin):
+                if end - at <= sizes[key] or limit - at < _8 * (over - begin):
                     break
                 same = True
                 for k in range(over - begin):
                     same &= (eight_bytes(at + _8 * k) ^ words[begin + k]) & masks[begin + k] == 0
                 if not same:
                     break
-                at = _skip_space(at + sizes[key], end)
-                if at >= end or byte(at) != _COLON:
-                    break
-                at += _1
+                at += sizes[key]
                 role = roles[key]
                 key += 1
-            at = _skip_space(at, end)
+                if role == VALUES:
+                    in_array, element = True, 0
+                    continue
             if at >= end or role == REFUSED:
                 break
-            first = byte(at)
-            if role == VALUES:
-                if first != _OPEN_ARRAY:
-                    break
-                at += _1
-                in_array, element = True, 0
-                continue
 
             # the value
-            if first == _QUOTE:
+            plain = False
+            if role >= 0 and at + _10 <= limit:
+                word = eight_bytes(at)
+                spelled = extent(word)
+                after = byte(at + spelled)
+                plain, negative, mantissa, places = plain_number(word, spelled)
+                plain &= (at + spelled <= end) & (after != 69) & (after != 101)  # E, e
+                plain &= (spelled < _8) | (after < 45) | (after > 57)  # else there is more of it
+            first = byte(at)
+            if plain:
+                if _is_minus_zero(negative, mantissa):
+                    break
+                x[i, role] = np.float64(mantissa) * _TENTHS[negative, places]
+                at += spelled
+            elif first == _QUOTE:
                 if role != SKIP and role != ENTITY:
                     break
                 begin = at + _1
@@ -139,63 +140,48 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
             elif role == ENTITY:
                 break
             else:
-                plain = False
-                if role >= 0 and at + _10 <= limit:
-                    word = eight_bytes(at)
-                    spelled = extent(word)
-                    after = byte(at + spelled)
-                    plain, negative, mantissa, places = plain_number(word, spelled)
-                    plain &= (at + spelled <= end) & (after != 69) & (after != 101)  # E, e
-                    plain &= (spelled < _8) | (after < 45) | (after > 57)  # else there is more of it
-                if plain:
-                    if (mantissa == 0) & negative:
-                        break
-                    x[i, role] = np.float64(mantissa) * _TENTHS[np.uint64(negative), places]
-                    at += spelled
+                negative = np.uint64(first == _MINUS)
+                at += negative
+                found, at, mantissa, digits, exponent = _number(at, end)
+                if not found or digits > _MOST_DIGITS or abs(exponent) > 300 or _is_minus_zero(negative, mantissa):
+                    break
+                value = np.float64(mantissa)
+                if exponent < 0:
+                    value /= _POWERS[-exponent]
                 else:
-                    negative = first == _MINUS
-                    if negative:
-                        at += _1
-                    found, at, mantissa, digits, exponent = _number(at, end)
-                    if not found or digits > _MOST_DIGITS or abs(exponent) > 300 or (negative and mantissa == 0):
+                    value *= _POWERS[exponent]
+                exact = mantissa <= _EXACT_DIGITS and abs(exponent) <= _EXACT_POWER
+                if negative:
+                    value = -value
+                if role >= 0:
+                    if mantissa > 0 and (abs(value) < _LEAST or abs(value) > _MOST):
                         break
-                    value = np.float64(mantissa)
-                    if exponent < 0:
-                        value /= _POWERS[-exponent]
+                    # Not every digit counts in float32: but where it is in doubt which way to round, they do.
+                    if not exact and np.float32(value * (1 - 1e-15)) != np.float32(value * (1 + 1e-15)):
+                        break
+                    x[i, role] = value
+                elif role == TIME:
+                    if not exact or negative or value >= 1e14:
+                        break
+                    if exponent == 0:
+                        times[i] = np.int64(mantissa) * (1000 if mantissa < 100_000_000_000 else 1)
                     else:
-                        value *= _POWERS[exponent]
-                    exact = mantissa <= _EXACT_DIGITS and abs(exponent) <= _EXACT_POWER
-                    if negative:
-                        value = -value
-                    if role >= 0:
-                        if mantissa > 0 and (abs(value) < _LEAST or abs(value) > _MOST):
-                            break
-                        # Not every digit counts in float32: but where it is in doubt which way to round, they do.
-                        if not exact and np.float32(value * (1 - 1e-15)) != np.float32(value * (1 + 1e-15)):
-                            break
-                        x[i, role] = value
-                    elif role == TIME:
-                        if not exact or negative or value >= 1e14:
-                            break
-                        if exponent == 0:
-                            times[i] = np.int64(mantissa) * (1000 if mantissa < 100_000_000_000 else 1)
-                        else:
-                            times[i] = np.int64(value * 1000) if value < 1e11 else np.int64(value)
+                        times[i] = np.int64(value * 1000) if value < 1e11 else np.int64(value)
 
             # what stands after it
-            at = _skip_space(at, end)
-            if in_array and element == width:
-                if at >= end or byte(at) != _CLOSE_ARRAY:
-                    break
-                in_array = False
-                at = _skip_space(at + _1, end)
-                if not is_object:
-                    taken[i] = at == end
-                    break
-            if not in_array and key == len(roles):
-                if at >= end or byte(at) != _CLOSE_OBJECT:
-                    break
-                taken[i] = _skip_space(at + _1, end) == end
+            if in_array:
+                at = _skip_space(at, end)
+                if element == width:
+                    if at >= end or byte(at) != _CLOSE_ARRAY:
+                        break
+                    at += _1
+                    in_array = False
+            if not in_array and (key == len(roles) or not is_object):
+                if is_object:
+                    if at >= end or byte(at) != _CLOSE_OBJECT:
+                        break
+                    at += _1
+                taken[i] = _skip_space(at, end) == end
                 break
     return taken
 
@@ -207,6 +193,12 @@ def _skip_space(at, end):
             break
         at += _1
     return at
+
+
+@inlined
+def _is_minus_zero(negative, mantissa):
+    """In numbers, since a condition of two parts would have the processor guess at the sign."""
+    return mantissa | (negative ^ _1) == 0
 
 
 @inlined
