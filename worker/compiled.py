@@ -35,9 +35,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For compiled loops, which have it in their place: to call a function that takes an array, or gives several
-    results, costs them ten times as much.
-    """
+    """For compiled loops, which have it in their place: a call with several results costs more than most of them do."""
     made: Callable[..., Any] = numba.njit(inline="always", error_model="numpy")(function)
     return made
 
@@ -47,10 +45,3 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-@compiled
-def copy(given, to):  # type: ignore[no-untyped-def]
-    """Slices of equal length. (Indexed from 0: numba looks at each index that may be negative, which costs tenfold.)"""
-    for k in range(len(given)):
-        to[k] = given[k]

@@ -200,7 +200,10 @@ class AnomalyTemplate:
     @staticmethod
     def _entities(block: VectorBlock, record: Int64s) -> tuple[BytesColumn, BytesColumn, BytesColumn]:
         """The entities' names as keys, as JSON, and as the member `subject`, which CloudEvents allows no empty."""
-        keys = block.records.keys.take(record).compact()
+        keys = block.records.keys.take(record)
+        if not block.entities and (keys.length < 0).all():
+            return keys, same_for_all(b"null", len(keys)), same_for_all(b"", len(keys))
+        keys = keys.compact()
         if not block.entities and _is_plain(read_only(np.frombuffer(keys.buffer, np.uint8)), keys.length):
             subjects = _SUBJECTS.render(len(keys), [keys])
             return keys, BytesColumn(subjects.buffer, subjects.start + 11, subjects.length - 11), subjects

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from worker.compiled import compiled, copy, read_only
+from worker.addresses import move, put
+from worker.compiled import compiled, read_only
 from worker.vectors import BytesColumn
 
 _DIGITS: Final = 9
@@ -93,34 +94,35 @@ class Template:
 
 @compiled
 def _render(table, constants, text, starts, lengths, numbers, integers, out, ends):
-    at = 0
+    """Fills `out`; each document ends at `ends` [n]."""
+    begin = at = np.int64(out.ctypes.data)
+    constant_base, text_base = np.int64(constants.ctypes.data), np.int64(text.ctypes.data)
     for i in range(len(ends)):
         for p in range(len(table)):
             kind, column = table[p, 0], table[p, 1]
             if kind == 0:
                 size = table[p, 2] - table[p, 1]
-                copy(constants[table[p, 1] : table[p, 2]], out[at : at + size])
+                move(at, constant_base + table[p, 1], size)
                 at += size
             elif kind == 1:
-                begin, size = starts[column, i], lengths[column, i]
-                copy(text[begin : begin + size], out[at : at + size])
-                at += size
+                move(at, text_base + starts[column, i], lengths[column, i])
+                at += lengths[column, i]
             elif kind == 2:
-                at = put_number(numbers[column, i], out, at)
+                at = put_number(numbers[column, i], at)
             else:
-                at = _put_integer(integers[column, i], out, at)
-        ends[i] = at
+                at = _put_integer(integers[column, i], at)
+        ends[i] = at - begin
 
 
 @compiled
-def _put_integer(value, out, at):
+def _put_integer(value, at):
     """One that is not negative."""
     digits, left = 1, value // 10
     while left > 0:
         left //= 10
         digits += 1
     for k in range(digits - 1, -1, -1):
-        out[at + k] = 48 + value % 10
+        put(at + k, 48 + value % 10)
         value //= 10
     return at + digits
 
@@ -138,20 +140,22 @@ def _times_power(value, k):
 
 
 @compiled
-def put_number(value, out, at):
-    """Writes it at `at`. -> where it ends."""
+def put_number(value, at):
+    """Writes it at this address. -> where it ends."""
     if not np.isfinite(value):
         for c in (110, 117, 108, 108):  # null
-            out[at] = c
+            put(at, c)
             at += 1
         return at
     if value < 0:
-        out[at] = 45  # -
+        put(at, 45)  # -
         at += 1
         value = -value
     if value == 0:
-        out[at], out[at + 1], out[at + 2] = 48, 46, 48
-        return at + 3
+        for c in (48, 46, 48):
+            put(at, c)
+            at += 1
+        return at
     exponent = int(np.floor(np.log10(value)))
     shift = _DIGITS - 1 - exponent
     scaled = _times_power(value, shift)
@@ -177,47 +181,48 @@ def put_number(value, out, at):
         digits //= 10
         used -= 1
     if exponent < -5 or exponent >= _DIGITS + 6:
-        return _put_exponent(exponent, out, _put_digits(digits, used, 1, out, at))
+        return _put_exponent(exponent, _put_digits(digits, used, 1, at))
     if exponent < 0:
-        out[at], out[at + 1] = 48, 46
+        put(at, 48)
+        put(at + 1, 46)
         at += 2
         for _ in range(-exponent - 1):
-            out[at] = 48
+            put(at, 48)
             at += 1
         for k in range(used - 1, -1, -1):
-            out[at + k] = 48 + digits % 10
+            put(at + k, 48 + digits % 10)
             digits //= 10
         return at + used
     while used <= exponent:
         digits *= 10
         used += 1
-    return _put_digits(digits, used, exponent + 1, out, at)
+    return _put_digits(digits, used, exponent + 1, at)
 
 
 @compiled
-def _put_digits(digits, used, point, out, at):
+def _put_digits(digits, used, point, at):
     """`used` digits, with the point after so many of them, and at least one digit behind it."""
     end = at + used + 1
     for k in range(used - 1, -1, -1):
-        out[at + k + (k >= point)] = 48 + digits % 10
+        put(at + k + (k >= point), 48 + digits % 10)
         digits //= 10
-    out[at + point] = 46
+    put(at + point, 46)
     if used == point:
-        out[end] = 48
+        put(end, 48)
         end += 1
     return end
 
 
 @compiled
-def _put_exponent(exponent, out, at):
-    out[at] = 101  # e
+def _put_exponent(exponent, at):
+    put(at, 101)  # e
     at += 1
     if exponent < 0:
-        out[at] = 45
+        put(at, 45)
         at += 1
         exponent = -exponent
     width = 1 if exponent < 10 else 2 if exponent < 100 else 3
     for k in range(width - 1, -1, -1):
-        out[at + k] = 48 + exponent % 10
+        put(at + k, 48 + exponent % 10)
         exponent //= 10
     return at + width

@@ -17,7 +17,8 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-from worker.compiled import compiled, copy, read_only
+from worker.addresses import move, put
+from worker.compiled import compiled, read_only
 from worker.kafka.connection import is_columnar
 from worker.kafka.outputs import Outputs
 from worker.settings import KafkaSettings
@@ -183,14 +184,14 @@ def _murmur2(buffer, start, length, out):
 
 
 @compiled
-def _put_varint(value, out, at):
-    """Zigzag, of a value that is not large."""
+def _put_varint(value, at):
+    """Zigzag, of a value that is not large. -> where it ends."""
     value = (value << 1) ^ (value >> 63)
     while value > 0x7F:
-        out[at] = value & 0x7F | 0x80
+        put(at, value & 0x7F | 0x80)
         value >>= 7
         at += 1
-    out[at] = value
+    put(at, value)
     return at + 1
 
 
@@ -204,29 +205,27 @@ def _varint_size(value):
 
 
 @compiled
-def _put_bytes(buffer, start, length, out, at):
-    if length > 0:
-        copy(buffer[start : start + length], out[at : at + length])
-        at += length
-    return at
-
-
-@compiled
 def _records(rows, keys, key_at, key_size, values, value_at, value_size, headers, header_at, header_size, out):
     """Encodes these rows, one after another. -> where they end."""
-    at = 0
+    begin = at = np.int64(out.ctypes.data)
+    key_base, value_base = np.int64(keys.ctypes.data), np.int64(values.ctypes.data)
+    header_base = np.int64(headers.ctypes.data)
     for n in range(len(rows)):
         i = rows[n]
         key, value = max(key_size[i], -1), max(value_size[i], -1)
         size = 2 + _varint_size(n) + _varint_size(key) + max(key, 0) + _varint_size(value) + max(value, 0)
-        at = _put_varint(size + (header_size[i] if header_size[i] >= 0 else 1), out, at)
-        out[at], out[at + 1] = 0, 0  # attributes, timestamp delta
-        at = _put_varint(n, out, at + 2)
-        at = _put_bytes(keys, key_at[i], key, out, _put_varint(key, out, at))
-        at = _put_bytes(values, value_at[i], value, out, _put_varint(value, out, at))
+        at = _put_varint(size + (header_size[i] if header_size[i] >= 0 else 1), at)
+        put(at, 0)  # attributes
+        put(at + 1, 0)  # timestamp delta
+        at = _put_varint(key, _put_varint(n, at + 2))
+        move(at, key_base + key_at[i], max(key, 0))
+        at = _put_varint(value, at + max(key, 0))
+        move(at, value_base + value_at[i], max(value, 0))
+        at += max(value, 0)
         if header_size[i] >= 0:
-            at = _put_bytes(headers, header_at[i], header_size[i], out, at)
+            move(at, header_base + header_at[i], header_size[i])
+            at += header_size[i]
         else:
-            out[at] = 0  # how many there are
+            put(at, 0)  # how many there are
             at += 1
-    return at
+    return at - begin

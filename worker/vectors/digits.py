@@ -3,8 +3,6 @@ Lemire's way to parse eight digits at once). For compiled loops only.
 """
 
 # mypy: disable-error-code="no-untyped-def,misc,no-untyped-call"
-import sys
-
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -23,29 +21,6 @@ _FROM_TEN = np.uint64(0x7676767676767676)  # likewise, of ten or more
 _1, _8, _63, _64 = np.uint64(1), np.uint64(8), np.uint64(63), np.uint64(64)
 _BYTE, _MINUS, _ZERO = np.uint64(0xFF), np.uint64(0x2D), np.uint64(0x30)
 _PAIRS, _FOURS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
-
-
-@intrinsic
-def byte(typing, address):
-    """What lies there, as a uint64. Nothing looks whether it may be read."""
-
-    def build(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        return builder.zext(builder.load(place), ir.IntType(64))
-
-    return types.uint64(types.uint64), build
-
-
-@intrinsic
-def eight_bytes(typing, address):
-    """Likewise, of eight bytes: the first one is the lowest."""
-
-    def build(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        word = builder.load(place, align=1)
-        return word if sys.byteorder == "little" else builder.bswap(word)
-
-    return types.uint64(types.uint64), build
 
 
 @intrinsic

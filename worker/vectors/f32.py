@@ -3,7 +3,8 @@
 # mypy: disable-error-code="no-untyped-def"
 import numpy as np
 
-from worker.compiled import compiled, copy, read_only
+from worker.addresses import move
+from worker.compiled import compiled, read_only
 from worker.vectors.block import BytesColumn, Int64s, Reject
 from worker.vectors.formats import WRONG_LENGTH, Parsed, without_infinite
 
@@ -41,8 +42,9 @@ def _rows(buffer, start, length, out, bits):
     infinite: looked for while they are in the cache.
     """
     at, infinite = 0, np.uint32(0)
+    given, to = np.int64(buffer.ctypes.data), np.int64(out.ctypes.data)
     for i in range(len(start)):
-        copy(buffer[start[i] : start[i] + length[i]], out[at : at + length[i]])
+        move(to + at, given + start[i], length[i])
         for value in bits[at // 4 : (at + length[i]) // 4]:
             infinite |= np.uint32((value & np.uint32(0x7FFFFFFF)) == np.uint32(0x7F800000))
         at += length[i]

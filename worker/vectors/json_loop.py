@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from worker.addresses import byte, eight_bytes
 from worker.compiled import compiled, inlined
-from worker.vectors.digits import byte, eight_bytes, extent, plain_number
+from worker.vectors.digits import extent, plain_number
 
 # What to do with the value of a key; what is not negative is a column.
 VALUES, SKIP, TIME, ENTITY, REFUSED = -1, -2, -3, -4, -5
