@@ -61,6 +61,7 @@ class Checkpoint:
     late: int = 0
     restarted: int = 0
     nulls: int = 0
+    incidents: int = 0  # to be notified of
     events: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     since: float = 0.0
@@ -94,6 +95,7 @@ class Worker:
         self._vectors = 0  # committed
         self._rebalances = 0
         self._checkpoint = Checkpoint()
+        self._committing: Checkpoint | None = None
         self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
         self._states_at = 0.0
         self._adopt_at, self._adopt_failed = 0.0, 0
@@ -178,10 +180,12 @@ class Worker:
         while not self._stop.is_set():
             self._turned = time.monotonic()
             try:
-                self._adopt(source, incident_log)
+                self._adopt(source, sink, incident_log)
                 full = self._turn(source, sink)
                 if self._due(full, sink):
                     self._commit(source, sink)
+                    if not full:  # there is nothing to do meanwhile but to let the next batch gather
+                        self._settle(sink)
                     backoff = 0.0
                 elif not full and self._checkpoint.has_outputs:
                     sink.let_go()
@@ -199,6 +203,7 @@ class Worker:
         try:
             if not self._checkpoint.empty:
                 self._commit(source, sink)
+            self._settle(sink)
         except Redo as fault:
             sink.discard()
             log.warning("last_commit_failed", reason=str(fault), consequence="the next owner redoes these rows")
@@ -213,6 +218,8 @@ class Worker:
             bind_contextvars(partitions=source.partitions())
         if records is not None:
             self._process(records, source, sink)
+        else:
+            self._settle(sink)
         return full
 
     def _gather(self, source: Source) -> tuple[RecordBlock | None, bool]:
@@ -220,7 +227,8 @@ class Worker:
         batch, stage = self._settings.batch, self.metrics.stage
         # A commit that is not due yet must not wait longer than its interval for the next record.
         with stage.labels("fetch").time():
-            block = source.poll(IDLE_POLL if self._checkpoint.empty else batch.max_delay, batch.max_rows)
+            idle = self._checkpoint.empty and self._committing is None
+            block = source.poll(IDLE_POLL if idle else batch.max_delay, batch.max_rows)
         if block is None:
             return None, False
         with stage.labels("gather").time():
@@ -252,6 +260,7 @@ class Worker:
         rows = 0
         for model, part in self._router.split(records):
             scored = self._lanes[model].score(part)
+            self._settle(sink)
             if scored.outputs:
                 with self.metrics.stage.labels("send").time():
                     sink.send(scored.outputs)
@@ -275,7 +284,7 @@ class Worker:
 
     # -- partitions that come
 
-    def _adopt(self, source: Source, incident_log: IncidentLog) -> None:
+    def _adopt(self, source: Source, sink: Sink, incident_log: IncidentLog) -> None:
         """Goes on where the last owner of new partitions has stopped. What that is may be in doubt for a while, after a
         crash: then the other partitions do not wait for it. Raises Redo.
         """
@@ -284,6 +293,7 @@ class Worker:
         strange = source.strange()
         if not strange or self._turned < self._adopt_at:
             return
+        self._settle(sink)
         self._serve_residents()
         patience = min(ADOPT_PATIENCE * 2**self._adopt_failed, ADOPT_LONGEST)
         for partition in strange:
@@ -332,9 +342,12 @@ class Worker:
         return waited or (somebody_waits and not full)
 
     def _commit(self, source: Source, sink: Sink) -> None:
+        """Begins to commit the checkpoint; the loop goes on with the next one meanwhile."""
         checkpoint = self._checkpoint
+        self._settle(sink)
         with self.metrics.stage.labels("commit").time():
             changed = self._incidents.changed()
+            checkpoint.incidents = sum(incident.notify for incident in changed)
             if changed:
                 sink.send([self._encoder.incidents(changed)])
             offsets = {}
@@ -342,7 +355,16 @@ class Worker:
                 state = self._state(partition, end).dump()
                 offsets[TopicPartition(source.topic, partition)] = OffsetAndMetadata(end, state, -1)
             sink.commit(offsets)
-        self._checkpoint = Checkpoint()
+        self._checkpoint, self._committing = Checkpoint(), checkpoint
+
+    def _settle(self, sink: Sink) -> None:
+        """Waits for the commit that is under way, if there is one, and counts what it covers. Raises Redo."""
+        checkpoint = self._committing
+        if checkpoint is None:
+            return
+        with self.metrics.stage.labels("settle").time():
+            sink.settle()
+        self._committing = None
         m = self.metrics
         m.commits.inc()
         for version, rows in checkpoint.rows.items():
@@ -352,7 +374,7 @@ class Worker:
         m.cold.inc(checkpoint.cold)
         m.late.inc(checkpoint.late)
         m.restarted.inc(checkpoint.restarted)
-        m.incidents.inc(sum(incident.notify for incident in changed))
+        m.incidents.inc(checkpoint.incidents)
         m.nulls.inc(checkpoint.nulls)
         for severity, count in checkpoint.events.items():
             m.events.labels(severity).inc(count)
@@ -374,9 +396,10 @@ class Worker:
         return PartitionState(self._replay_from[partition], self._incidents.suspects(partition))
 
     def _redo(self, source: Source, sink: Sink, fault: Redo, backoff: float) -> None:
-        log.warning("redo", reason=str(fault), rows=self._checkpoint.rows.total())
+        open = [each for each in (self._committing, self._checkpoint) if each is not None]
+        log.warning("redo", reason=str(fault), rows=sum(each.rows.total() for each in open))
         self.metrics.redone.inc()
-        self._checkpoint = Checkpoint()
+        self._checkpoint, self._committing = Checkpoint(), None
         sink.discard()
         # Nothing is read before it is known what has been committed.
         while not self._stop.wait(backoff):
@@ -394,7 +417,7 @@ class Worker:
 
     def _reached(self, source: Source, ends: dict[int, int]) -> bool:
         """All partitions that this worker owns are read up to their end at the start, and committed."""
-        if not self._joined or not self._checkpoint.empty:
+        if not self._joined or not self._checkpoint.empty or self._committing is not None:
             return False
         positions, mine = source.positions(), source.partitions()
         return bool(mine) and all(positions.get(p, 0) >= ends.get(p, 0) for p in mine)

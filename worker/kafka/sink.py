@@ -1,7 +1,9 @@
 """The sink: owns the order outputs -> offsets -> commit. Nothing else in the worker commits.
 
-`send` opens what `commit` closes; after a Redo, `discard` throws away whatever is open. A producer that has failed is
-never used again: kafka-python keeps the offsets of an aborted transaction and would send them with the next one.
+`send` opens what `commit` closes. A commit goes on beside the loop, which decodes and scores its next batch meanwhile,
+until `settle`, which whatever sends calls first. After a Redo, `discard` throws away all that is open. A producer that
+has failed is never used again: kafka-python keeps the offsets of an aborted transaction and would send them with the
+next one.
 """
 
 import threading
@@ -34,7 +36,11 @@ class Sink(Protocol):
         ...
 
     def commit(self, offsets: Offsets) -> None:
-        """Makes all that was sent valid, and the offsets with it. Raises Redo: then nothing of it is."""
+        """Begins to make all that was sent valid, and the offsets with it. Raises Redo: then nothing of it is."""
+        ...
+
+    def settle(self) -> None:
+        """Waits for the commit that was begun, if one was. Raises Redo: then it may have failed."""
         ...
 
     def let_go(self) -> None:
@@ -77,12 +83,32 @@ class _ProducerSink:
         self._settings = settings
         self._source = source
         self._produce = Produce(settings)
+        self._under_way: tuple[Future[None], Offsets] | None = None  # a commit
         # At the start a broker may take its time; later SIGTERM, which waits for ten seconds, must not wait for it.
         self._producer: KafkaProducer | None = self._open(settings.startup_timeout)
 
     def _open(self, timeout: float) -> KafkaProducer:
         """A producer that is ready, within `timeout` seconds or thereabouts. Raises worker.errors.KafkaError."""
         raise NotImplementedError
+
+    def _begin_commit(self, offsets: Offsets, call: Callable[[], None]) -> None:
+        self._under_way = _beside(call), offsets
+
+    def _end_commit(self, offsets: Offsets) -> None:
+        """What is left to do once all that the commit waits for has come. Raises what the client raises."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        if self._under_way is None:
+            return
+        done, offsets = self._under_way
+        with _redo(self._settings, "committing"):
+            # The client waits without a limit; the session does not.
+            done.result(self._settings.commit_timeout)
+            self._check_sent()
+            self._end_commit(offsets)
+        self._under_way = None
+        self._source.committed(offsets)
 
     def _send(self, client: KafkaProducer, outputs: Iterable[Outputs]) -> None:
         for output in outputs:
@@ -103,6 +129,7 @@ class _ProducerSink:
             self._ready()
 
     def let_go(self) -> None:
+        self.settle()
         with _redo(self._settings, "sending"):
             if self._producer is not None:
                 self._produce.flush(self._producer)
@@ -117,6 +144,7 @@ class _ProducerSink:
 
     def discard(self) -> None:
         self._produce.discard()
+        self._under_way = None
         client, self._producer = self._producer, None
         if client is not None:
             # Closing waits for what is in flight; the thread's end is nobody's to wait for.
@@ -172,22 +200,23 @@ class ExactlyOnceSink(_ProducerSink):
         return client
 
     def send(self, outputs: Iterable[Outputs]) -> None:
+        self.settle()
         with _redo(self._settings, "sending"):
             client = self._ready()
             self._begin(client)
             self._send(client, outputs)
 
     def commit(self, offsets: Offsets) -> None:
-        membership = self._source.membership()
+        self.settle()
+        membership = self._source.close_work()
         with _redo(self._settings, "committing"):
             client = self._ready()
             self._begin(client)
             self._produce.flush(client)
-            # The client waits without a limit; the session does not.
-            _bounded(lambda: self._finish(client, offsets, membership), self._settings.commit_timeout)
-            self._check_sent()
+        self._begin_commit(offsets, lambda: self._finish(client, offsets, membership))
+
+    def _end_commit(self, offsets: Offsets) -> None:
         self._open_transaction = False
-        self._source.committed(offsets)
 
     def discard(self) -> None:
         """The next producer's start bumps the epoch, by which the broker aborts what this one has left open."""
@@ -223,19 +252,20 @@ class AtLeastOnceSink(_ProducerSink):
         )
 
     def send(self, outputs: Iterable[Outputs]) -> None:
+        self.settle()
         with _redo(self._settings, "sending"):
             self._send(self._ready(), outputs)
 
     def commit(self, offsets: Offsets) -> None:
-        self._source.membership()
+        self.settle()
+        self._source.close_work()
         with _redo(self._settings, "sending"):
             client = self._ready()
             self._produce.flush(client)
-            if self._produce.sent:
-                client.flush(timeout=self._settings.commit_timeout)
-            self._check_sent()
+        self._begin_commit(offsets, lambda: client.flush(timeout=self._settings.commit_timeout))
+
+    def _end_commit(self, offsets: Offsets) -> None:
         self._source.commit(offsets)
-        self._source.committed(offsets)
 
 
 class _redo:
@@ -255,9 +285,9 @@ class _redo:
             raise Redo(f"{self._doing}: {type(error).__name__}: {error}") from error
 
 
-def _bounded(call: Callable[[], None], timeout: float) -> None:
-    """Runs `call` for at most `timeout` seconds; raises its error, or TimeoutError. A call that never returns is left
-    to its daemon thread, with a producer that is then thrown away.
+def _beside(call: Callable[[], None]) -> Future[None]:
+    """Runs `call` in a thread of its own. One that never returns is left to it, with a producer that is then thrown
+    away.
     """
     done: Future[None] = Future()
 
@@ -268,7 +298,7 @@ def _bounded(call: Callable[[], None], timeout: float) -> None:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    done.result(timeout)
+    return done
 
 
 def _close(client: KafkaProducer, timeout: float) -> None:

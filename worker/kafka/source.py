@@ -71,7 +71,7 @@ class Source:
         self._strange: set[TopicPartition] = set()  # not adopted yet
         self._gone: set[TopicPartition] = set()
         self._history: dict[int, int] = {}  # partition -> the first offset that is not history
-        self._fetched_under: Any = None  # membership of what is handed out and not committed; None: nothing is
+        self._fetched_under: Any = None  # membership of what is handed out and of no commit yet; None: nothing is
         self.rebalances = 0
         self.skipped_by_retention = 0
 
@@ -201,12 +201,15 @@ class Source:
 
     # -- committing
 
-    def membership(self) -> Any:
-        """What uncommitted work was fetched under. Raises Redo where that is no longer this worker's membership."""
-        now = self._consumer.group_metadata()
-        if self._fetched_under is None or not _same(now, self._fetched_under):
+    def close_work(self) -> Any:
+        """All that was handed out is of one commit now, and what comes is of the next. -> the membership under which it
+        was fetched. Raises Redo where that is no longer this worker's.
+        """
+        now, fetched_under = self._consumer.group_metadata(), self._fetched_under
+        if fetched_under is None or not _same(now, fetched_under):
             raise Redo("the group membership has changed since the records were fetched")
-        return self._fetched_under
+        self._fetched_under = None
+        return fetched_under
 
     def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """A commit outside of any transaction. Raises Redo."""
@@ -219,7 +222,6 @@ class Source:
 
     def committed(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Told once a commit has succeeded."""
-        self._fetched_under = None
         for partition, offset in offsets.items():
             self._resume[partition] = offset.offset
             self._history.pop(partition.partition, None)
