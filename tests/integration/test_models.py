@@ -177,7 +177,8 @@ def test_training_makes_a_champion_from_the_recent_window(
     assert card.parent == made["version"]
     assert card.features == names
     low, high = made["quality"]["threshold"], again["quality"]["threshold"]
-    assert 0.5 * low < high < 2 * low, "nor do they move the threshold"
+    # By chance as well: 600 rows are held out, and the threshold is that of one in a thousand.
+    assert 0.25 * low < high < 2 * low, "nor do they move the threshold"
 
 
 def test_training_is_reproducible(stage: MakeStage, broker: Broker, rng: np.random.Generator) -> None:
