@@ -55,7 +55,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
     Raises KafkaError, SettingsError, and NoModelError where the features cannot be told.
     """
     since = int((time.time() - settings.training.lookback) * 1000)
-    named = _named_places(settings, since)
+    named = _Named.read(settings, since)
     with Reader(settings.kafka, settings.topics.sensors) as reader:
         reader.seek(reader.offsets_at(since))
         first, blocks = _look_ahead(reader.to_end())
@@ -74,7 +74,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
                     continue
                 block = decoder.decode(part)
                 rejected += len(block.rejects)
-                rows: Columns = (block.x, block.time, _flags(block, named), entities.of(block))
+                rows: Columns = (block.x, block.time, named.flags(block), entities.of(block))
                 if windows is not None:
                     windowed = windows.push(block)
                     cold += int(np.count_nonzero(windowed.cold))
@@ -146,17 +146,33 @@ def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Itera
     return first, again()
 
 
-def _named_places(settings: Settings, since: int) -> set[Place]:
+class _Named:
     """Where the vectors lie that were published as anomalies."""
-    topic, places = settings.topics.sensors, set()
-    with Reader(settings.kafka, settings.topics.anomalies) as reader:
-        reader.seek(reader.offsets_at(since - _EVENT_SLACK_MS))
-        for block in reader.to_end():
-            for value in block.values:
-                place = _place(value, topic)
-                if place is not None:
-                    places.add(place)
-    return places
+
+    def __init__(self, places: set[Place]):
+        self._places = places
+        self._offsets = np.unique(np.fromiter((offset for _, offset, _ in places), np.int64, len(places)))
+
+    @classmethod
+    def read(cls, settings: Settings, since: int) -> "_Named":
+        topic, places = settings.topics.sensors, set()
+        with Reader(settings.kafka, settings.topics.anomalies) as reader:
+            reader.seek(reader.offsets_at(since - _EVENT_SLACK_MS))
+            for block in reader.to_end():
+                for value in block.values:
+                    place = _place(value, topic)
+                    if place is not None:
+                        places.add(place)
+        return cls(places)
+
+    def flags(self, block: VectorBlock) -> npt.NDArray[np.bool_]:
+        """[n] Most rows are told apart by their offsets alone, without a Python object each."""
+        partition, offset = block.records.partition, block.records.offset
+        found: npt.NDArray[np.bool_] = np.isin(offset, self._offsets)[block.record]
+        for i in np.flatnonzero(found):
+            record = block.record[i]
+            found[i] = (int(partition[record]), int(offset[record]), int(block.row[i])) in self._places
+        return found
 
 
 def _place(value: bytes | None, topic: str) -> Place | None:
@@ -166,14 +182,6 @@ def _place(value: bytes | None, topic: str) -> Place | None:
         return (int(partition), int(offset), int(row)) if of == topic else None
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None  # somebody else's record: no concern of training
-
-
-def _flags(block: VectorBlock, named: set[Place]) -> npt.NDArray[np.bool_]:
-    if not named:
-        return np.zeros(len(block), bool)
-    partition, offset = block.records.partition[block.record], block.records.offset[block.record]
-    places = zip(partition.tolist(), offset.tolist(), block.row.tolist(), strict=True)
-    return np.fromiter((place in named for place in places), bool, len(block))
 
 
 Columns = tuple[npt.NDArray[Any], ...]  # of the same length

@@ -15,6 +15,7 @@ from torch import Tensor
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact, Calibration, EntityScaler, ModelCard, ScoringModule
 from worker.models.fused import FusedScorer
+from worker.models.staged import StagedScorer
 from worker.models.wavelet import blocks, by_feature, by_lag, newest
 from worker.settings import Settings
 
@@ -75,7 +76,7 @@ class Resident:
     budget: float  # the false-alarm rate that is kept to
     threshold: float
     _module: ScoringModule
-    _fused: FusedScorer | None  # on the CPU, where it fits the kind
+    _scorer: FusedScorer | StagedScorer | None  # the device's quicker way, where it fits the module
     _entities: EntityScaler | None
     _device: torch.device
     _max_rows: int
@@ -106,13 +107,12 @@ class Resident:
 
     def score(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
         """x [n, D], NaN where missing -> scores [n]; NaN where too much of the row is missing."""
-        fused, least = self._fused, self._least_present
-        if fused is None:
-            return self._in_batches(lambda part, _: self._module(part, least), x, entity)
+        if self._scorer is None:
+            return self._in_batches(lambda part, _: self._module(part, self._least_present), x, entity)
         if self._entities is not None and entity is not None:
             x = self._in_batches(lambda part, _: part, x, entity)
         with torch.inference_mode():
-            return fused.score(x, least)
+            return self._scorer.score(x)
 
     def encode(self, x: Float32s, entity: Int64s | None = None) -> Float32s:
         """x [n, D] -> latents [n, c]."""
@@ -165,14 +165,14 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-def _fused(module: ScoringModule, device: torch.device) -> FusedScorer | None:
-    if device.type != "cpu":
-        return None
+def _quicker(module: ScoringModule, device: torch.device, least_present: float) -> FusedScorer | StagedScorer | None:
     try:
-        return FusedScorer(module)
+        return (FusedScorer if device.type == "cpu" else StagedScorer)(module, least_present)
     except ValueError as error:
         log.debug("scores_by_the_module", reason=str(error))
-        return None
+    except RuntimeError as error:
+        log.warning("scores_by_the_module", reason=f"its kernels cannot be captured: {error}")
+    return None
 
 
 class Engine:
@@ -199,6 +199,7 @@ class Engine:
         module = artefact.detector.module.to(self.device)
         detection, entities = self._settings.detection, artefact.detector.entities
         calibration = artefact.detector.calibration
+        least_present = 1 - detection.max_missing
         asked = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
         budget = rate_to_keep(calibration, asked)
         resident = Resident(
@@ -207,16 +208,17 @@ class Engine:
             budget=budget,
             threshold=calibration.threshold(budget),
             _module=module,
-            _fused=_fused(module, self.device),
+            _scorer=_quicker(module, self.device, least_present),
             _entities=None if entities is None else entities.to(self.device),
             _device=self.device,
             _max_rows=self._settings.batch.max_rows if self.device.type == "cuda" else CPU_ROWS,
-            _least_present=1 - detection.max_missing,
+            _least_present=least_present,
         )
         with torch.inference_mode():
             artefact.check_probe(module(artefact.probe_x.to(self.device)))
-            if resident._fused is not None:
-                artefact.check_probe(torch.from_numpy(resident._fused.score(artefact.probe_x.numpy(), 0.0)))
+            if resident._scorer is not None:
+                scores = resident._scorer.score(artefact.probe_x.numpy())
+                artefact.check_probe(torch.from_numpy(scores), least_present)
         self._warm_up(resident)
         return resident
 

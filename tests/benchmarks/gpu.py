@@ -3,7 +3,7 @@
     python -m tests.benchmarks.gpu [--rows 1048576] [--seconds 3] [--device cuda]
 
 The model is that of the other benchmarks: stacked, 32-64-16-64-32. `resident`: rows that lie on the device already, by
-eager kernels and by a captured graph. `pinned`: from page-locked memory and back, beside the copy alone, which is the
+eager kernels and by a captured graph. `worker's way`: from host memory and back, beside the copy alone, which is the
 limit. `swap`: to load another version beside it. `--device cpu` runs what can run there, to try the program itself.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tests.models import make_artefact
 from worker.engine import Engine
+from worker.models.staged import captured
 from worker.settings import BatchSettings, Settings
 
 WIDTH = 32
@@ -44,30 +44,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def plain(module: Any, x: Tensor) -> Tensor:
-    """The scores of rows that are whole and near, without a look at the data: what a graph can capture."""
-    z = (x - module.scaler.location) / module.scaler.scale
-    w = module.whitening(z - module.autoencoder(z), None)
-    return w.square().div(30.0).log1p().mean(1) * 30.0
-
-
-def captured(module: Any, x: Tensor) -> tuple[Callable[[], None], Tensor]:
-    """One launch for all kernels of `plain`; and where the scores lie after it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            plain(module, x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        scores = plain(module, x)
-    graph.replay()
-    if not torch.allclose(scores, module(x), rtol=1e-3, atol=1e-4):
-        raise AssertionError("the graph's scores are not the module's")
-    return graph.replay, scores
-
-
 def run(device: torch.device, rows: int, seconds: float) -> dict[str, Any]:
     settings = Settings(device=str(device), batch=BatchSettings(max_rows=min(rows, 1_000_000)))
     features = tuple(f"f{k:02d}" for k in range(WIDTH))
@@ -83,23 +59,16 @@ def run(device: torch.device, rows: int, seconds: float) -> dict[str, Any]:
     with torch.inference_mode():
         x = torch.from_numpy(host).to(device)
         speed["resident, module"] = rate(lambda: module(x), rows, seconds, device)
-        speed["resident, plain"] = rate(lambda: plain(module, x), rows, seconds, device)
         batch = host[: settings.batch.max_rows]
         speed["worker's way"] = rate(lambda: resident.score(batch), len(batch), seconds, device)
         if device.type == "cuda":
             found["name"] = torch.cuda.get_device_name(device)
-            replay, scores = captured(module, x)
+            scores = torch.empty(rows, device=device)
+            replay = captured(lambda: scores.copy_(module(x)), torch.cuda.Stream(device))
             speed["resident, graph"] = rate(replay, rows, seconds, device)
-            pinned, back = torch.from_numpy(host).pin_memory(), torch.empty(rows).pin_memory()
+            pinned = torch.from_numpy(host).pin_memory()
             speed["copy alone"] = rate(lambda: x.copy_(pinned, non_blocking=True), rows, seconds, device)
-
-            def there_and_back() -> None:
-                x.copy_(pinned, non_blocking=True)
-                replay()
-                back.copy_(scores, non_blocking=True)
-
-            speed["from pinned memory"] = rate(there_and_back, rows, seconds, device)
-            found["pinned_of_copy_limit"] = round(speed["from pinned memory"] / speed["copy alone"], 3)
+            found["workers_way_of_copy_limit"] = round(speed["worker's way"] / speed["copy alone"], 3)
             found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     begun = time.perf_counter()
     loaded = engine.load(second.dump())

@@ -12,13 +12,10 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import sys
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,11 +24,6 @@ sys.path.insert(0, os.getcwd())
 
 RATE = 1e-3  # false-alarm budget
 CACHE = Path(os.environ.get("PEERS_CACHE", Path.home() / ".cache/peers")) / "offnormal-model.safetensors"
-
-
-def cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def make_model(names: tuple[str, ...], version: str) -> bytes:
@@ -97,73 +89,22 @@ def main() -> None:
     }
     os.environ.update({f"OFFNORMAL_{name}": value for name, value in environment.items()})
 
+    from tests.benchmarks.measured import measure
     from worker import log
     from worker.kafka.topics import create
-    from worker.models.artefact import read_card
-    from worker.registry import Registry, _records
-    from worker.service import Worker
+    from worker.models import Artefact
+    from worker.registry import Registry
     from worker.settings import load
 
     settings = load()
     log.configure(settings.log)
     create(settings, 4, 1)
     data = make_model(tuple(f"f{i:02d}" for i in range(32)), "20260101T000000-bench0")
-    version = read_card(data).version
-    registry = Registry(settings)
-    registry._write(_records("default", version, data))
-    registry.promote(version, "bench", "bench")
-
-    worker = Worker(settings)
-    mark = Marks(worker, a.n)
-    before = cpu()
-    worker.run()
-    if mark.rows < a.n:
-        sys.exit(f"{peer}: only {mark.rows} of {a.n}")
-    seconds, used = mark.end[0] - mark.start[0], mark.end[1] - mark.start[1]
-    line: dict[str, Any] = {
-        "peer": peer,
-        "format": a.format,
-        "group": settings.kafka.group,
-        "n": mark.rows,
-        "alerts": mark.alerts,
-        "seconds": round(seconds, 3),
-        "vectors_per_s": round(mark.rows / seconds),
-        "cpu_seconds": round(used, 3),
-        "vectors_per_cpu_s": round(mark.rows / used),
-        "cpu_seconds_before": round(mark.start[1] - before, 3),
-        "cpu_seconds_with_startup": round(cpu(), 3),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "mean_batch": round(mark.rows / mark.batches, 1),
-        "delivery": a.delivery,
-    }
+    Registry(settings).publish(Artefact.load(data), "bench", "bench")
+    found = measure(settings, a.n)
+    del found["stages"]
+    line = {"peer": peer, "format": a.format, "group": settings.kafka.group, **found, "delivery": a.delivery}
     print(json.dumps(line), flush=True)
-
-
-class Marks:
-    """Wraps the worker's batch step: takes the time of the first and the last batch, and stops the worker after it."""
-
-    def __init__(self, worker: Any, n: int):
-        self.rows = self.alerts = self.batches = 0
-        self.start = self.end = (0.0, 0.0)
-        (lane,) = worker._lanes.values()
-        process, score = worker._process, lane.score
-
-        def timed(*arguments: Any) -> None:
-            if not self.batches:
-                self.start = (time.perf_counter(), cpu())
-            self.batches += 1
-            process(*arguments)
-            if self.rows >= n:
-                self.end = (time.perf_counter(), cpu())
-                worker.stop()
-
-        def counted(records: Any) -> Any:
-            scored = score(records)
-            self.rows += len(scored.block)
-            self.alerts += len(scored.severities)
-            return scored
-
-        worker._process, lane.score = timed, counted
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ _FACTORS: Final = 16  # each at most (118 * 100 * D)^2 / nu: their product is fi
 class FusedScorer:
     """Scores by one module. Not for two threads at once."""
 
-    def __init__(self, module: ScoringModule):
+    def __init__(self, module: ScoringModule, least_present: float):
         """Raises ValueError where this way does not fit the module."""
         chain = module.autoencoder.chain()
         if chain is None:
             raise ValueError(f"the {module.autoencoder.kind} kind is no chain of layers")
-        self._module = module
+        self._module, self._least_present = module, least_present
         self._location, self._divisor = module.scaler.location.numpy(), module.scaler.scale.numpy()
         self._layers = [(weight.T, bias.numpy(), relu) for weight, bias, relu in chain]
         self._root = module.whitening.root
@@ -42,7 +42,7 @@ class FusedScorer:
         self._white = torch.empty(width, ROWS)  # a column a row, so that what follows runs along rows
         self._products = np.empty((-(-width // _FACTORS), ROWS))
 
-    def score(self, x: Float32s, least_present: float) -> Float32s:
+    def score(self, x: Float32s) -> Float32s:
         """x [n, D], NaN where missing -> scores [n], as ScoringModule.forward has them."""
         scores = np.empty(len(x), np.float32)
         for begin in range(0, len(x), ROWS):
@@ -50,7 +50,7 @@ class FusedScorer:
             if _scale(read_only(part), self._location, self._divisor, np.float32(LINEAR_UP_TO), self._z.numpy()):
                 scores[begin : begin + ROWS] = self._score(len(part))
             else:
-                scores[begin : begin + ROWS] = self._module(torch.from_numpy(part), least_present).numpy()
+                scores[begin : begin + ROWS] = self._module(torch.from_numpy(part), self._least_present).numpy()
         return scores
 
     def _score(self, n: int) -> Float32s:

@@ -1,4 +1,4 @@
-"""The fused scorer gives the module's scores, for every kind that it fits, whatever the rows."""
+"""The fused and the staged scorer give the module's scores, for every kind that they fit, whatever the rows."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from worker.models.attribution import Attribution
 from worker.models.detector import ScoringModule
 from worker.models.fused import ROWS, FusedScorer
 from worker.models.kinds import KINDS
+from worker.models.staged import SIZES, StagedScorer
 from worker.models.whitening import Whitening
 
 LEAST = 0.5
@@ -36,7 +37,7 @@ def rows(of: ScoringModule, n: int, seed: int = 1) -> np.ndarray:
 
 def both(of: ScoringModule, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with torch.inference_mode():
-        return FusedScorer(of).score(x, LEAST), of(torch.from_numpy(x), LEAST).numpy()
+        return FusedScorer(of, LEAST).score(x), of(torch.from_numpy(x), LEAST).numpy()
 
 
 @pytest.mark.parametrize("kind", ["stacked", "denoising", "variational"])
@@ -86,4 +87,27 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_a_kind_that_is_no_chain_is_not_fused() -> None:
     with pytest.raises(ValueError, match="no chain"):
-        FusedScorer(module("sparse", 4))
+        FusedScorer(module("sparse", 4), LEAST)
+
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("n", [0, 1, SIZES[0], SIZES[0] + 1, 3 * SIZES[1] + 7])
+def test_stages_give_the_scores_of_the_module(device: str, kind: str, n: int) -> None:
+    made = module(kind, 5)
+    x = rows(made, n)
+    x[::7, 2] = np.nan
+    x[::50, :4] = np.nan
+    x[3::11, 1] = 1e9
+    with torch.inference_mode():
+        expected = made(torch.from_numpy(x), LEAST).numpy()
+        scorer = StagedScorer(made.to(device), LEAST)
+        for _ in range(2):  # the stages hold rows of an earlier batch by then
+            np.testing.assert_allclose(scorer.score(x), expected, rtol=1e-3 if device == "cuda" else 2e-6, atol=1e-4)
+    assert np.isnan(expected).any() == (n > 0)

@@ -1,0 +1,79 @@
+"""The worker as in production, measured: `python -m tests.benchmarks.measured VECTORS`, settings from the environment.
+
+Prints one JSON line. Measured is the span from the first records in hand to the last batch scored and its events handed
+over: vectors a CPU second count user and system time of all threads of the process, commits in it included.
+"""
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+from worker import log
+from worker.service import Worker
+from worker.settings import Settings, load
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def line(rows: int, alerts: int, batches: int, start: tuple[float, float], end: tuple[float, float]) -> dict[str, Any]:
+    """What a run comes to. `start`, `end`: seconds on the clock, seconds of CPU."""
+    seconds, used = end[0] - start[0], end[1] - start[1]
+    return {
+        "n": rows,
+        "alerts": alerts,
+        "seconds": round(seconds, 3),
+        "vectors_per_s": round(rows / seconds),
+        "cpu_seconds": round(used, 3),
+        "vectors_per_cpu_s": round(rows / used),
+        "cpu_seconds_with_startup": round(cpu(), 3),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "mean_batch": round(rows / batches, 1),
+    }
+
+
+def measure(settings: Settings, n: int) -> dict[str, Any]:
+    """Runs a worker in this process until it has scored n vectors. Exits where it stops before."""
+    worker = Worker(settings)
+    rows = alerts = batches = 0
+    start = end = (0.0, 0.0)
+    (lane,) = worker._lanes.values()
+    process, score = worker._process, lane.score
+
+    def timed(*arguments: Any) -> None:
+        nonlocal batches, start, end
+        if not batches:
+            start = (time.perf_counter(), cpu())
+        batches += 1
+        process(*arguments)
+        if rows >= n:
+            end = (time.perf_counter(), cpu())
+            worker.stop()
+
+    def counted(records: Any) -> Any:
+        nonlocal rows, alerts
+        scored = score(records)
+        rows += len(scored.block)
+        alerts += len(scored.severities)
+        return scored
+
+    setattr(worker, "_process", timed)  # noqa: B010
+    setattr(lane, "score", counted)  # noqa: B010
+    worker.run()
+    if rows < n:
+        sys.exit(f"only {rows} of {n} vectors")
+    return {**line(rows, alerts, batches, start, end), "stages": worker.metrics.profile()}
+
+
+def main() -> None:
+    settings = load()
+    log.configure(settings.log)
+    print(json.dumps(measure(settings, int(sys.argv[1]))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

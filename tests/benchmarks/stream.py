@@ -1,0 +1,107 @@
+"""What the benchmarks stream: 32 correlated readings a vector, one vector in a hundred far off, and a model of them."""
+
+import hashlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import confluent_kafka as ck
+import numpy as np
+import numpy.typing as npt
+import orjson
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from training.fit import fit
+from worker.models import Artefact, ModelCard
+from worker.models.artefact import FORMAT_VERSION
+from worker.registry import new_version
+
+FEATURES: Final = tuple(f"f{i:02d}" for i in range(32))
+ANOMALIES: Final = 0.01  # share of the vectors
+FORMATS: Final = {"raw": 1, "json": 1, "object": 1, "raw50": 50}  # vectors a record
+CHUNK: Final = 50_000  # vectors, made and sent at once
+
+Rows = npt.NDArray[np.float32]
+
+
+def rows(n: int, seed: int, share: float = ANOMALIES) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """[n, 32] six hidden causes and noise, and which rows are far off: five of their readings, by 12 deviations."""
+    rng = np.random.default_rng((seed, 32))
+    mix = np.random.default_rng(32).normal(size=(6, 32))
+    x = rng.normal(size=(n, 6)) @ mix + rng.normal(scale=0.3, size=(n, 32)) + np.linspace(-50, 50, 32)
+    bad = rng.random(n) < share
+    moved = np.argsort(rng.random((int(bad.sum()), 32)), axis=1)[:, :5]
+    x[np.flatnonzero(bad)[:, None], moved] += 12 * np.sqrt(np.square(mix).sum(0))[moved]
+    return x.astype(np.float32), bad
+
+
+def encoded(x: Rows, form: str, first: int = 0) -> list[bytes]:
+    """The values of the records."""
+    if form in ("raw", "raw50"):
+        return [part.tobytes() for part in x.reshape(-1, FORMATS[form], 32)]
+    found: list[bytes] = []
+    for i, row in enumerate(x.tolist(), first):
+        head: dict[str, Any] = {"id": f"sensor-{i % 1000:03d}-{i}", "ts": 1_700_000_000_000 + i}
+        readings = dict(zip(FEATURES, row, strict=True)) if form == "object" else {"values": row}
+        found.append(orjson.dumps(head | readings))
+    return found
+
+
+def fill(
+    bootstrap: str, form: str, n: int, partitions: int = 4, compression: str = "none", share: float = ANOMALIES
+) -> str:
+    """A topic with n vectors, evenly over its partitions; its name. The one that is there already, if it is."""
+    topic = f"bench-{form}-{n}-{partitions}-{compression}-{share}"
+    try:
+        AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
+    except ck.KafkaException as error:
+        if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+        return topic
+    time.sleep(1)
+    failed: list[Any] = []
+    producer = ck.Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 20,
+            "batch.size": 262_144,
+            "queue.buffering.max.messages": 1_000_000,
+            "compression.type": compression,
+            "error_cb": failed.append,
+        }
+    )
+    record = 0
+    for chunk, first in enumerate(range(0, n, CHUNK)):
+        x, _ = rows(min(CHUNK, n - first), chunk, share)
+        for value in encoded(x, form, first):
+            producer.produce(topic, value, partition=record % partitions)
+            record += 1
+        while len(producer) > 200_000:
+            producer.poll(0.1)
+    producer.flush()
+    if failed:
+        raise RuntimeError(f"{topic} could not be filled: {failed[0]}")
+    return topic
+
+
+def model(folder: Path) -> bytes:
+    """An artefact of the kind `stacked`, 32-64-16-64-32; kept in the folder, since making it takes a minute."""
+    kept = folder / f"bench-{hashlib.sha256(repr((FEATURES, FORMAT_VERSION)).encode()).hexdigest()[:8]}.safetensors"
+    if not kept.exists():
+        x, bad = rows(150_000, 1_000_000)
+        fitted = fit(x[~bad][:60_000], x[~bad][60_000:], FEATURES, "stacked", steps=2000)
+        made = datetime.now(UTC)
+        card = ModelCard(
+            name="default",
+            version=new_version(made, b"bench"),
+            kind="stacked",
+            architecture=fitted.detector.module.autoencoder.architecture(),
+            features=FEATURES,
+            created=made.isoformat(),
+            rows={},
+            trained_on={},
+            quality={},
+        )
+        kept.write_bytes(Artefact.make(card, fitted.detector, x[~bad][60_000:]).dump())
+    return kept.read_bytes()
