@@ -32,7 +32,7 @@ _CASES: Final = {
 }
 _COLUMNS: Final = ("case", "way", "vectors", "vectors_per_cpu_s", "least", "greatest", "ratio", "target")
 
-console = Console(stderr=True)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ class Detector:
 
     def score(self, x: Rows) -> Rows:
         with torch.inference_mode():
-            z = self._scaler(torch.from_numpy(x))
+            z = (torch.from_numpy(x) - self._scaler.location) / self._scaler.scale
             found: Rows = torch.square(self._autoencoder(z) - z).mean(1).numpy()
             return found
 

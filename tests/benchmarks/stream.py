@@ -37,14 +37,35 @@ def rows(n: int, seed: int, share: float = ANOMALIES) -> tuple[Rows, npt.NDArray
 
 
 def encoded(x: Rows, form: str, first: int = 0) -> list[bytes]:
-    """The values of the records."""
+    """The values of the records. In JSON the readings have four decimals, as sensors do."""
     if form in ("raw", "raw50"):
         return [part.tobytes() for part in x.reshape(-1, FORMATS[form], 32)]
     found: list[bytes] = []
-    for i, row in enumerate(x.tolist(), first):
+    for i, row in enumerate(x.astype(np.float64).round(4).tolist(), first):
         head: dict[str, Any] = {"id": f"sensor-{i % 1000:03d}-{i}", "ts": 1_700_000_000_000 + i}
         readings = dict(zip(FEATURES, row, strict=True)) if form == "object" else {"values": row}
         found.append(orjson.dumps(head | readings))
+    return found
+
+
+def make_topic(bootstrap: str, topic: str, partitions: int) -> bool:
+    """False if it is there already."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    try:
+        admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
+    except ck.KafkaException as error:
+        if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+        return False
+    time.sleep(1)  # for its leaders
+    return True
+
+
+def _records_in(bootstrap: str, topic: str, partitions: int) -> int:
+    consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": "bench"})
+    ends = (consumer.get_watermark_offsets(ck.TopicPartition(topic, p), timeout=30) for p in range(partitions))
+    found: int = sum(end for _, end in ends)
+    consumer.close()
     return found
 
 
@@ -53,13 +74,11 @@ def fill(
 ) -> str:
     """A topic with n vectors, evenly over its partitions; its name. The one that is there already, if it is."""
     topic = f"bench-{form}-{n}-{partitions}-{compression}-{share}"
-    try:
-        AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
-    except ck.KafkaException as error:
-        if error.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-            raise
+    records = n // FORMATS[form]
+    if not make_topic(bootstrap, topic, partitions):
+        if _records_in(bootstrap, topic, partitions) != records:
+            raise RuntimeError(f"{topic} is not whole, of a run that was broken off: delete it")
         return topic
-    time.sleep(1)
     failed: list[Any] = []
     producer = ck.Producer(
         {

@@ -105,6 +105,8 @@ def _ways(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if case.reference:
         out = f"bench-out-{uuid.uuid4().hex[:8]}"
+        for name in (out, f"{out}-scores"):
+            stream.make_topic(broker.bootstrap, name, 4)
         arguments = ["--bootstrap", broker.bootstrap, "--topic", topic, "--out", out, "--model", str(model)]
         arguments += ["--format", case.form, "--rows", str(n), *(["--scores"] if case.scores else [])]
         yield "reference", _checked(case, n, _run("tests.benchmarks.byhand", arguments, dict(os.environ)))
