@@ -18,9 +18,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from worker.compiled import compiled, read_only
 from worker.detection.incident import Flag, Incident, Place, Suspect
 from worker.detection.judge import Anomalies, Float32s, Int64s, Scorer
-from worker.detection.watch import NEVER, Watch, Watched
+from worker.detection.watch import NEVER, Watch, Watched, place
 from worker.settings import IncidentSettings
 from worker.vectors import VectorBlock
 from worker.vectors.identity import UInt64s, identities
@@ -238,13 +239,16 @@ class Incidents:
     @staticmethod
     def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
         """Features [k, t] and their shares. Added one after another, so that batches make no difference."""
-        evidence, features = incident.evidence, scorer.features
-        for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
-            name = features[j]
-            if name in evidence:
-                evidence[name] += share
-            elif len(evidence) < _SENSORS:
-                evidence[name] = share
+        evidence, names = incident.evidence, scorer.features
+        features, first = np.unique(top, return_index=True)
+        for j in features[np.argsort(first)].tolist():
+            if len(evidence) < _SENSORS:
+                evidence.setdefault(names[j], 0.0)
+        sums = np.array([evidence.get(names[j], 0.0) for j in features.tolist()])
+        np.add.at(sums, np.searchsorted(features, top.ravel()), contribution.ravel().astype(np.float64))
+        for j, total in zip(features.tolist(), sums.tolist(), strict=True):
+            if names[j] in evidence:
+                evidence[names[j]] = total
         if (scorer.name, scorer.version) not in incident.models:
             incident.models.append((scorer.name, scorer.version))
 
@@ -322,12 +326,32 @@ class Incidents:
         return int(np.count_nonzero(self._watch.rows["closes"] != NEVER))
 
 
-def _rows_of(hashes: UInt64s, wanted: UInt64s) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """The rows of each of these entities, in the order of their arrival."""
-    rows = np.flatnonzero(np.isin(hashes, wanted))
-    rows = rows[np.argsort(hashes[rows], kind="stable")]
-    if not len(rows):
-        return
-    bounds = [0, *(np.flatnonzero(hashes[rows][1:] != hashes[rows][:-1]) + 1).tolist(), len(rows)]
-    for begin, end in pairwise(bounds):
-        yield int(hashes[rows[begin]]), rows[begin:end]
+def _rows_of(hashes: UInt64s, wanted: UInt64s) -> Iterator[tuple[int, Int64s]]:
+    """The rows of each of these entities, which rise, in the order of their arrival."""
+    ends = np.zeros(len(wanted) + 1, np.int64)
+    rows = _gather(read_only(hashes), wanted, ends)
+    for entity, (begin, end) in zip(wanted.tolist(), pairwise(ends.tolist()), strict=True):
+        if end > begin:
+            yield entity, rows[begin:end]
+
+
+@compiled
+def _gather(hashes, wanted, ends):  # type: ignore[no-untyped-def]
+    """A counting sort. `ends` [k + 1] are where the rows of each of the `wanted` [k] begin and end in what it gives."""
+    of_row = np.empty(len(hashes), np.int64)
+    k = -1
+    for i in range(len(hashes)):
+        if k < 0 or wanted[k] != hashes[i]:  # mostly it is the one of the row before
+            k = place(wanted, hashes[i])
+        of_row[i] = k
+        if k >= 0:
+            ends[k + 1] += 1
+    for k in range(len(wanted)):
+        ends[k + 1] += ends[k]
+    at, rows = ends[:-1].copy(), np.empty(ends[-1], np.int64)
+    for i in range(len(hashes)):
+        k = of_row[i]
+        if k >= 0:
+            rows[at[k]] = i
+            at[k] += 1
+    return rows

@@ -30,24 +30,28 @@ _COLUMNS: Final = np.dtype([("entity", "u8"), ("position", "i8"), ("expires", "i
 
 
 @compiled
+def place(known, wanted):  # type: ignore[no-untyped-def]
+    """Where it is in `known`, which rises; -1 if it is not there."""
+    low, high = 0, len(known) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if known[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if len(known) and known[low] == wanted else -1
+
+
+@compiled
 def _count(known, of_row, times, counts, latest):  # type: ignore[no-untyped-def]
     """How many of the rows are of each of the `known` entities, which rise, and the latest time of these."""
-    if len(known) == 0:
-        return
-    at = 0
+    k = -1
     for i in range(len(of_row)):
-        if known[at] != of_row[i]:  # mostly it is the one of the row before
-            low, high = 0, len(known) - 1
-            while low < high:
-                middle = (low + high) // 2
-                if known[middle] < of_row[i]:
-                    low = middle + 1
-                else:
-                    high = middle
-            at = low
-        if known[at] == of_row[i]:
-            counts[at] += 1
-            latest[at] = max(latest[at], times[i])
+        if k < 0 or known[k] != of_row[i]:  # mostly it is the one of the row before
+            k = place(known, of_row[i])
+        if k >= 0:
+            counts[k] += 1
+            latest[k] = max(latest[k], times[i])
 
 
 class Watch:
