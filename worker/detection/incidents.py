@@ -85,22 +85,36 @@ class Incidents:
         for entity, rows in _rows_of(of_row, np.union1d(with_flags, due)):
             course = self._course(entity, int(block.records.partition[block.record[rows[0]]]))
             course.seen = now
-            flags = rows[over[rows] >= 0]
-            if not self._go_on(course, rows, flags, over, block, anomalies, scorer):
-                begin = 0
-                for k in np.flatnonzero(over[rows] >= 0).tolist():
-                    self._pass(course, block.time[rows[begin:k]])
-                    self._flag(course, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
-                    begin = k + 1
-                self._pass(course, block.time[rows[begin:]])
+            self._take(course, entity, rows, over, block, anomalies, scorer)
             looked_at[entity] = course
         self._put(looked_at)
+
+    def _take(
+        self,
+        course: Course,
+        entity: int,
+        rows: Int64s,
+        over: Int64s,
+        block: VectorBlock,
+        anomalies: Anomalies,
+        scorer: Scorer,
+    ) -> None:
+        """An entity's vectors of a block: one flag after another, until an incident takes all that are left."""
+        tried, begin = None, 0
+        for k in [*np.flatnonzero(over[rows] >= 0).tolist(), len(rows)]:
+            if course.open and course.incident is not tried:
+                tried = course.incident
+                if self._go_on(course, rows[begin:], over, block, anomalies, scorer):
+                    return
+            self._pass(course, block.time[rows[begin:k]])
+            if k < len(rows):
+                self._flag(course, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
+            begin = k + 1
 
     def _go_on(
         self,
         course: Course,
         rows: Int64s,
-        flags: Int64s,
         over: Int64s,
         block: VectorBlock,
         anomalies: Anomalies,
@@ -108,6 +122,7 @@ class Incidents:
     ) -> bool:
         """The plain case at one stroke: an incident is open, and all of these vectors are of its time."""
         incident = course.incident
+        flags = rows[over[rows] >= 0]
         if incident is None or incident.closed or course.flags or not len(flags):
             return False
         record = block.record[flags]

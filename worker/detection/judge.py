@@ -7,6 +7,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from worker.compiled import compiled, read_only
 from worker.models import Calibration
 from worker.vectors import VectorBlock
 
@@ -111,7 +112,8 @@ class Judge:
         expected, contributions, lags = scorer.explain(
             x if rows is None else rows[over], None if entity is None else entity[over]
         )
-        top = np.argsort(-contributions, axis=1, kind="stable")[:, : self._top]
+        top = np.empty((len(over), min(self._top, x.shape[1])), np.int64)
+        _leading(read_only(contributions), top)
         return Anomalies(
             index=over,
             score=scores[over],
@@ -125,3 +127,19 @@ class Judge:
             lags=lags,
             incident=[None] * len(over),
         )
+
+
+@compiled
+def _leading(shares, top):  # type: ignore[no-untyped-def]
+    """top [k, t]: where the t largest of each row of `shares` [k, d] are, from the largest on; of equals the first."""
+    t = top.shape[1]
+    for i in range(len(top)):
+        row, best = shares[i], top[i]
+        for j in range(len(row)):
+            at = min(j, t)
+            while at > 0 and row[best[at - 1]] < row[j]:
+                if at < t:
+                    best[at] = best[at - 1]
+                at -= 1
+            if at < t:
+                best[at] = j
