@@ -39,7 +39,7 @@ from worker.watcher import ChampionWatcher
 
 log = structlog.get_logger()
 
-IDLE_POLL = 0.1  # seconds that a poll waits for the first record: also how soon a signal is seen
+IDLE_POLL = 0.2  # seconds that a poll waits for the first record: also how soon a signal is seen
 STALLED_AFTER = 60.0  # seconds without a turn of the loop before liveness fails
 SWEEP_EVERY = 10.0  # for what has been silent for long
 OBSERVE_EVERY = 1.0  # lag and other gauges

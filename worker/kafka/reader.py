@@ -29,7 +29,7 @@ class Reader:
         self.topic = topic
         self._settings = settings
         self._max_records = max_records
-        self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+        self._consumer = consumer(settings, auto_offset_reset="earliest")
         self._blocks = blocks(self._consumer, settings)
         with self._errors():
             partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
