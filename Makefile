@@ -25,7 +25,7 @@ demo: setup ## the whole loop on real data: broker, training, worker, a swap, a 
 test: setup ## all tests, on the most real Kafka to be had
 	$(BIN)/python -m pytest -q
 
-bench: setup ## swaps under load, memory: writes build/bench.json
+bench: setup ## throughput against a reference, latency, start, memory: writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
 
 bench-gpu: setup ## rows a second on a CUDA device, if there is one
