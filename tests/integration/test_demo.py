@@ -50,13 +50,20 @@ def test_demo_closes_the_loop_on_real_data() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("after", [1.0, 6.0, 25.0])
-def test_ctrl_c_leaves_no_process_behind(after: float) -> None:
+def test_ctrl_c_leaves_no_process_behind(after: float, tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
     marker = f"DEMO_TEST_MARKER={time.time_ns()}"
     name, value = marker.split("=")
-    demo = subprocess.Popen(
-        command(), env=os.environ | {name: value}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    environment = os.environ | {name: value, "PYTHONFAULTHANDLER": "1"}
+    with log.open("wb") as err:
+        demo = subprocess.Popen(command(), env=environment, stdout=subprocess.DEVNULL, stderr=err)
     time.sleep(after)
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(20) in (130, -signal.SIGINT)  # the latter while Python itself still starts
+    try:
+        ended = demo.wait(20)
+    except subprocess.TimeoutExpired:
+        demo.send_signal(signal.SIGABRT)  # tells what it was about
+        demo.wait(20)
+        pytest.fail(f"does not end: {log.read_text()[-5000:]}")
+    assert ended in (130, -signal.SIGINT)  # the latter while Python itself still starts
     assert processes_of(marker) == []

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,23 +77,20 @@ class _Demo:
         screen.stage("data", f"{len(rows):,} vectors of 9 sensors, {int(rows.anomalous.sum()):,} labelled as anomalies")
         self._finish("topics", "worker", "topics", "--partitions", str(PARTITIONS), "--replication", "1")
 
-        replay = Replay(settings.kafka, settings.topics.sensors, first, pace=0)
-        replay.start()
-        self._wait(replay.done.is_set, lambda: screen.stage("commissioning", f"{replay.sent:,} vectors replayed"))
-        screen.stage("commissioning", f"{replay.sent:,} vectors of good operation replayed")
+        with Replay(settings.kafka, settings.topics.sensors, first, pace=0) as replay:
+            self._wait(replay.done.is_set, lambda: screen.stage("commissioning", f"{replay.sent:,} vectors replayed"))
+            screen.stage("commissioning", f"{replay.sent:,} vectors of good operation replayed")
         self._finish("first training", "training")
 
         begin = time.time()
-        replay = Replay(settings.kafka, settings.topics.sensors, rest, self._speed, hold_at=int(HOLD_AT * len(rest)))
-        outputs = Outputs(settings)
-        try:
-            replay.start()
+        hold_at = int(HOLD_AT * len(rest))
+        with (
+            closing(Outputs(settings)) as outputs,
+            Replay(settings.kafka, settings.topics.sensors, rest, self._speed, hold_at) as replay,
+        ):
             self._wait(replay.first_acknowledged, lambda: screen.stage("stream", "starting"))
             swap_log = self._stream(replay, outputs, begin, len(rest))
             sent = replay.places()
-        finally:
-            replay.cancelled.set()
-            outputs.close()
         in_service = [entry for entry in swap_log if entry["event"] == "model_in_service"]
         swaps = sum(entry.get("replaces") is not None for entry in in_service)
         promised = in_service[-1]["false_alarm_rate"]  # of the model that scored nearly all: it may not be BUDGET

@@ -43,7 +43,8 @@ def shuttle() -> Rows:
 class Replay(threading.Thread):
     """Sends rows in order, row i to partition i % PARTITIONS, `pace` a second (0: at once).
 
-    From `hold_at` rows on it waits until `released` is set. `places()` tells where each acknowledged row lies.
+    From `hold_at` rows on it waits until `released` is set. `places()` tells where each acknowledged row lies. Starts
+    where its `with` begins, and sends nothing more after its end.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, rows: Rows, pace: float, hold_at: int | None = None):
@@ -53,8 +54,15 @@ class Replay(threading.Thread):
         self._hold_at = len(rows) if hold_at is None else hold_at
         self._futures: list[object] = []
         self.released = threading.Event()
-        self.cancelled = threading.Event()
+        self._cancelled = threading.Event()
         self.done = threading.Event()
+
+    def __enter__(self) -> "Replay":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cancelled.set()
 
     @property
     def sent(self) -> int:
@@ -64,9 +72,9 @@ class Replay(threading.Thread):
         started = time.monotonic()
         for i, value in enumerate(self._rows.records):
             if i == self._hold_at:
-                while not self.released.wait(0.1) and not self.cancelled.is_set():
+                while not self.released.wait(0.1) and not self._cancelled.is_set():
                     started += 0.1
-            if self.cancelled.is_set():
+            if self._cancelled.is_set():
                 break
             if self._pace and (ahead := i / self._pace - (time.monotonic() - started)) > 0.01:
                 time.sleep(ahead)
