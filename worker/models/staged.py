@@ -52,6 +52,7 @@ class _Stage:
             x.copy_(self._there, non_blocking=True)
             self._back.copy_(module(x, least_present), non_blocking=True)
 
+        self._once = once  # holds the tensors that the graph works on: it does not hold them itself
         self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]
         self._launch = once if self._stream is None else captured(once, self._stream)
 
@@ -76,8 +77,9 @@ class _Stage:
 
 
 def captured(once: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """`once` as a graph. The first calls allocate, and choose kernels: that is not to be captured. Other threads go on
-    with the device meanwhile, since a model is loaded beside the one that serves.
+    """`once` as a graph, for as long as the caller holds its tensors. The first calls allocate, and choose kernels: that
+    is not to be captured. Other threads go on with the device meanwhile, since a model is loaded beside the one that
+    serves.
     """
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream):
