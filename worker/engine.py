@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact, Calibration, EntityScaler, ModelCard, ScoringModule
+from worker.models.artefact import PROBE_TOLERANCE
 from worker.models.fused import FusedScorer
 from worker.models.staged import StagedScorer
 from worker.models.wavelet import blocks, by_feature, by_lag, newest
@@ -165,13 +166,24 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-def _quicker(module: ScoringModule, device: torch.device, least_present: float) -> FusedScorer | StagedScorer | None:
+def _quicker(
+    module: ScoringModule, device: torch.device, least_present: float, probe: Tensor
+) -> FusedScorer | StagedScorer | None:
+    """The device's own way to score, if it fits the module and gives the module's scores of the probe [n, D]."""
     try:
-        return (FusedScorer if device.type == "cpu" else StagedScorer)(module, least_present)
+        made = (FusedScorer if device.type == "cpu" else StagedScorer)(module, least_present)
+        expected = module(probe.to(device), least_present).cpu()
+        if torch.allclose(
+            torch.from_numpy(made.score(probe.numpy())), expected, rtol=PROBE_TOLERANCE, atol=1e-4, equal_nan=True
+        ):
+            return made
+        reason = "the quicker way gives other scores"
     except ValueError as error:
         log.debug("scores_by_the_module", reason=str(error))
+        return None
     except RuntimeError as error:
-        log.warning("scores_by_the_module", reason=f"its kernels cannot be captured: {error}")
+        reason = f"its kernels cannot be captured: {error}"
+    log.warning("scores_by_the_module", reason=reason)
     return None
 
 
@@ -200,6 +212,9 @@ class Engine:
         detection, entities = self._settings.detection, artefact.detector.entities
         calibration = artefact.detector.calibration
         least_present = 1 - detection.max_missing
+        with torch.inference_mode():
+            artefact.check_probe(module(artefact.probe_x.to(self.device)))
+            scorer = _quicker(module, self.device, least_present, artefact.probe_x)
         asked = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
         budget = rate_to_keep(calibration, asked)
         resident = Resident(
@@ -208,17 +223,12 @@ class Engine:
             budget=budget,
             threshold=calibration.threshold(budget),
             _module=module,
-            _scorer=_quicker(module, self.device, least_present),
+            _scorer=scorer,
             _entities=None if entities is None else entities.to(self.device),
             _device=self.device,
             _max_rows=self._settings.batch.max_rows if self.device.type == "cuda" else CPU_ROWS,
             _least_present=least_present,
         )
-        with torch.inference_mode():
-            artefact.check_probe(module(artefact.probe_x.to(self.device)))
-            if resident._scorer is not None:
-                scores = resident._scorer.score(artefact.probe_x.numpy())
-                artefact.check_probe(torch.from_numpy(scores), least_present)
         self._warm_up(resident)
         return resident
 

@@ -10,6 +10,7 @@ from tests.unit.test_artefact import forged
 from worker.engine import Engine, pick_device
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact
+from worker.models.fused import FusedScorer
 from worker.settings import BatchSettings, DetectionSettings, InputSettings, ModelSettings, Settings
 from worker.vectors import Decoder
 
@@ -186,3 +187,19 @@ def test_alerts_per_day_are_a_rate_by_the_vectors_that_training_saw(data: bytes)
     unknown = Engine(settings).load(promising(data, 0, vectors_per_day=0.0)).budget
     assert unknown == detection.false_alarm_rate, "a window that spans no time tells no rate"
     assert Engine(settings).load(promising(data, 0, vectors_per_day=4.0)).budget == 0.5
+
+
+def test_a_quicker_way_that_gives_other_scores_is_not_taken(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal_rows(100, np.random.default_rng(0))
+    expected = engine().load(data).score(x)
+    score = FusedScorer.score
+    monkeypatch.setattr(FusedScorer, "score", lambda self, rows: score(self, rows) * np.float32(1.01))
+    resident = engine().load(data)
+    assert resident._scorer is None
+    np.testing.assert_allclose(resident.score(x), expected, rtol=1e-5)
+
+
+def test_a_quicker_way_is_taken_where_most_of_the_probe_is_missing(artefact: Artefact) -> None:
+    rows = normal_rows(200, np.random.default_rng(0))
+    rows[::2, :3] = np.nan
+    assert engine().load(Artefact.make(artefact.card, artefact.detector, rows).dump())._scorer is not None
