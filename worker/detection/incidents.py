@@ -254,16 +254,13 @@ class Incidents:
     @staticmethod
     def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
         """Features [k, t] and their shares. Added one after another, so that batches make no difference."""
-        evidence, names = incident.evidence, scorer.features
-        features, first = np.unique(top, return_index=True)
-        for j in features[np.argsort(first)].tolist():
-            if len(evidence) < _SENSORS:
-                evidence.setdefault(names[j], 0.0)
-        sums = np.array([evidence.get(names[j], 0.0) for j in features.tolist()])
-        np.add.at(sums, np.searchsorted(features, top.ravel()), contribution.ravel().astype(np.float64))
-        for j, total in zip(features.tolist(), sums.tolist(), strict=True):
-            if names[j] in evidence:
-                evidence[names[j]] = total
+        evidence, features = incident.evidence, scorer.features
+        for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
+            name = features[j]
+            if name in evidence:
+                evidence[name] += share
+            elif len(evidence) < _SENSORS:
+                evidence[name] = share
         if (scorer.name, scorer.version) not in incident.models:
             incident.models.append((scorer.name, scorer.version))
 

@@ -77,9 +77,10 @@ class _Stage:
 
 
 def captured(once: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """`once` as a graph, for as long as the caller holds its tensors. The first calls allocate, and choose kernels: that
-    is not to be captured. Other threads go on with the device meanwhile, since a model is loaded beside the one that
-    serves.
+    """`once` as a graph, for as long as the caller holds its tensors.
+
+    The first calls allocate, and choose kernels: that is not to be captured. Other threads go on with the device
+    meanwhile, since a model is loaded beside the one that serves.
     """
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream):
