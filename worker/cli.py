@@ -46,13 +46,14 @@ def run(main: Callable[[Settings], int | None]) -> int:
 def load_command(name: str) -> ModuleType:
     """Imports a command's module. Ctrl-C meanwhile ends the process at once: raised as an exception in the midst of
     some library's import, it can be caught there, and the command would go on. Nothing that an import makes is garbage:
-    to look for it costs a tenth of the start.
+    nobody looks for it, then or later.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()
     try:
         return import_module(name)
     finally:
+        gc.freeze()
         gc.enable()
         signal.signal(signal.SIGINT, before)
 

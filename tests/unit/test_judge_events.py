@@ -12,6 +12,7 @@ import pytest
 from tests.models import FEATURES, normal_rows
 from tests.unit.blocks import block_of, published
 from worker.detection import Judge
+from worker.detection.judge import _leading
 from worker.engine import Engine, Resident
 from worker.events import EventEncoder, iso, schema
 from worker.kafka import Output
@@ -237,3 +238,11 @@ def test_scores_in_json_are_the_same_under_rows(resident: Resident, mixed: Vecto
     assert rows[0][1] == [None, None], "JSON has no NaN"
     np.testing.assert_allclose(rows[1], [[scores[3], resident.calibration.p_value(scores[3])]], rtol=1e-6)
     assert dict(made[0].headers)["content-type"] == b"application/json"
+
+
+@pytest.mark.parametrize("t", [1, 3, 7])
+def test_the_leading_features_are_those_of_a_stable_sort(t: int, rng: np.random.Generator) -> None:
+    shares = rng.integers(0, 4, (500, 7)).astype(np.float32)  # many are equal
+    top = np.empty((500, t), np.int64)
+    _leading(shares, top)
+    np.testing.assert_array_equal(top, np.argsort(-shares, axis=1, kind="stable")[:, :t])
