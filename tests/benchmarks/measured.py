@@ -68,8 +68,7 @@ def measure(settings: Settings, n: int) -> dict[str, Any]:
         alerts += len(scored.severities)
         return scored
 
-    setattr(worker, "_process", timed)  # noqa: B010
-    setattr(lane, "score", counted)  # noqa: B010
+    worker._process, lane.score = timed, counted
     worker.run()
     if rows < n:
         sys.exit(f"only {rows} of {n} vectors")

@@ -9,12 +9,10 @@ CPU seconds (user and system, all threads) of this process over that span, commi
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,37 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, os.getcwd())
 
 RATE = 1e-3  # false-alarm budget
-CACHE = Path(os.environ.get("PEERS_CACHE", Path.home() / ".cache/peers")) / "offnormal-model.safetensors"
+CACHE = Path(os.environ.get("PEERS_CACHE", Path.home() / ".cache/peers")) / "offnormal-model"
 
 
-def make_model(names: tuple[str, ...], version: str) -> bytes:
-    """Trained on the harness's normal rows; cached, since it is the same for all runs of a format."""
-    from training.fit import fit
-    from worker.models import Artefact, ModelCard
-    from worker.models.artefact import FORMAT_VERSION
-
-    cache = CACHE.with_name(f"{CACHE.name}.{hashlib.sha256(repr((names, FORMAT_VERSION)).encode()).hexdigest()[:8]}")
-    if cache.exists():
-        return cache.read_bytes()
+def normal_rows() -> np.ndarray:
+    """The harness's, without its anomalies."""
     import model as harness  # type: ignore[import-not-found]
 
     x, bad = (np.concatenate(part) for part in zip(*(harness.block(20_000_000 + b) for b in range(12)), strict=True))
-    rows = x[~bad].astype(np.float32)
-    fitted = fit(rows[:80_000], rows[80_000:], names, "stacked", steps=3000)
-    card = ModelCard(
-        name="default",
-        version=version,
-        kind="stacked",
-        architecture=fitted.detector.module.autoencoder.architecture(),
-        features=names,
-        created=datetime.now(UTC).isoformat(),
-        rows={},
-        trained_on={},
-        quality={},
-    )
-    data = Artefact.make(card, fitted.detector, rows[80_000:]).dump()
-    cache.write_bytes(data)
-    return data
+    return x[~bad].astype(np.float32)
 
 
 def main() -> None:
@@ -90,6 +66,7 @@ def main() -> None:
     os.environ.update({f"OFFNORMAL_{name}": value for name, value in environment.items()})
 
     from tests.benchmarks.measured import measure
+    from tests.benchmarks.stream import kept
     from worker import log
     from worker.kafka.topics import create
     from worker.models import Artefact
@@ -99,8 +76,7 @@ def main() -> None:
     settings = load()
     log.configure(settings.log)
     create(settings, 4, 1)
-    data = make_model(tuple(f"f{i:02d}" for i in range(32)), "20260101T000000-bench0")
-    Registry(settings).publish(Artefact.load(data), "bench", "bench")
+    Registry(settings).publish(Artefact.load(kept(CACHE, normal_rows())), "bench", "bench")
     found = measure(settings, a.n)
     del found["stages"]
     line = {"peer": peer, "format": a.format, "group": settings.kafka.group, **found, "delivery": a.delivery}

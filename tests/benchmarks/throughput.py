@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -34,7 +34,6 @@ class Case:
     scores: bool = False
     deliveries: tuple[str, ...] = ("exactly_once",)
     reference: bool = True
-    settings: dict[str, str] = field(default_factory=dict)
 
 
 BOTH: Final = ("exactly_once", "at_least_once")
@@ -126,7 +125,6 @@ def _worker(broker: Broker, folder: Path, model: Path, case: Case, topic: str, n
             "OFFNORMAL_OUTPUTS": '["scores"]' if case.scores else "[]",
             "OFFNORMAL_LOG__LEVEL": "warning",
             "OFFNORMAL_DEVICE": "cpu",
-            **case.settings,
         },
     )
     try:
