@@ -240,7 +240,7 @@ class RegistryFollower:
 
     def __init__(self, settings: Settings):
         self.views = {name: RegistryView(name) for name in settings.model.names}
-        self._reader = Reader(settings.kafka, settings.topics.models)
+        self._reader = Reader(settings.kafka, settings.topics.models, patience=0.5)  # for ever: it is idle mostly
 
     def poll(self, timeout: float) -> bool:
         """Folds in what is new; True if anything was and the registry is not still being read for the first time.

@@ -23,13 +23,17 @@ def is_found(at: OffsetAndTimestamp | None) -> bool:
 
 
 class Reader:
-    """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout."""
+    """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout.
 
-    def __init__(self, settings: KafkaSettings, topic: str, max_records: int = 5000):
+    `patience` is how long the broker holds a request while nothing comes: other requests, and the end, wait behind it,
+    but each one costs a millisecond.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str, max_records: int = 5000, patience: float = 0.1):
         self.topic = topic
         self._settings = settings
         self._max_records = max_records
-        self._consumer = consumer(settings, auto_offset_reset="earliest")
+        self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=int(patience * 1000))
         self._blocks = blocks(self._consumer, settings)
         with self._errors():
             partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
