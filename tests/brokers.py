@@ -77,8 +77,8 @@ class ApacheKafka:
 
     def __enter__(self) -> "ApacheKafka":
         self._libs = _jars()
-        self._home = Path(tempfile.mkdtemp(prefix="offnormal-kafka-"))
-        self._config = self._home / "server.properties"
+        self.home = Path(tempfile.mkdtemp(prefix="offnormal-kafka-"))
+        self._config = self.home / "server.properties"
         properties = self._properties() | {k.replace("_", "."): v for k, v in self._extra.items()}
         self._config.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
         self._java("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(self._config)).wait()
@@ -87,7 +87,7 @@ class ApacheKafka:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def start(self, timeout: float = 90) -> None:
         self._process = self._java("kafka.Kafka", str(self._config))
@@ -98,13 +98,16 @@ class ApacheKafka:
             if self._process.poll() is not None:
                 break
             time.sleep(0.1)
-        raise RuntimeError(f"Apache Kafka did not start: {(self._home / 'output').read_text()[-2000:]}")
+        raise RuntimeError(f"Apache Kafka did not start: {(self.home / 'output').read_text()[-2000:]}")
 
     def kill(self, sig: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
             self._process.send_signal(sig)
             self._process.wait(60)
             self._process = None
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def signal(self, sig: signal.Signals) -> None:
         """To the broker's process: SIGSTOP makes it hang, SIGCONT go on."""
@@ -113,8 +116,8 @@ class ApacheKafka:
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
         command = ["java", "-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*", *arguments]
-        with (self._home / "output").open("ab") as output:
-            return subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self._home)
+        with (self.home / "output").open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self.home)
 
     def _properties(self) -> dict[str, str]:
         return {
@@ -124,7 +127,7 @@ class ApacheKafka:
             "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
             "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(self._home / "log"),
+            "log.dirs": str(self.home / "log"),
             "auto.create.topics.enable": "false",
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "5",

@@ -64,7 +64,7 @@ class Stage:
         self.settings = self.load()
         self.topics = self.settings.topics
         self._folder = folder
-        self._processes: list[Process] = []
+        self.processes: list[Process] = []
         self._producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, max_request_size=8_000_000)
 
     def load(self, **changes: str) -> Settings:
@@ -108,20 +108,21 @@ class Stage:
     # -- processes
 
     def worker(self, *arguments: str, **settings: str) -> "Process":
-        return self._start(["worker", *arguments], settings)
+        return self.start(["worker", *arguments], settings)
 
     def training(self, *arguments: str, **settings: str) -> "Process":
-        return self._start(["training", *arguments], settings)
+        return self.start(["training", *arguments], settings)
 
-    def _start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> "Process":
-        log = self._folder / f"{len(self._processes)}-{arguments[0]}"
+    def start(self, arguments: Sequence[str], settings: Mapping[str, str]) -> "Process":
+        """`python -m` these arguments, with the stage's settings and more."""
+        log = self._folder / f"{len(self.processes)}-{arguments[0]}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("OFFNORMAL_")}
         process = Process(arguments, clean | self.environment | dict(settings), log)
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
         self._producer.close(timeout=2)
 

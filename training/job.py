@@ -17,11 +17,11 @@ from training.fit import Fitted, Fleet, fit, is_held_out
 from training.progress import Shown
 from training.window import Window
 from worker.engine import pick_device, rate_to_keep
-from worker.errors import NoModelError
+from worker.errors import ArtefactError, NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
 from worker.models import Artefact, Detector, ModelCard
-from worker.registry import Registry, new_version
+from worker.registry import Registry, RegistryView, new_version
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ def run(settings: Settings) -> dict[str, Any]:
     registry = Registry(settings)
     view = registry.view()
     parent = view.champion()
-    champion = None if parent is None else Artefact.load(view.artefact(parent)).detector
+    champion = None if parent is None else _detector(view, parent)
     torch.set_num_threads(settings.threads)
     with Shown() as shown:
         rows = window.read(settings, champion.features if champion else None, shown.read)
@@ -69,6 +69,15 @@ def run(settings: Settings) -> dict[str, Any]:
     registry.publish(Artefact.make(card, fitted.detector, held_out), who=who(), why="trained")
     log.info("model_promoted", model=card.name, model_version=card.version, parent=parent, **card.quality)
     return {"model": card.name, "version": card.version, "promoted": True, "rows": counts, "quality": card.quality}
+
+
+def _detector(view: RegistryView, version: str) -> Detector | None:
+    """None where it must not be used, as workers do not: what is trained now takes its place."""
+    try:
+        return Artefact.load(view.artefact(version)).detector
+    except (ArtefactError, NoModelError) as error:
+        log.warning("champion_not_used", model_version=version, reason=str(error), consequence="a first training")
+        return None
 
 
 def _same_rows(champion: Detector | None, rows: Window, settings: Settings) -> bool:

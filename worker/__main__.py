@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     alerts.add_argument("--json", action="store_true", help="records as they are, updates too, one a line")
     alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
 
+    replay = commands.add_parser("replay", help="put dead letters back into the sensors topic, once each")
+    replay.add_argument("--dry-run", action="store_true", help="only count them")
+    replay.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
     demo.add_argument("--speed", type=int, default=1300, help="vectors a second that are replayed (default 1300)")

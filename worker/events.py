@@ -131,7 +131,7 @@ class EventEncoder:
         return Outputs(getattr(self._topics, output), records.keys.take(record), told, headers)
 
     def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> Outputs:
-        """The original bytes and key, untouched; where from and why in the headers."""
+        """The original bytes, key and headers, untouched; where from and why in headers of our own."""
         records = block.records
         at = np.array([reject.record for reject in rejects], np.int64)
         headers = [
@@ -143,6 +143,7 @@ class EventEncoder:
                     ("offnormal-timestamp", b"%d" % records.timestamp[reject.record]),
                     ("offnormal-reason", reject.reason.encode()),
                     ("offnormal-error", reject.error[:500].encode("utf-8", "replace")),
+                    *(each for each in records.headers.get(reject.record, ()) if not each[0].startswith("offnormal-")),
                 ]
             )
             for reject in rejects

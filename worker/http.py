@@ -1,11 +1,15 @@
-"""Probes and metrics over HTTP. Read only; nothing of a request is ever echoed."""
+"""Probes and metrics over HTTP. Read only; nothing of a request is ever echoed. A client has some seconds in all, and
+there are so many at a time.
+"""
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -14,6 +18,9 @@ from worker.metrics import Metrics
 from worker.settings import HttpSettings
 
 log = structlog.get_logger()
+
+PATIENCE: Final = 10.0  # seconds that a request may take, its answer included
+AT_ONCE: Final = 64  # requests; more are hung up on
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,6 @@ class HttpServer:
         }
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 5  # a slow client holds one thread, not for long
             server_version = "offnormal"
             sys_version = ""
 
@@ -54,16 +60,48 @@ class HttpServer:
                 log.debug("http", line=format % args)
 
         try:
-            self._server = ThreadingHTTPServer((settings.host, settings.port), Handler)
+            self._server = _Server((settings.host, settings.port), Handler)
         except OSError as error:
             raise SettingsError(f"OFFNORMAL_HTTP__PORT: {settings.host}:{settings.port}: {error.strerror}") from None
-        self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
+        super().__init__(address, handler)
+        self._free = threading.BoundedSemaphore(AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # Not a timeout of the socket: a byte now and then would hold the thread for ever.
+        deadline = threading.Timer(PATIENCE, _hang_up, (request,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("http_failed", exc_info=True)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def _probe(health: Health, good: Callable[[Health], bool]) -> tuple[int, str, bytes]:

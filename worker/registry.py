@@ -19,13 +19,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from kafka import errors
+from pydantic import SecretStr
 
 from worker.errors import NoModelError, OffnormalError
 from worker.kafka import connection
 from worker.kafka.faults import readable_errors
 from worker.kafka.reader import Reader
 from worker.models import Artefact, ModelCard
-from worker.models.artefact import read_card
+from worker.models.artefact import check_signature, read_card
 from worker.settings import Settings
 from worker.vectors import RecordBlock
 
@@ -54,9 +55,12 @@ class AliasRecord:
 
 @dataclass
 class RegistryView:
-    """The registry as of some record: fold records in with `apply`. Holds one model's artefacts as bytes."""
+    """The registry as of some record: fold records in with `apply`. Holds one model's artefacts as bytes. With a key,
+    those that are not signed by it are not handed out.
+    """
 
     name: str
+    key: SecretStr | None = None
     artefacts: dict[str, bytes] = field(default_factory=dict)  # as written under the version's key
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
@@ -107,10 +111,12 @@ class RegistryView:
         return sorted([*self.artefacts, *(v for v in self.manifests if self._joined(v) is not None)])
 
     def artefact(self, version: str) -> bytes:
-        """Raises NoModelError where it is not there, or not whole."""
+        """Raises NoModelError where it is not there, or not whole; ArtefactError where it is not signed."""
         data = self.artefacts.get(version) or self._joined(version)
         if data is None:
             raise NoModelError(f"no artefact {self.name}/{version} in the registry, or not all of its parts")
+        if self.key is not None:
+            check_signature(data, self.key)
         return data
 
     def _joined(self, version: str) -> bytes | None:
@@ -143,7 +149,7 @@ class Registry:
 
     def view(self) -> RegistryView:
         """The registry as it stands now. Raises KafkaError."""
-        view = RegistryView(self._name)
+        view = RegistryView(self._name, self._settings.model.signing_key)
         with Reader(self._settings.kafka, self._topic) as reader:
             for block in reader.to_end():
                 view.apply(block)
@@ -151,7 +157,9 @@ class Registry:
 
     def publish(self, artefact: Artefact, who: str, why: str) -> RegistryView:
         """Writes the artefact, makes it champion, prunes old ones. Raises KafkaError."""
-        self._write(_records(artefact.card.name, artefact.card.version, artefact.dump()))
+        self._write(
+            _records(artefact.card.name, artefact.card.version, artefact.dump(self._settings.model.signing_key))
+        )
         view = self.promote(artefact.card.version, who, why)
         self._prune(view)
         return view
@@ -239,7 +247,7 @@ class RegistryFollower:
     """Follows the models topic: all models that a worker serves. Used by one thread."""
 
     def __init__(self, settings: Settings):
-        self.views = {name: RegistryView(name) for name in settings.model.names}
+        self.views = {name: RegistryView(name, settings.model.signing_key) for name in settings.model.names}
         self._reader = Reader(settings.kafka, settings.topics.models, patience=0.5)  # for ever: it is idle mostly
 
     def poll(self, timeout: float) -> bool:

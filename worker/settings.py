@@ -33,6 +33,7 @@ from pydantic_settings import (
 from worker.errors import SettingsError
 
 PREFIX = "OFFNORMAL_"
+SECRET_FILES = ("password_file", "signing_key_file")
 CONFIG_FILE = PREFIX + "CONFIG"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -73,7 +74,30 @@ Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")]
 
 
 class Section(BaseModel):
+    """A secret may lie in a file (a mounted Kubernetes secret), which `<its name>_file` names."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        found = dict(given)
+        for name in cls.model_fields:
+            file = given.get(f"{name}_file")
+            if file is None or f"{name}_file" not in SECRET_FILES:
+                continue
+            if given.get(name) is not None:
+                raise ValueError(f"{name} and {name}_file: only one of them")
+            try:
+                with open(str(file), encoding="utf-8") as opened:
+                    found[name] = opened.read().strip("\r\n")
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{name}_file: {getattr(error, 'strerror', error)}: {file}") from None
+            if not found[name]:
+                raise ValueError(f"{name}_file: {file} is empty")
+        return found
 
 
 class KafkaSettings(Section):
@@ -91,6 +115,7 @@ class KafkaSettings(Section):
     )
     username: str | None = Field(None, description="SASL user")
     password: SecretStr | None = Field(None, description="SASL password")
+    password_file: str | None = Field(None, description="a file that holds the SASL password")
     ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
     key_file: str | None = Field(None, description="PEM file of the client key")
@@ -99,6 +124,9 @@ class KafkaSettings(Section):
     )
     fetch_bytes: int = Field(
         8 * 2**20, ge=2**16, le=2**30, description="fetched ahead at most, in one answer; a larger record still comes"
+    )
+    unpacked_bytes: int = Field(
+        64 * 2**20, ge=2**20, le=2**31, description="a compressed batch that unpacks to more becomes a dead letter"
     )
     startup_timeout: Duration = Field(60.0, description="how long Kafka may be away at start before exit 4")
     session_timeout: Duration = Field(
@@ -188,6 +216,10 @@ class ModelSettings(Section):
         {}, description='other models by key: a JSON object, pattern to model name: {"press-*": "presses"}'
     )
     keep: int = Field(10, ge=1, description="artefacts kept in the registry")
+    signing_key: SecretStr | None = Field(
+        None, min_length=16, description="signs the artefacts that training makes; workers serve only these then"
+    )
+    signing_key_file: str | None = Field(None, description="a file that holds the signing key")
 
     @property
     def names(self) -> list[str]:
@@ -358,7 +390,7 @@ def _readable(error: Any) -> str:
         return f"{name}: no such setting{_suggestion(name)}"
     # A section given as a whole may hold a password: only a single value that is no secret is shown.
     value = error.get("input")
-    shown = name in known and "PASSWORD" not in name and isinstance(value, str | int | float)
+    shown = name in known and "PASSWORD" not in name and "KEY" not in name and isinstance(value, str | int | float)
     return f"{name}: {message}" + (f" (got {value!r})" if shown else "")
 
 

@@ -16,7 +16,8 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
 from worker.kafka import columns, connection, records
-from worker.kafka.columns import PartitionColumns
+from worker.kafka.columns import UNBOUNDED, PartitionColumns
+from worker.kafka.unreadable import Unreadable
 from worker.settings import KafkaSettings
 
 PLACE = TopicPartition("t", 3)
@@ -78,7 +79,14 @@ class Aborted(NamedTuple):
     first_offset: int
 
 
-def read(kind: Any, log: bytes, takes: Sequence[int], fetch_offset: int, aborted: Sequence[Aborted]) -> dict[str, Any]:
+def read(
+    kind: Any,
+    log: bytes,
+    takes: Sequence[int],
+    fetch_offset: int,
+    aborted: Sequence[Aborted],
+    **bounds: int,
+) -> dict[str, Any]:
     """All that can be seen of it: records, where to go on, and the error."""
     drained: list[Any] = []
     part = kind(
@@ -88,6 +96,7 @@ def read(kind: Any, log: bytes, takes: Sequence[int], fetch_offset: int, aborted
         isolation_level=IsolationLevel.READ_COMMITTED,
         aborted_transactions=list(aborted),
         on_drain=drained.append,
+        **bounds,
     )
     found: list[Any] = []
     error, k = "", 0
@@ -95,7 +104,7 @@ def read(kind: Any, log: bytes, takes: Sequence[int], fetch_offset: int, aborted
         try:
             taken = part.take(takes[k % len(takes)])
         except Exception as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            error = raised.why if isinstance(raised, Unreadable) else f"{type(raised).__name__}: {raised}"
             break
         k += 1
         block_of = columns.block_of if kind is PartitionColumns else records.block_of
@@ -122,10 +131,12 @@ def read(kind: Any, log: bytes, takes: Sequence[int], fetch_offset: int, aborted
     }
 
 
-def both(log: bytes, takes: Sequence[int] = (7,), at: int = 100, aborted: Sequence[Aborted] = ()) -> dict[str, Any]:
+def both(
+    log: bytes, takes: Sequence[int] = (7,), at: int = 100, aborted: Sequence[Aborted] = (), most: int = UNBOUNDED
+) -> dict[str, Any]:
     """What both give, which is the same."""
     expected = read(Fetcher.PartitionRecords, log, takes, at, aborted)
-    found = read(PartitionColumns, log, takes, at, aborted)
+    found = read(PartitionColumns, log, takes, at, aborted, most=most)
     if expected["error"]:
         # It may have gone past what compaction had left out before the damage: the same batch is fetched again.
         assert found.pop("next") >= expected.pop("next")
@@ -159,9 +170,10 @@ takes = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 
 
 @budget(max_examples=300, deadline=None)
-@given(st.lists(batch, max_size=6), takes, st.integers(95, 140), aborts)
-def test_sound_logs(batches: list[Batch], takes: list[int], at: int, aborted: list[Aborted]) -> None:
-    both(log_of(batches), takes, at, aborted)
+@given(st.lists(batch, max_size=6), takes, st.integers(95, 140), aborts, st.sampled_from([UNBOUNDED, 5000]))
+def test_sound_logs(batches: list[Batch], takes: list[int], at: int, aborted: list[Aborted], most: int) -> None:
+    """However much is decoded at a time: no batch here has 5000 bytes, and a few of them have."""
+    both(log_of(batches), takes, at, aborted, most)
 
 
 @budget(max_examples=500, deadline=None)
@@ -216,7 +228,7 @@ def test_after_an_error_the_rest_is_fetched_again() -> None:
     part = PartitionColumns(100, PLACE, MemoryRecords(bytes(log)))
     assert len(part.take(10)) == 1
     assert part
-    with pytest.raises(Exception, match="crc"):
+    with pytest.raises(Unreadable, match="crc"):
         part.take(10)
     assert not part
     assert part.next_fetch_offset == 101

@@ -45,7 +45,8 @@ def both(of: ScoringModule, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_are_those_of_the_module(kind: str, width: int) -> None:
     made = module(kind, width)
     found, expected = both(made, rows(made, 500))
-    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
+    # Sums in another order: how far they are off depends on the processor.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("n", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 7])
@@ -53,7 +54,8 @@ def test_any_number_of_rows(n: int) -> None:
     made = module("stacked", 5)
     found, expected = both(made, rows(made, n))
     assert len(found) == n
-    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
+    # Sums in another order: how far they are off depends on the processor.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e6, -1e6, 3e38, -3e38])
@@ -75,7 +77,8 @@ def test_scores_far_out_are_finite_and_equal() -> None:
     x = made.scaler.location.numpy() + 29 * made.scaler.scale.numpy() * np.sign(rows(made, 100))
     found, expected = both(made, x.astype(np.float32))
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-9)
+    # Sums in another order: how far they are off depends on the processor.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:

@@ -1,12 +1,14 @@
 """What a consumer's poll gives, made to a block: as OFFNORMAL_KAFKA__CLIENT says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 
 from worker.kafka import records
 from worker.kafka.connection import is_columnar
+from worker.kafka.unreadable import GuardedRecords
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
 
@@ -20,10 +22,13 @@ class _FirstOffset(Protocol):
 
 
 class Blocks(NamedTuple):
-    """`block_of` what a poll has given, and the `first_offset` of what it has given of one partition."""
+    """`block_of` what a poll has given, and the `first_offset` of what it has given of one partition; `of` records what
+    a poll would have given of them.
+    """
 
     block_of: _BlockOf
     first_offset: _FirstOffset
+    of: Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def blocks(consumer: KafkaConsumer, settings: KafkaSettings) -> Blocks:
@@ -31,6 +36,7 @@ def blocks(consumer: KafkaConsumer, settings: KafkaSettings) -> Blocks:
     if is_columnar(settings):
         from worker.kafka import columns
 
-        columns.install(consumer)
-        return Blocks(columns.block_of, columns.first_offset)
-    return Blocks(records.block_of, records.first_offset)
+        columns.install(consumer, settings.unpacked_bytes)
+        return Blocks(columns.block_of, columns.first_offset, columns.chunks)
+    consumer._fetcher.PartitionRecords = partial(GuardedRecords, most=settings.unpacked_bytes)
+    return Blocks(records.block_of, records.first_offset, list)

@@ -4,17 +4,19 @@ All else stays kafka-python's: connections, fetch sessions, positions, rebalance
 partition's part of a response (`Fetcher.PartitionRecords`) is replaced, by `PartitionColumns`, which has the same
 methods. It decodes what is plainly sound by itself. At the first batch that is not, be it corrupt or of an old format,
 it hands all that is left to kafka-python's own class: so both ways give the same records and the same errors.
+
+What a response unpacks to is made in parts of some `most` bytes, one at a time: a small one may unpack to a lot.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
@@ -23,12 +25,18 @@ from worker.kafka import batches, network
 from worker.kafka.batches import Batch, Columns
 from worker.kafka.compression import decompress
 from worker.kafka.outputs import decode_headers, encode_headers
+from worker.kafka.records import int64
+from worker.kafka.unreadable import GuardedRecords
 from worker.vectors import BytesColumn, Headers, RecordBlock
 
+UNBOUNDED: Final = 1 << 62
 
-def install(consumer: KafkaConsumer) -> None:
-    """From now on `consumer.poll` gives a list of chunks for each partition, instead of a list of records."""
-    consumer._fetcher.PartitionRecords = PartitionColumns
+
+def install(consumer: KafkaConsumer, most: int) -> None:
+    """From now on `consumer.poll` gives a list of chunks for each partition, instead of a list of records. A batch that
+    unpacks to more than `most` bytes is not read.
+    """
+    consumer._fetcher.PartitionRecords = partial(PartitionColumns, most=most)
     network.widen()
 
 
@@ -65,63 +73,60 @@ class PartitionColumns:
         aborted_transactions: Any = None,
         metric_aggregator: Any = None,
         on_drain: Callable[[Any], None] = lambda _: None,
+        most: int = UNBOUNDED,
     ):
         self.topic_partition = tp
         self.next_fetch_offset = fetch_offset
         self.leader_epoch = -1
-        self.records_read = 0
+        self.bytes_read, self.records_read = len(found._buffer), 0
         self._metric_aggregator, self._on_drain = metric_aggregator, on_drain
         self._drained = False
-        data = memoryview(found._buffer)
-        self.bytes_read = len(data)
-        only_committed = isolation_level == IsolationLevel.READ_COMMITTED
+        self._fetch_offset = fetch_offset
+        self._options = {"check_crcs": check_crcs, "isolation_level": isolation_level, "most": most}
+        self._aborted = _Aborted(aborted_transactions, isolation_level == IsolationLevel.READ_COMMITTED)
+        self._end = self.leader_epoch, self.next_fetch_offset
+        self._rest: Any = None
+        self._data = memoryview(found._buffer)  # what is not decoded yet
+        self._decode()
 
+    def _decode(self) -> None:
+        """As much of what is left as is plainly sound, and not too much."""
+        data, before = self._data, self._aborted.copy()
         known, end = batches.batches(np.frombuffer(data, np.uint8))
-        aborted = _Aborted(aborted_transactions, only_committed)
-        wanted, passed = _wanted(data, known, aborted, check_crcs)
-        self._columns, sound = _records(data, wanted)
+        wanted, passed = _wanted(data, known, self._aborted, self._options["check_crcs"])
+        self._columns, sound, self._goes_on = _records(data, wanted, self._options["most"])
         if sound < len(wanted):
-            aborted = _Aborted(aborted_transactions, only_committed)
-            wanted, passed = _wanted(data, known[: known.index(wanted[sound])], aborted, check_crcs)
+            self._aborted = before
+            wanted, passed = _wanted(data, known[: known.index(wanted[sound])], before, self._options["check_crcs"])
         if passed < len(known):
             end = known[passed].begin
-        self._end = self.leader_epoch, self.next_fetch_offset
         if passed:  # what the last batch says counts, whatever compaction has left of it
             last = known[passed - 1]
             self._end = last.leader_epoch, last.base_offset + last.last_offset_delta + 1
         self._epochs = [batch.leader_epoch for batch in wanted]
         self._ends = np.cumsum([batch.n for batch in wanted])
         # A batch is fetched whole, though it may be wanted from somewhere within.
-        early = self._columns.offset < fetch_offset
+        early = self._columns.offset < self._fetch_offset
         self._at = len(early) if early.all() else int(np.argmin(early))
-        self._rest: Any = None
-        if end < len(data):
-            self._rest = Fetcher.PartitionRecords(
-                fetch_offset,
-                tp,
-                MemoryRecords(data[end:]),
-                check_crcs=check_crcs,
-                isolation_level=isolation_level,
-                aborted_transactions=aborted.to_come,
-            )
-            self._rest.aborted_producer_ids = aborted.producers
-            self._rest.leader_epoch, self._rest.next_fetch_offset = self._end
+        self._data = data[end:]
 
     def __bool__(self) -> bool:
         return not self._drained
 
     def drain(self) -> None:
         if not self._drained:
-            self._drained, self._rest = True, None
+            self._drained, self._rest, self._data = True, None, memoryview(b"")
             if self._metric_aggregator:
                 self._metric_aggregator.record(self.topic_partition, self.bytes_read, self.records_read)
             self._on_drain(self)
 
     def take(self, n: int) -> Sequence[Any]:
-        """At most n records, as one chunk. Raises what kafka-python raises, once what comes before it is taken."""
+        """At most n records, as one chunk. Raises Unreadable, once what comes before it is taken."""
+        while self._at == len(self._columns.offset) and len(self._data):
+            if not self._goes_on:
+                return self._take_rest(n)
+            self._decode()
         begin, end = self._at, min(self._at + n, len(self._columns.offset))
-        if begin == end and self._rest is not None:
-            return self._take_rest(n)
         columns = Columns(self._columns.buffer, *(column[begin:end] for column in self._columns[1:]))
         self._at = end
         self.records_read += end - begin
@@ -130,11 +135,13 @@ class PartitionColumns:
             self.next_fetch_offset = int(columns.offset[-1]) + 1
         else:
             self.leader_epoch, self.next_fetch_offset = self._end
-            if self._rest is None:
+            if not len(self._data):
                 self.drain()
         return Chunk(columns)
 
     def _take_rest(self, n: int) -> Sequence[Any]:
+        if self._rest is None:
+            self._rest = self._guarded()
         rest, found = self._rest, []
         try:
             found = rest.take(n)
@@ -145,6 +152,19 @@ class PartitionColumns:
                 self.drain()
         return Chunk(_columns_of(found)) if found else ()
 
+    def _guarded(self) -> GuardedRecords:
+        """kafka-python's own class for what is left, as if it had read what comes before."""
+        made = GuardedRecords(
+            self._fetch_offset,
+            self.topic_partition,
+            MemoryRecords(self._data),
+            aborted_transactions=self._aborted.to_come,
+            **self._options,
+        )
+        made.aborted_producer_ids = self._aborted.producers
+        made.leader_epoch, made.next_fetch_offset = self._end
+        return made
+
 
 class _Aborted:
     """Whose transactions were aborted, as far as the log was read; nobody's, if uncommitted records are wanted too."""
@@ -153,6 +173,11 @@ class _Aborted:
         self.to_come = deque(sorted(transactions or [], key=lambda each: each.first_offset))
         self.producers: set[int] = set()
         self._only_committed = only_committed
+
+    def copy(self) -> "_Aborted":
+        made = _Aborted(self.to_come, self._only_committed)
+        made.producers = set(self.producers)
+        return made
 
     def drops(self, batch: Batch, data: memoryview) -> bool:
         """Takes note of what the next batch tells; True if its records are to be dropped."""
@@ -185,13 +210,22 @@ def _wanted(data: memoryview, known: Sequence[Batch], aborted: _Aborted, check_c
     return wanted, len(known)
 
 
-def _records(data: memoryview, wanted: Sequence[Batch]) -> tuple[Columns, int]:
-    """Their records, up to the first batch that is refused; and how many batches these are."""
+class _Decoded(NamedTuple):
+    columns: Columns
+    batches: int  # how many of those that were wanted these are
+    is_enough: bool  # there are more, since it would have become too much; else the next one is refused
+
+
+def _records(data: memoryview, wanted: Sequence[Batch], most: int) -> _Decoded:
+    """Their records, up to the first batch that is refused, or until they unpack to `most` bytes."""
     places = [batch._replace(begin=batch.begin + batches.HEADER) for batch in wanted]
+    is_enough = False
     if any(batch.attributes & batches.CODEC for batch in wanted):
-        data, places = _unpacked(data, places)
+        data, places, is_enough = _unpacked(data, places, most)
     whole, at = _whole(data)
-    return batches.records(whole, [place._replace(begin=place.begin + at, end=place.end + at) for place in places])
+    places = [place._replace(begin=place.begin + at, end=place.end + at) for place in places]
+    columns, sound = batches.records(whole, places)
+    return _Decoded(columns, sound, is_enough and sound == len(places))
 
 
 def _whole(data: memoryview) -> tuple[batches.Bytes, int]:
@@ -201,19 +235,22 @@ def _whole(data: memoryview) -> tuple[batches.Bytes, int]:
     return whole, np.frombuffer(data, np.uint8).ctypes.data - whole.ctypes.data
 
 
-def _unpacked(data: memoryview, packed: Sequence[Batch]) -> tuple[memoryview, list[Batch]]:
-    """The records of all these batches end to end, and where each batch's lie now."""
+def _unpacked(data: memoryview, packed: Sequence[Batch], most: int) -> tuple[memoryview, list[Batch], bool]:
+    """The records of these batches end to end, where each batch's lie now, and whether they are enough for once."""
     parts: list[Any] = []
-    places, at = [], 0
+    places: list[Batch] = []
+    at = 0
     for batch in packed:
-        try:
-            part = decompress(batch.attributes & batches.CODEC, data[batch.begin : batch.end])
-        except Exception:  # refused: kafka-python has the word
+        if at > most // 2:
             break
+        try:
+            part = decompress(batch.attributes & batches.CODEC, data[batch.begin : batch.end], most)
+        except Exception:  # refused: kafka-python has the word
+            return memoryview(b"".join(parts)), places, False
         parts.append(part)
         places.append(batch._replace(begin=at, end=at + len(part)))
         at += len(part)
-    return memoryview(b"".join(parts)), places
+    return memoryview(b"".join(parts)), places, len(places) < len(packed)
 
 
 def _columns_of(found: Sequence[Any]) -> Columns:
@@ -222,14 +259,19 @@ def _columns_of(found: Sequence[Any]) -> Columns:
     column = BytesColumn.of(parts)
     return Columns(
         np.frombuffer(column.buffer, np.uint8),
-        np.array([record.offset for record in found], np.int64),
-        np.array([record.timestamp for record in found], np.int64),
+        np.array([int64(record.offset) for record in found], np.int64),
+        np.array([int64(record.timestamp) for record in found], np.int64),
         column.start.reshape(-1, 3),
         column.length.reshape(-1, 3),
     )
 
 
 # -- chunks to a block
+
+
+def chunks(found: Sequence[Any]) -> Sequence[Chunk]:
+    """kafka-python's records, as a poll would have given them."""
+    return [Chunk(_columns_of(found))]
 
 
 def first_offset(fetched: Sequence[Chunk]) -> int:

@@ -1,7 +1,10 @@
-"""The records of a compressed batch. What these refuse, kafka-python may still take: it has the last word."""
+"""The records of a compressed batch, as long as they are not more than a bound: a few KiB may unpack to many GiB.
+
+What these refuse, kafka-python may still take: it has the last word, unless it is too much.
+"""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import lz4.frame
@@ -9,45 +12,90 @@ import snappy
 import zstandard
 
 _XERIAL: Final = b"\x82SNAPPY\x00"  # the framing of snappy-java; 16 bytes, then blocks after their lengths
+_PIECE: Final = 1 << 20
 
 
-def decompress(codec: int, data: memoryview) -> Any:
-    """Bytes, of a batch whose attributes name this codec. Raises whatever the library raises, ValueError, KeyError."""
-    return _CODECS[codec](data)
+class TooLarge(ValueError):
+    """More bytes than may be."""
 
 
-def _gzip(data: memoryview) -> bytes:
-    return _whole(zlib.decompressobj(31), data)
+def decompress(codec: int, data: memoryview, most: int) -> Any:
+    """Bytes, of a batch whose attributes name this codec. Raises TooLarge beyond `most` of them, else whatever the
+    library raises, ValueError, KeyError.
+    """
+    return _CODECS[codec](data, most)
 
 
-def _zstd(data: memoryview) -> bytes:
-    return _whole(zstandard.ZstdDecompressor().decompressobj(), data)
+def _gathered(pieces: Iterator[bytes], most: int) -> bytes:
+    found, size = [], 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size > most:
+            raise TooLarge(f"it unpacks to more than {most} bytes")
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
-def _whole(stream: Any, data: memoryview) -> bytes:
-    found: bytes = stream.decompress(data)
+def _gzip(data: memoryview, most: int) -> bytes:
+    return _gathered(_members(data, most), most)
+
+
+def _members(data: Any, most: int) -> Iterator[bytes]:
+    while data:
+        stream = zlib.decompressobj(31)
+        yield stream.decompress(data, most + 1)
+        if not stream.eof:
+            raise ValueError("it is cut off")
+        data = stream.unused_data
+
+
+def _zstd(data: memoryview, most: int) -> bytes:
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+        return _gathered(iter(lambda: reader.read(_PIECE), b""), most)
+
+
+def _lz4(data: memoryview, most: int) -> bytes:
+    stream = lz4.frame.LZ4FrameDecompressor()
+    found = _gathered(iter([stream.decompress(data, most + 1)]), most)
     if not stream.eof or stream.unused_data:
         raise ValueError("not one whole frame")
     return found
 
 
-def _snappy(data: memoryview) -> Any:
+def _snappy(data: memoryview, most: int) -> bytes:
     if bytes(data[:8]) != _XERIAL:
-        return snappy.decompress(bytes(data))
-    blocks, at = [], 16
+        return _gathered(iter([_snappy_block(data, most)]), most)
+    return _gathered(_snappy_blocks(data, most), most)
+
+
+def _snappy_blocks(data: memoryview, most: int) -> Iterator[bytes]:
+    at = 16
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big", signed=True)
         if size < 0 or at + 4 + size > len(data):
             raise ValueError("a block is cut off")
-        blocks.append(snappy.decompress(bytes(data[at + 4 : at + 4 + size])))
+        yield _snappy_block(data[at + 4 : at + 4 + size], most)
         at += 4 + size
-    return b"".join(blocks)
 
 
-_CODECS: Final[Mapping[int, Callable[[memoryview], Any]]] = {
-    0: lambda data: data,
+def _snappy_block(data: memoryview, most: int) -> bytes:
+    """Its size stands at its head, and is what the library asks the system for."""
+    size, shift = 0, 0
+    for byte in data[:5]:
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    if size > most:
+        raise TooLarge(f"it unpacks to {size} bytes, more than {most}")
+    found: bytes = snappy.decompress(bytes(data))
+    return found
+
+
+_CODECS: Final[Mapping[int, Callable[[memoryview, int], Any]]] = {
+    0: lambda data, most: data,
     1: _gzip,
     2: _snappy,
-    3: lambda data: lz4.frame.decompress(data),
+    3: _lz4,
     4: _zstd,
 }

@@ -38,8 +38,8 @@ def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
         )
     if isinstance(error, errors.MessageSizeTooLargeError):
         return KafkaError(
-            f"{doing}: an output is larger than its topic's max.message.bytes; a dead letter is as large as its record:"
-            " `python -m worker topics --verify` shows the limits"
+            f"{doing}: an event is larger than its topic's max.message.bytes: raise that, or name fewer features"
+            " (OFFNORMAL_DETECTION__TOP_FEATURES)"
         )
     if isinstance(error, errors.OffsetMetadataTooLargeError):
         return KafkaError(

@@ -2,20 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+import structlog
 from kafka.record.util import decode_varint, encode_varint
 
 from worker.template import Template, Text
 from worker.vectors import BytesColumn, Headers
+from worker.vectors.formats import LONGEST_ENTITY
+
+log = structlog.get_logger()
+
+OVERHEAD: Final = 128  # bytes of a record that stands alone, besides key, value and headers, at most
 
 
 class Output(NamedTuple):
     """One record."""
 
     topic: str
-    value: bytes
+    value: bytes | None
     key: bytes | None = None
     headers: Headers = ()
 
@@ -46,6 +52,18 @@ class Outputs(Sequence[Output]):
         columns = ([getattr(p, name).compact() for p in parts] for name in ("keys", "values", "headers"))
         return cls(parts[0].topic, *map(BytesColumn.concat, columns))
 
+    def within(self, most: int) -> "Outputs":
+        """A record that would be larger than `most` bytes goes without its value, and without its key if need be; a
+        header says so.
+        """
+        key, value, header = (np.maximum(c.length, 0) for c in (self.keys, self.values, self.headers))
+        large = key + value + header > most - OVERHEAD
+        if not large.any():
+            return self
+        log.warning("values_left_out", topic=self.topic, records=int(large.sum()), bytes=int(value[large].max()))
+        records = [_without_value(record, most) if big else record for record, big in zip(self, large, strict=True)]
+        return Outputs.of(self.topic, records)
+
     @property
     def size(self) -> int:
         """Bytes of the values."""
@@ -57,10 +75,17 @@ class Outputs(Sequence[Output]):
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
         if isinstance(i, slice):
             return list(self)[i]
-        return Output(self.topic, bytes(self.values.view(i)), self.keys[i], decode_headers(self.headers[i]))
+        return Output(self.topic, self.values[i], self.keys[i], decode_headers(self.headers[i]))
 
     def __iter__(self) -> Iterator[Output]:
         return (self[i] for i in range(len(self)))
+
+
+def _without_value(record: Output, most: int) -> Output:
+    told = f"{len(record.value or b'')} bytes: {record.topic} takes records of {most}".encode()
+    ours = [header for header in record.headers if header[0].startswith("offnormal-")]
+    key = record.key if len(record.key or b"") <= LONGEST_ENTITY else None
+    return Output(record.topic, None, key, [*ours, ("offnormal-left-out", told)])
 
 
 def encode_headers(headers: Headers) -> bytes | None:

@@ -39,16 +39,19 @@ def warm_up(outputs: Sequence[Outputs]) -> None:
 
 class Produce:
     """Hands outputs over as OFFNORMAL_KAFKA__CLIENT says: those of a topic when they make a batch, or at `flush`.
-    `sent` are the futures of whatever may fail by itself.
+    `sent` are the futures of whatever may fail by itself. `limits` are the bytes that a topic takes of one record.
     """
 
     def __init__(self, settings: KafkaSettings):
         self._columnar = is_columnar(settings)
+        self.limits: dict[str, int] = {}
         self._waiting: dict[str, list[Outputs]] = {}
         self.sent: list[Any] = []
 
     def send(self, client: KafkaProducer, outputs: Outputs) -> None:
         """Raises what the client raises."""
+        if outputs.topic in self.limits:
+            outputs = outputs.within(self.limits[outputs.topic])
         waiting = self._waiting.setdefault(outputs.topic, [])
         waiting.append(outputs)
         if sum(each.size for each in waiting) >= BATCH_BYTES:

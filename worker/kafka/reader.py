@@ -13,6 +13,7 @@ from kafka.structs import OffsetAndTimestamp
 from worker.kafka.blocks import blocks
 from worker.kafka.connection import consumer
 from worker.kafka.faults import readable, readable_errors
+from worker.kafka.unreadable import Patience, Unreadable
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
 
@@ -35,6 +36,7 @@ class Reader:
         self._max_records = max_records
         self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=int(patience * 1000))
         self._blocks = blocks(self._consumer, settings)
+        self._patience = Patience(self._consumer)
         with self._errors():
             partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
             self._partitions = [TopicPartition(topic, p) for p in partitions]
@@ -75,8 +77,13 @@ class Reader:
         return {p.partition: found[p].offset if is_found(found.get(p)) else self._ends[p] for p in self._partitions}
 
     def poll(self, timeout: float) -> RecordBlock | None:
+        """What has come; a batch that cannot be read is passed over, with an error in the log."""
         with self._errors():
-            fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=self._max_records)
+            try:
+                fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=self._max_records)
+            except Unreadable as bad:
+                self._patience.gives_up(bad)
+                return None
         return self._blocks.block_of(self.topic, fetched) if fetched else None
 
     def caught_up(self) -> bool:

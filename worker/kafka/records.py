@@ -10,6 +10,11 @@ from kafka import TopicPartition
 from worker.vectors import BytesColumn, RecordBlock
 
 
+def int64(value: int) -> int:
+    """What a batch says may not fit: 64 bits of one number are added to 64 of another."""
+    return min(max(value, -(1 << 63)), (1 << 63) - 1)
+
+
 def first_offset(fetched: Sequence[Any]) -> int:
     offset: int = fetched[0].offset
     return offset
@@ -22,8 +27,8 @@ def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Any]]) -> Rec
     return RecordBlock(
         topic=topic,
         partition=np.repeat(np.array([p.partition for p in fetched], np.int64), sizes),
-        offset=np.fromiter((r.offset for r in records), np.int64, n),
-        timestamp=np.fromiter((r.timestamp for r in records), np.int64, n),
+        offset=np.fromiter((int64(r.offset) for r in records), np.int64, n),
+        timestamp=np.fromiter((int64(r.timestamp) for r in records), np.int64, n),
         keys=BytesColumn.of([r.key for r in records]),
         values=BytesColumn.of([r.value for r in records]),
         headers={i: r.headers for i, r in enumerate(records) if r.headers},

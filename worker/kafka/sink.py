@@ -21,6 +21,7 @@ from worker.kafka.faults import Redo, fatal_in, readable, readable_errors
 from worker.kafka.outputs import Outputs
 from worker.kafka.produce import BATCH_BYTES, Produce
 from worker.kafka.source import Source
+from worker.kafka.topics import record_limits
 from worker.settings import KafkaSettings, Settings
 
 log = structlog.get_logger()
@@ -55,8 +56,10 @@ class Sink(Protocol):
         """After `discard`: makes sure that what was open is ended one way or the other. Raises Redo."""
         ...
 
-    def expect(self, topics: Iterable[str]) -> None:
-        """Looks these up, so that the first outputs need not wait for it. Raises KafkaError."""
+    def expect(self, topics: Iterable[str], limits: Mapping[str, int]) -> None:
+        """Looks these up, so that the first outputs need not wait for it; and keeps to the bytes that some of them take
+        of a record. Raises KafkaError.
+        """
         ...
 
     def close(self) -> None: ...
@@ -70,9 +73,9 @@ def open_sink(settings: Settings, source: Source) -> Sink:
     else:
         sink = AtLeastOnceSink(settings.kafka, source)
     topics = settings.topics
-    sink.expect(
-        [topics.anomalies, topics.dead_letters, topics.incidents, *(getattr(topics, o) for o in settings.outputs)]
-    )
+    # As large as what comes in makes them. The others are small.
+    large = [topics.dead_letters, *(getattr(topics, output) for output in settings.outputs)]
+    sink.expect([topics.anomalies, topics.incidents, *large], record_limits(settings.kafka, large))
     return sink
 
 
@@ -119,7 +122,8 @@ class _ProducerSink:
             self._producer = self._open(self._settings.commit_timeout)
         return self._producer
 
-    def expect(self, topics: Iterable[str]) -> None:
+    def expect(self, topics: Iterable[str], limits: Mapping[str, int]) -> None:
+        self._produce.limits.update(limits)
         with readable_errors("looking for the output topics", self._settings.bootstrap):
             for topic in topics:
                 self._ready().partitions_for(topic)

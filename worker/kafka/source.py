@@ -14,7 +14,7 @@ beside its committed offset, comes first. Records before that offset may be read
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from worker.kafka.blocks import blocks
 from worker.kafka.connection import consumer
 from worker.kafka.faults import FATAL, Redo, readable, readable_errors
 from worker.kafka.reader import is_found
+from worker.kafka.unreadable import Patience, Unreadable
 from worker.settings import KafkaSettings, start_time
 from worker.vectors import RecordBlock
 
@@ -65,6 +66,7 @@ class Source:
             metadata_max_age_ms=30_000,  # how soon added partitions are noticed
         )
         self._blocks = blocks(self._consumer, settings)
+        self._patience = Patience(self._consumer)
         self._consumer.subscribe([topic], listener=_Listener(self))
         self._await_metadata()
         self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
@@ -121,9 +123,9 @@ class Source:
             self._fetched_under = membership
         return block
 
-    def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, list[Any]]:
+    def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, Sequence[Any]]:
         try:
-            found: dict[TopicPartition, list[Any]] = self._consumer.poll(
+            found: dict[TopicPartition, Sequence[Any]] = self._consumer.poll(
                 timeout_ms=int(timeout * 1000), max_records=max_records
             )
             return found
@@ -131,6 +133,9 @@ class Source:
             self._begin(error.args[0])
         except errors.OffsetOutOfRangeError as error:
             self._skip_to_earliest(error.args[0])
+        except Unreadable as bad:
+            if self._patience.gives_up(bad):
+                return {bad.place: self._blocks.of([bad.record()])}
         return {}
 
     def rewind(self) -> None:

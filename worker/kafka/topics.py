@@ -3,17 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kafka import KafkaAdminClient
+import structlog
+from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
 from worker.errors import KafkaError
 from worker.kafka.connection import admin
 from worker.kafka.faults import readable_errors
-from worker.settings import Settings
+from worker.settings import KafkaSettings, Settings
+
+log = structlog.get_logger()
 
 _DAY = 86_400_000
-# A dead letter is its record and some headers: it must fit where the record did.
-_DEAD_LETTER_BYTES = 8 * 1024 * 1024
+# A dead letter is its record and some headers: it should fit where the record did.
+_LARGE = 8 * 1024 * 1024
+_KAFKAS_LIMIT = 1_048_588
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,15 @@ def specs(settings: Settings) -> list[TopicSpec]:
     always = [
         TopicSpec(topics.sensors, None, {"retention.ms": str(7 * _DAY)}),
         TopicSpec(topics.anomalies, None, {"retention.ms": str(30 * _DAY)}),
-        TopicSpec(
-            topics.dead_letters, None, {"retention.ms": str(30 * _DAY), "max.message.bytes": str(_DEAD_LETTER_BYTES)}
-        ),
+        TopicSpec(topics.dead_letters, None, {"retention.ms": str(30 * _DAY), "max.message.bytes": str(_LARGE)}),
         # Keyed by entity: compaction keeps the last incident of each, which a worker that takes over reads.
         TopicSpec(topics.incidents, None, {"cleanup.policy": "compact"}),
         # One partition: the order of its records is the registry's history.
         TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
     ]
-    return [*always, *(TopicSpec(getattr(topics, o), None, {"retention.ms": str(7 * _DAY)}) for o in settings.outputs)]
+    # JSON says a score in more bytes than some vectors have.
+    often = {"retention.ms": str(7 * _DAY), "max.message.bytes": str(_LARGE)}
+    return [*always, *(TopicSpec(getattr(topics, output), None, often) for output in settings.outputs)]
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,21 @@ def require(settings: Settings, names: Iterable[str]) -> None:
             client.close()
     if missing:
         raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+
+
+def record_limits(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
+    """Topic -> the bytes that it takes of one record; Kafka's default where it may not be asked."""
+    found = dict.fromkeys(names, _KAFKAS_LIMIT)
+    client = admin(settings)
+    try:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]
+        for name, config in client.describe_configs(resources, config_filter="all")["topic"].items():
+            found[name] = int(config["max.message.bytes"]["value"])
+    except (errors.KafkaError, LookupError, TypeError, ValueError) as error:
+        log.info("topic_limits_unknown", error=str(error), taken_for=_KAFKAS_LIMIT)
+    finally:
+        client.close()
+    return found
 
 
 def _differs(client: KafkaAdminClient, spec: TopicSpec) -> dict[str, str]:

@@ -6,6 +6,7 @@ its trainer got.
 """
 
 import hashlib
+import hmac
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
 
@@ -71,8 +72,10 @@ class Artefact:
         probe_x = torch.from_numpy(np.ascontiguousarray(picked))
         return cls(card, detector, probe_x, detector.score(probe_x))
 
-    def dump(self) -> bytes:
-        """The file's bytes. Its digest is the SHA-256 of the whole file with zeros in the digest's place."""
+    def dump(self, key: SecretStr | None = None) -> bytes:
+        """The file's bytes, signed if there is a key. Its digest is the SHA-256 of the whole file with zeros in the
+        places of digest and signature; the signature is the HMAC-SHA256 of the digest.
+        """
         calibration = self.detector.calibration
         tensors = {
             **{f"module.{name}": t.contiguous() for name, t in self.detector.module.state_dict().items()},
@@ -87,9 +90,12 @@ class Artefact:
         if self.detector.entities is not None:
             tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
         # One entry: the order of several is safetensors' own, and another each time.
-        told = json.dumps({"digest": _NO_DIGEST, "card": self.card.model_dump(mode="json")})
+        signature = {} if key is None else {"signature": _NO_DIGEST}
+        told = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
         data = save_tensors(tensors, metadata={"offnormal": told})
-        return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+        digest = hashlib.sha256(data).hexdigest()
+        data = data.replace(_NO_DIGEST.encode(), digest.encode(), 1)
+        return data if key is None else data.replace(_NO_DIGEST.encode(), _signature(digest, key).encode(), 1)
 
     @classmethod
     def load(cls, data: bytes) -> "Artefact":
@@ -114,17 +120,41 @@ class Artefact:
             raise ArtefactError("the probe has no score")
 
 
-def read_card(data: bytes) -> ModelCard:
-    """The model card of a file whose digest is right. Raises ArtefactError."""
+def check_signature(data: bytes, key: SecretStr) -> None:
+    """Raises ArtefactError unless whoever made the file had the key."""
+    told, digest = _told(data)
+    signature = told.get("signature")
+    if signature is None:
+        raise ArtefactError("it is not signed, and OFFNORMAL_MODEL__SIGNING_KEY asks for that: train anew")
+    if not hmac.compare_digest(_signature(digest, key).encode(), str(signature).encode("utf-8", "replace")):
+        raise ArtefactError("its signature is not by the key of OFFNORMAL_MODEL__SIGNING_KEY")
+
+
+def _signature(digest: str, key: SecretStr) -> str:
+    return hmac.new(key.get_secret_value().encode(), digest.encode(), hashlib.sha256).hexdigest()
+
+
+def _told(data: bytes) -> tuple[dict[str, Any], str]:
+    """The metadata of a file, and its digest, which is right. Raises ArtefactError."""
     try:
         size = int.from_bytes(data[:8], "little")
         told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["offnormal"])
-        digest, card = told["digest"], told["card"]
-        found, unsigned = str(digest).encode(), _NO_DIGEST.encode()
-    except (ValueError, KeyError, TypeError, RecursionError):
+        digest, unsigned = str(told["digest"]), data
+        for part in (digest, str(told.get("signature", ""))):
+            unsigned = (
+                unsigned.replace(part.encode(), _NO_DIGEST.encode(), 1) if len(part) == len(_NO_DIGEST) else unsigned
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtefactError("this is no model artefact, or it is cut off or damaged") from None
-    if len(found) != len(unsigned) or hashlib.sha256(data.replace(found, unsigned, 1)).hexdigest().encode() != found:
+    if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ArtefactError("the digest is wrong: the artefact was damaged or changed")
+    return told, digest
+
+
+def read_card(data: bytes) -> ModelCard:
+    """The model card of a file whose digest is right. Raises ArtefactError."""
+    told, _ = _told(data)
+    card = told.get("card")
     version = card.get("format_version") if isinstance(card, dict) else None
     if type(version) is not int:
         raise ArtefactError("the card has no format version")

@@ -9,7 +9,17 @@ import numpy as np
 from worker.settings import InputSettings
 from worker.vectors.block import Headers, Int64s, RecordBlock, Reject, VectorBlock
 from worker.vectors.f32 import F32
-from worker.vectors.formats import UNKNOWN_CONTENT_TYPE, Format, Parsed, Refused, milliseconds
+from worker.vectors.formats import (
+    BAD_ENTITY,
+    LONGEST_ENTITY,
+    RECORD_BATCH,
+    UNKNOWN_CONTENT_TYPE,
+    UNREADABLE,
+    Format,
+    Parsed,
+    Refused,
+    milliseconds,
+)
 from worker.vectors.json import Json
 
 CONTENT_TYPES = {
@@ -38,6 +48,8 @@ class Decoder:
         parsed: list[Parsed] = []
         nulls = len(records) - len(there)
         times: dict[int, int] = {}
+        if len(records) and records.keys.length.max() > LONGEST_ENTITY:
+            there = _without_long_keys(records, there, rejects)
         if self._time_header is not None and records.headers:
             there, times = self._header_times(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
@@ -57,9 +69,7 @@ class Decoder:
                 times[r] = header_time(told)
             except Refused as error:
                 rejects.append(Reject(r, error.reason, f"header {self._time_header}: {error}"))
-        if rejects:
-            there = np.setdiff1d(there, [reject.record for reject in rejects])
-        return there, times
+        return np.setdiff1d(there, [reject.record for reject in rejects]), times
 
     def _by_format(self, records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Sequence[tuple[str, Int64s]]:
         """Splits the records by format; nearly always there is one, and nothing to split."""
@@ -69,11 +79,21 @@ class Decoder:
         for r in there.tolist():
             given = content_type(records.headers.get(r, ()))
             name = self._default if given is None else CONTENT_TYPES.get(given)
-            if name is None:
+            if given == RECORD_BATCH:
+                told = dict(records.headers[r]).get("offnormal-error") or b""
+                rejects.append(Reject(r, UNREADABLE, told.decode("utf-8", "replace")))
+            elif name is None:
                 rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {given!r}"))
             else:
                 named.setdefault(name, []).append(r)
         return [(name, np.array(indices, np.int64)) for name, indices in named.items()]
+
+
+def _without_long_keys(records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Int64s:
+    sizes = records.keys.length[there]
+    for r, size in zip(there[sizes > LONGEST_ENTITY].tolist(), sizes[sizes > LONGEST_ENTITY].tolist(), strict=True):
+        rejects.append(Reject(r, BAD_ENTITY, f"a key of {size} bytes: {LONGEST_ENTITY} may name an entity"))
+    return there[sizes <= LONGEST_ENTITY]
 
 
 def content_type(headers: Headers) -> str | None:

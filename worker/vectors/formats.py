@@ -21,6 +21,10 @@ UNKNOWN_KEY: Final = "unknown-key"
 BAD_TIME: Final = "bad-time"
 BAD_ENTITY: Final = "bad-entity"
 UNKNOWN_CONTENT_TYPE: Final = "unknown-content-type"
+UNREADABLE: Final = "unreadable-batch"
+
+RECORD_BATCH: Final = "application/vnd.offnormal.record-batch"  # what could not be read, as if it was one record
+LONGEST_ENTITY: Final = 1024  # bytes: the name goes into every event, several times
 
 
 class Refused(Exception):

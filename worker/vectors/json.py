@@ -14,7 +14,7 @@ import orjson
 
 from worker.compiled import read_only
 from worker.vectors.block import BytesColumn, Int64s
-from worker.vectors.formats import Parsed
+from worker.vectors.formats import LONGEST_ENTITY, Parsed
 from worker.vectors.identity import UInt64s
 from worker.vectors.json_any import AnyJson
 from worker.vectors.json_loop import ENTITY, NO_TIME, REFUSED, SKIP, TIME, VALUES, parse
@@ -70,6 +70,8 @@ class Json:
             times,
             names,
         )
+        if self._entity_field is not None:
+            good &= names[:, 1] - names[:, 0] <= LONGEST_ENTITY
         taken, refused = records[good], records[~good]
         if len(refused):
             x, times, names = x[good], times[good], names[good]

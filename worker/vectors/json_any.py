@@ -16,6 +16,7 @@ import orjson
 from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
 from worker.vectors.formats import (
     BAD_ENTITY,
+    LONGEST_ENTITY,
     UNKNOWN_KEY,
     UNPARSEABLE,
     WRONG_LENGTH,
@@ -113,7 +114,9 @@ class AnyJson:
         if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
             if type(value) not in (str, int):
                 raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
-            entities[r] = str(value)
+            entities[r] = name = str(value)
+            if len(name) * 4 > LONGEST_ENTITY and len(name.encode("utf-8", "replace")) > LONGEST_ENTITY:
+                raise Refused(BAD_ENTITY, f"{self._entity_field} is longer than {LONGEST_ENTITY} bytes")
 
     def _one_by_one(
         self,

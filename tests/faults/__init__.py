@@ -1,0 +1,9 @@
+"""What Offnormal promises, under faults: `python -m tests.faults --help`.
+
+doomed.py     the worker, made to die at a named point of its loop, or with a clock that jumps
+proxy.py      a network that is slow, or stands still, or is cut
+world.py      a stream, workers, swaps of models: what goes on while something fails
+scenarios.py  what fails
+checker.py    what must have come of it, read with another client than the worker's
+fuzz.py       hostile records and batches, through a broker
+"""

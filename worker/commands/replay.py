@@ -1,0 +1,184 @@
+"""`python -m worker replay`: puts dead letters back into the sensors topic, once each, after what was wrong is mended.
+
+How far it has come is committed with what it sends, in one transaction. What still does not parse comes back as a new
+dead letter, for the next replay.
+"""
+
+import json
+from argparse import Namespace
+from collections import Counter
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
+
+from worker.errors import KafkaError
+from worker.kafka import connection
+from worker.kafka.faults import readable_errors
+from worker.kafka.topics import require
+from worker.settings import Settings
+from worker.vectors.formats import UNREADABLE
+
+OURS = "offnormal-"
+LEFT_OUT, REPLAYED = "offnormal-left-out", "offnormal-replayed"
+RECORDS_AT_ONCE = 1000
+
+
+def run(settings: Settings, arguments: Namespace) -> int:
+    """0 where all that there was has been put back, or could not be: how many, it says."""
+    topics = settings.topics
+    require(settings, [topics.dead_letters, topics.sensors])
+    with readable_errors("replaying dead letters", settings.kafka.bootstrap):
+        counts = _dry_run(settings) if arguments.dry_run else _replay(settings)
+    verb = "would be put back" if arguments.dry_run else "put back"
+    passed = {name: n for name, n in counts.items() if name != "put back"}
+    print(f"{counts['put back']:,} dead letters {verb} into {topics.sensors}")
+    for reason, n in passed.items():
+        print(f"{n:,} passed over: {reason}")
+    if arguments.json:
+        print(json.dumps({"put_back": counts["put back"], "passed_over": passed}))
+    return 0
+
+
+def _dry_run(settings: Settings) -> Counter[str]:
+    with _Letters(settings) as letters:
+        counts: Counter[str] = Counter()
+        while letters.poll():
+            for letter in letters.found:
+                counts[_passed_over(letter) or "put back"] += 1
+        return counts
+
+
+def _replay(settings: Settings) -> Counter[str]:
+    # A second replay ends the first one's transactions before it looks how far that has come.
+    client = connection.producer(
+        settings.kafka, transactional_id=_group(settings), transaction_timeout_ms=30_000, retry_backoff_ms=5
+    )
+    try:
+        client.init_transactions()
+        counts: Counter[str] = Counter()
+        with _Letters(settings) as letters, _Originals(settings) as originals:
+            partitions = set(client.partitions_for(settings.topics.sensors))
+            while letters.poll():
+                client.begin_transaction()
+                for letter in letters.found:
+                    counts[_put_back(settings, client, letter, originals, partitions)] += 1
+                client.send_offsets_to_transaction(letters.offsets(), _group(settings))
+                client.commit_transaction()
+        return counts
+    except errors.ProducerFencedError as error:
+        raise KafkaError("another replay of this group has begun, and goes on where this one has come to") from error
+    finally:
+        client.close(timeout=5)
+
+
+def _group(settings: Settings) -> str:
+    return f"{settings.kafka.group}-replay"
+
+
+def _put_back(
+    settings: Settings, client: KafkaProducer, letter: Any, originals: "_Originals", partitions: set[int]
+) -> str:
+    """-> "put back", or why it is passed over."""
+    passed_over = _passed_over(letter)
+    if passed_over:
+        return passed_over
+    headers = _headers(letter)
+    key, value, more = letter.key, letter.value, [h for h in letter.headers if not h[0].startswith(OURS)]
+    if LEFT_OUT in headers:
+        original = originals.find(int(headers["offnormal-partition"]), int(headers["offnormal-offset"]))
+        if original is None:
+            return "its bytes were left out, and the record is gone"
+        key, value, more = original.key, original.value, original.headers
+    partition = int(headers["offnormal-partition"])
+    client.send(
+        settings.topics.sensors,
+        value,
+        key,
+        [*more, (REPLAYED, f"{letter.topic}/{letter.partition}/{letter.offset}".encode())],
+        # Where its neighbours are, whose order may matter.
+        partition=partition if partition in partitions else None,
+        timestamp_ms=max(int(headers["offnormal-timestamp"]), 0),
+    )
+    return "put back"
+
+
+def _passed_over(letter: Any) -> str | None:
+    headers = _headers(letter)
+    if headers.get("offnormal-reason") == UNREADABLE:
+        return "a batch that cannot be read is no record"
+    try:
+        for name in ("partition", "offset", "timestamp"):
+            int(headers[f"offnormal-{name}"])
+    except (KeyError, ValueError):
+        return "not by a worker"
+    if letter.value is None and LEFT_OUT not in headers:
+        return "without a value"
+    return None
+
+
+def _headers(letter: Any) -> dict[str, str]:
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers if name.startswith(OURS)}
+
+
+class _Letters:
+    """The dead letters that no replay has dealt with, up to the topic's end as of now."""
+
+    def __init__(self, settings: Settings):
+        topic = settings.topics.dead_letters
+        self._consumer = connection.consumer(settings.kafka, group_id=_group(settings))
+        self._places = [TopicPartition(topic, p) for p in sorted(self._consumer.partitions_for_topic(topic) or ())]
+        self._consumer.assign(self._places)
+        self._ends = self._consumer.end_offsets(self._places)
+        first = self._consumer.beginning_offsets(self._places)
+        for place in self._places:
+            committed = self._consumer.committed(place)
+            self._consumer.seek(place, first[place] if committed is None else max(committed, first[place]))
+        self.found: list[Any] = []
+
+    def poll(self) -> bool:
+        """More of them in `found`; False at the end."""
+        while any((self._consumer.position(place) or 0) < end for place, end in self._ends.items()):
+            records = self._consumer.poll(timeout_ms=500, max_records=RECORDS_AT_ONCE)
+            self.found = [r for place, part in records.items() for r in part if r.offset < self._ends[place]]
+            if self.found:
+                return True
+        return False
+
+    def offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """After what was found."""
+        ends: dict[TopicPartition, int] = {}
+        for record in self.found:
+            ends[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        return {place: OffsetAndMetadata(end, "", -1) for place, end in ends.items()}
+
+    def __enter__(self) -> "_Letters":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close(autocommit=False)
+
+
+class _Originals:
+    """Records that were too large for a dead letter, read where they came from."""
+
+    def __init__(self, settings: Settings):
+        self._topic = settings.topics.sensors
+        self._consumer: KafkaConsumer = connection.consumer(settings.kafka)
+
+    def find(self, partition: int, offset: int) -> Any:
+        """None where retention has taken it."""
+        place = TopicPartition(self._topic, partition)
+        self._consumer.assign([place])
+        if not self._consumer.beginning_offsets([place])[place] <= offset < self._consumer.end_offsets([place])[place]:
+            return None
+        self._consumer.seek(place, offset)
+        for _ in range(20):
+            for record in self._consumer.poll(timeout_ms=500, max_records=1).get(place, ()):
+                return record if record.offset == offset else None
+        return None
+
+    def __enter__(self) -> "_Originals":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close(autocommit=False)
