@@ -64,7 +64,7 @@ class Explanation(NamedTuple):
     lags: Float32s | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth
 class Resident:
     """A model in service. Immutable: whoever holds the reference scores by one version.
 

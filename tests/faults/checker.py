@@ -27,7 +27,6 @@ class Verdict:
     dead: int = 0
     lost: list[Place] = field(default_factory=list)
     repeated: int = 0  # more than one output of a record
-    unequal: int = 0  # ... that differ
     wrong: list[Place] = field(default_factory=list)  # scores that are not the version's, dead letters with other bytes
     strange: list[Place] = field(default_factory=list)  # outputs of no record, or of the wrong kind
     uncommitted: int = 0
@@ -40,8 +39,6 @@ class Verdict:
             found.append(f"{len(self.lost)} lost, {lost} expected: {self.lost[:5]}")
         if self.repeated and not repeats:
             found.append(f"{self.repeated} repeated")
-        if self.unequal:
-            found.append(f"{self.unequal} repeated, and not the same")
         if self.wrong:
             found.append(f"{len(self.wrong)} wrong: {self.wrong[:5]}")
         if self.strange:
@@ -130,7 +127,6 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     verdict.lost = sorted(set(inputs) - set(outputs))
     verdict.strange = sorted((set(scores) - set(vectors)) | (set(dead) - (set(inputs) - set(vectors))))
     verdict.repeated = sum(len(found) - 1 for found in outputs.values())
-    verdict.unequal = sum(len({each[-1] for each in found}) > 1 for found in dead.values())
     verdict.wrong = sorted(place for place, values in dead.items() if set(values) != {inputs.get(place)})
     verdict.wrong += _wrong(scores, vectors, models)
     verdict.versions.update(found[0][0] for found in scores.values())

@@ -92,6 +92,15 @@ def test_the_same_features_keep_their_windows_and_others_have_them_filled(lane: 
     assert lane.score(records(x[:, :2].copy(), first=20)).cold == WINDOW - 1
 
 
+def test_the_same_version_may_come_again(lane: Lane) -> None:
+    """Promoted, and taken back, and promoted: it is loaded anew, and makes events like before."""
+    again = make_artefact(seed=0, window=WINDOW).dump()
+    far = np.full((WINDOW, 4), 1e6, np.float32)
+    for k in range(3):
+        lane.serve(Engine(SETTINGS).load(again))
+        assert lane.score(records(far, first=WINDOW * k)).severities
+
+
 def test_each_entity_is_scored_by_its_own_scaler() -> None:
     settings = Settings(input=InputSettings(format="f32"), model=ModelSettings(scaler="entity"))
     made = Lane(settings, Incidents(settings.incidents, "t"), EventEncoder(settings), Metrics())

@@ -41,7 +41,7 @@ class Scorer(Protocol):
     def explain(self, x: Float32s, entity: Int64s | None = None) -> Explanation: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Anomalies:
     """The k vectors of a block that are over the threshold, in columns: an alarm storm makes no object of each.
 

@@ -58,7 +58,7 @@ class ModelCard(BaseModel):
     libraries: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artefact:
     card: ModelCard
     detector: Detector

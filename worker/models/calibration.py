@@ -28,7 +28,7 @@ _LARGEST_TAIL: Final = 0.1  # share of the rows; but 10 rows at least
 _FEWEST: Final = 100  # excesses, where the tail has more: its shape would be a guess
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """`body` [g] scores in ascending order with P(S >= body) `survival` [g]; beyond `body[-1]` lies the share `beyond`,
     less than `survival[-1]` where scores are equal, with the tail (xi, sigma). No rate below `promisable` can be

@@ -78,7 +78,7 @@ class ScoringModule(nn.Module):
         return self.scaler.inverse(z + self.whitening.colour(torch.randn(z.shape, generator=generator)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detector:
     """A scoring module with its calibration and the names of its d features."""
 
