@@ -7,6 +7,7 @@ is that of the model version it names; offsets are committed to the end.
 
 import json
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,15 @@ def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     consumer = librdkafka.Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
     try:
         partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        found = consumer.committed([librdkafka.TopicPartition(topic, p) for p in partitions], timeout=30)
+        places = [librdkafka.TopicPartition(topic, p) for p in partitions]
+        for tries in range(60):
+            try:
+                found = consumer.committed(places, timeout=30)
+                break
+            except librdkafka.KafkaException:  # a broker that has just started does not coordinate yet
+                if tries == 59:
+                    raise
+                time.sleep(0.5)
         return {each.partition: each.offset for each in found if each.offset >= 0}
     finally:
         consumer.close()

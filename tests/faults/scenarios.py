@@ -462,26 +462,26 @@ def soak(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """
     with world_of(setting, rng) as world, world.pool(1) as workers:
         await_scored(world, 1000)
-        usage: list[tuple[int, int, int]] = []
+        seen: list[tuple[int, int, int]] = []
         ends, broker_at = time.monotonic() + 60 * n, time.monotonic() + 60 * max(n / 6, 0.4)
         while time.monotonic() < ends:
             guest = world.worker()
             world.busy(guest, timeout=120)
             for _ in range(8):
                 time.sleep(1)
-                usage.append(usage(workers[0].popen.pid))
+                seen.append(usage(workers[0].popen.pid))
             (guest.kill if rng.random() < 0.5 else guest.stop)()
             world.done["guests that came and went"] += 1
             if time.monotonic() > broker_at:
                 world.restart_broker()
                 await_scored(world, 500, timeout=120)
                 broker_at = time.monotonic() + 60 * max(n / 6, 0.4)
-        third = max(len(usage) // 3, 1)
+        third = max(len(seen) // 3, 1)
         complaints, told = [], []
         for name, early, late, room in zip(
             ("MiB", "files", "threads"),
-            map(max, zip(*usage[:third], strict=True)),
-            map(max, zip(*usage[-third:], strict=True)),
+            map(max, zip(*seen[:third], strict=True)),
+            map(max, zip(*seen[-third:], strict=True)),
             (40, 10, 5),
             strict=True,
         ):

@@ -3,6 +3,7 @@
 Serves what is no part of the exactly-once loop: the registry, the training window, the terminal views.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -91,14 +92,18 @@ class Reader:
         return self.has_read(self.ends())
 
     def to_end(self) -> Iterator[RecordBlock]:
-        """All records up to the end as of the start, and what comes after it without waiting."""
-        last = time.monotonic()
-        while self._partitions:
+        """All records up to the end as of the start, and what comes with them: where more come all the time, not all of
+        these.
+        """
+        last, until = time.monotonic(), math.inf
+        while self._partitions and time.monotonic() < until:
             block = self.poll(0.2)
+            if until == math.inf and self.caught_up():
+                until = time.monotonic() + 0.2
             if block is not None:
                 last = time.monotonic()
                 yield block
-            elif self.caught_up():
+            elif until < math.inf:
                 return
             elif time.monotonic() - last > self._settings.startup_timeout:
                 error = errors.KafkaTimeoutError("no more records arrive")

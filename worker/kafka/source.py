@@ -306,6 +306,9 @@ class Source:
         found = list(partitions)
         earliest = self._consumer.beginning_offsets(found)
         for partition in found:
+            if partition in self._strange:  # not read from there yet: its adoption says from where
+                self._consumer.seek(partition, earliest[partition])
+                continue
             wanted = partitions[partition] if isinstance(partitions, dict) else self._resume.get(partition)
             end = self._history.pop(partition.partition, None)
             if end is not None and wanted is not None and wanted < earliest[partition] <= end:
