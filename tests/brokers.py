@@ -81,9 +81,13 @@ class ApacheKafka:
         self._config = self.home / "server.properties"
         properties = self._properties() | {k.replace("_", "."): v for k, v in self._extra.items()}
         self._config.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
-        self._java("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(self._config)).wait()
+        formatting = ["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(self._config), *self._format_arguments()]
+        self._java("kafka.tools.StorageTool", *formatting).wait()
         self.start()
         return self
+
+    def _format_arguments(self) -> list[str]:
+        return []
 
     def __exit__(self, *_: object) -> None:
         self.kill()

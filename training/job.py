@@ -32,7 +32,7 @@ Bools = npt.NDArray[np.bool_]
 def run(settings: Settings) -> dict[str, Any]:
     """Trains, publishes, promotes; the figures of what it made. Raises OffnormalError."""
     topics = settings.topics
-    require(settings, [topics.sensors, topics.anomalies, topics.models])
+    require(settings, reads=[topics.sensors, topics.anomalies, topics.models], writes=[topics.models])
     registry = Registry(settings)
     view = registry.view()
     parent = view.champion()

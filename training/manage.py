@@ -15,7 +15,7 @@ from worker.settings import Settings
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
-    require(settings, [settings.topics.models])
+    require(settings, reads=[settings.topics.models])
     registry = Registry(settings)
     if arguments.action == "list":
         _list(registry.view(), arguments.json)

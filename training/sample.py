@@ -20,7 +20,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
         raise SettingsError(f"--rows {arguments.rows}: at least 1")
     if out.suffix not in (".npz", ".npy", ".csv"):
         raise SettingsError(f"--out {out}: .npz, .npy or .csv")
-    require(settings, [settings.topics.models])
+    require(settings, reads=[settings.topics.models])
     view = Registry(settings).view()
     champion = view.champion()
     if champion is None:

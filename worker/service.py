@@ -27,7 +27,7 @@ from worker.events import EventEncoder
 from worker.http import Health, HttpServer
 from worker.incident_log import IncidentLog
 from worker.kafka import Redo, Sink, Source, open_sink
-from worker.kafka.topics import require, specs
+from worker.kafka.topics import require
 from worker.lane import Lane, Scored
 from worker.memory import keep_freed
 from worker.metrics import Metrics
@@ -121,7 +121,13 @@ class Worker:
         keep_freed()
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
-            require(settings, [spec.name for spec in specs(settings)])
+            topics = settings.topics
+            outputs = [getattr(topics, output) for output in settings.outputs]
+            require(
+                settings,
+                reads=[topics.sensors, topics.models, topics.incidents],
+                writes=[topics.anomalies, topics.incidents, topics.dead_letters, *outputs],
+            )
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics)
             self._watcher.start()
             if self._await_champion():

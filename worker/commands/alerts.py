@@ -23,7 +23,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
     topic, line = (
         (topics.anomalies, describe.anomaly) if arguments.events else (topics.incidents, IncidentLines(settings))
     )
-    require(settings, [topic])
+    require(settings, reads=[topic])
     console = Console(highlight=False, soft_wrap=True)
     with Reader(settings.kafka, topic) as reader:
         _seek(reader, arguments.since)

@@ -26,7 +26,7 @@ RECORDS_AT_ONCE = 1000
 def run(settings: Settings, arguments: Namespace) -> int:
     """0 where all that there was has been put back, or could not be: how many, it says."""
     topics = settings.topics
-    require(settings, [topics.dead_letters, topics.sensors])
+    require(settings, reads=[topics.dead_letters, topics.sensors], writes=[topics.sensors])
     with readable_errors("replaying dead letters", settings.kafka.bootstrap):
         counts = _dry_run(settings) if arguments.dry_run else _replay(settings)
     verb = "would be put back" if arguments.dry_run else "put back"

@@ -1,18 +1,37 @@
 """The one place where connections are made: plaintext, TLS and SASL, as the settings say."""
 
+import logging
+import re
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import kafka
 import structlog
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 
+from worker.errors import KafkaError
 from worker.kafka.faults import readable_errors
+from worker.kafka.tls import RotatingContext
 from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
 # columns.py and produce.py take the place of what is not public: they were compared with these versions.
 KNOWN: Final = ("3.0.12",)
+
+_PATIENCE: Final = 3.0  # seconds, at first
+_NOISE: Final = re.compile(
+    r"^.*(?:failed: |Abort \()(?=\S)|<[^>]*>: |\[Error -?\d+\] |\w*Error: | \(_ssl\.c:\d+\)| \(backoff.*|[.) ]+$"
+)
+_FOR_GOOD: Final = (  # no patience helps
+    "CERTIFICATE",
+    "UNKNOWN_CA",
+    "HANDSHAKE_FAILURE",
+    "WRONG_VERSION_NUMBER",
+    "SaslAuthenticationFailed",
+    "UnsupportedSaslMechanism",
+)
 
 
 def is_columnar(settings: KafkaSettings) -> bool:
@@ -26,53 +45,93 @@ def is_columnar(settings: KafkaSettings) -> bool:
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client is given."""
+    """What every client is given. Raises worker.errors.KafkaError."""
     return {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap.split(",")],
-        "bootstrap_timeout_ms": int(settings.startup_timeout * 1000),
         "client_id": f"offnormal-{settings.group}",
         "reconnect_backoff_max_ms": 2000,
         "security_protocol": settings.security_protocol,
         "sasl_mechanism": settings.sasl_mechanism,
         "sasl_plain_username": settings.username,
         "sasl_plain_password": settings.password.get_secret_value() if settings.password else None,
-        "ssl_cafile": settings.ca_file,
-        "ssl_certfile": settings.cert_file,
-        "ssl_keyfile": settings.key_file,
+        "ssl_context": RotatingContext(settings) if "SSL" in settings.security_protocol else None,
     }
 
 
 def consumer(settings: KafkaSettings, **more: Any) -> KafkaConsumer:
     """A consumer that never commits, creates or resets anything by itself. Raises worker.errors.KafkaError."""
-    with readable_errors("connecting", settings.bootstrap):
-        return KafkaConsumer(
-            **options(settings)
-            | {
-                "enable_auto_commit": False,
-                "allow_auto_create_topics": False,
-                "auto_offset_reset": "none",
-                # Also what makes the broker hold back offsets of open transactions when a partition changes hands.
-                "isolation_level": "read_committed",
-            }
-            | more,
-        )
+    mine = {
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": False,
+        "auto_offset_reset": "none",
+        # Also what makes the broker hold back offsets of open transactions when a partition changes hands.
+        "isolation_level": "read_committed",
+    }
+    return _connected(KafkaConsumer, settings, settings.startup_timeout, mine | more)
 
 
-def producer(settings: KafkaSettings, **more: Any) -> KafkaProducer:
-    """A producer whose records are acknowledged by all in-sync replicas. Raises worker.errors.KafkaError."""
-    with readable_errors("connecting", settings.bootstrap):
-        return KafkaProducer(
-            **options(settings)
-            | {
-                "acks": "all",
-                "allow_auto_create_topics": False,
-                "max_request_size": 32 * 1024 * 1024,  # the broker's limit is the one that counts
-            }
-            | more,
-        )
+def producer(settings: KafkaSettings, timeout: float | None = None, **more: Any) -> KafkaProducer:
+    """A producer whose records are acknowledged by all in-sync replicas; connected within `timeout` seconds, by default
+    those of the start. Raises worker.errors.KafkaError.
+    """
+    mine = {
+        "acks": "all",
+        "allow_auto_create_topics": False,
+        "max_request_size": 32 * 1024 * 1024,  # the broker's limit is the one that counts
+    }
+    return _connected(KafkaProducer, settings, settings.startup_timeout if timeout is None else timeout, mine | more)
 
 
-def admin(settings: KafkaSettings, **more: Any) -> KafkaAdminClient:
+def admin(settings: KafkaSettings) -> KafkaAdminClient:
     """Raises worker.errors.KafkaError."""
-    with readable_errors("connecting", settings.bootstrap):
-        return KafkaAdminClient(**options(settings), **more)
+    return _connected(KafkaAdminClient, settings, settings.startup_timeout, {})
+
+
+def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float, more: dict[str, Any]) -> Any:
+    """kafka-python tries for as long as it is told, whatever it is refused for, and does not tell. So it is asked for a
+    short while first, and for longer if patience may help.
+    """
+    begin, patience = time.monotonic(), _PATIENCE
+    while True:
+        left = max(begin + timeout - time.monotonic(), 0.1)
+        with readable_errors("connecting", settings.bootstrap), _LastFailure() as failure:
+            try:
+                return make(**options(settings), bootstrap_timeout_ms=int(min(patience, left) * 1000), **more)
+            except errors.KafkaTimeoutError as error:
+                if failure.is_for_good:
+                    raise KafkaError(
+                        f"connecting: {settings.bootstrap} refuses, or is refused: {failure.text}"
+                        " (look at certificates, user and password)"
+                    ) from error
+                if left <= patience:
+                    raise KafkaError(
+                        f"connecting: no answer from {settings.bootstrap} within {timeout:g} s: {failure.text} (look at"
+                        " OFFNORMAL_KAFKA__BOOTSTRAP, OFFNORMAL_KAFKA__SECURITY_PROTOCOL and network)"
+                    ) from error
+        log.warning("kafka_not_there", waited=round(time.monotonic() - begin), error=failure.text)
+        patience *= 2
+
+
+class _LastFailure(logging.Handler):
+    """Why kafka-python does not connect: only its log knows. It is asked to be still meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text, self.is_for_good = "nobody listens there", False
+        self._log = logging.getLogger("kafka.net")
+
+    def __enter__(self) -> "_LastFailure":
+        self._log.addHandler(self)
+        self._log.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.propagate = True
+        self._log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = str(record.exc_info[1]) if record.exc_info else record.getMessage()
+        if self.is_for_good or "Unable to bootstrap" in told or not ("rror" in told or "SSL" in told):
+            return
+        self.is_for_good = any(word in told for word in _FOR_GOOD)
+        self.text = _NOISE.sub("", _NOISE.sub("", " ".join(told.split())))[:200]

@@ -46,8 +46,8 @@ def readable(error: Exception, doing: str, bootstrap: str) -> KafkaError:
             f"{doing}: the broker does not take the state beside an offset: its offset.metadata.max.bytes must be 4096,"
             " as it is by default, or more"
         )
-    text = str(error).removeprefix(f"{type(error).__name__}: ") or type(error).__name__
-    text = " ".join(text.split())[:200]
+    text = str(error).partition("Request '")[0].removeprefix(f"{type(error).__name__}: ") or type(error).__name__
+    text = " ".join(text.split())[:200].rstrip(": ")
     if isinstance(error, FATAL):
         return KafkaError(f"{doing}: {bootstrap} refuses it: {text} (look at user, password and ACLs)")
     return KafkaError(f"{doing}: no answer from {bootstrap}: {text} (look at OFFNORMAL_KAFKA__BOOTSTRAP and network)")

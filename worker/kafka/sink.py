@@ -184,7 +184,7 @@ class ExactlyOnceSink(_ProducerSink):
             delivery_timeout_ms=int(settings.session_timeout * 1000),
             request_timeout_ms=int(settings.commit_timeout * 1000),
             max_block_ms=int(min(timeout, settings.session_timeout) * 1000),
-            bootstrap_timeout_ms=int(timeout * 1000),
+            timeout=timeout,
             batch_size=BATCH_BYTES,
             # While the broker writes the last transaction's markers it answers "concurrent transactions": with the
             # default of 100 ms every transaction would wait for so long.
@@ -250,7 +250,7 @@ class AtLeastOnceSink(_ProducerSink):
             self._settings,
             batch_size=BATCH_BYTES,
             max_block_ms=int(self._settings.commit_timeout * 1000),
-            bootstrap_timeout_ms=int(timeout * 1000),
+            timeout=timeout,
             delivery_timeout_ms=int(self._settings.session_timeout * 1000),
             request_timeout_ms=int(self._settings.commit_timeout * 1000),
         )

@@ -1,7 +1,8 @@
 """The topics: which there are, with which settings they are made, and whether they are there."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 from kafka import KafkaAdminClient, errors
@@ -75,24 +76,52 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
 
 
 def partition_counts(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Topic -> number of partitions, 0 where it is not there."""
-    described = {t["name"]: t for t in client.describe_topics(list(names))}
-    return {
-        name: len(described[name]["partitions"]) if name in described and not described[name]["error_code"] else 0
-        for name in names
-    }
+    """Topic -> number of partitions, 0 where it is not there. Raises TopicAuthorizationFailedError."""
+    return {name: topic.partitions for name, topic in _described(client, names).items()}
 
 
-def require(settings: Settings, names: Iterable[str]) -> None:
-    """Raises KafkaError that names what is missing, and the command that makes it."""
+def require(settings: Settings, reads: Iterable[str] = (), writes: Iterable[str] = ()) -> None:
+    """Raises KafkaError that names the topics that are missing, and the command that makes them; or those that may not
+    be read, or written.
+    """
+    needs = [(name, "READ") for name in reads] + [(name, "WRITE") for name in writes]
     client = admin(settings.kafka)
     with readable_errors("looking for topics", settings.kafka.bootstrap):
         try:
-            missing = [name for name, count in partition_counts(client, names).items() if not count]
+            described = _described(client, {name for name, _ in needs})
         finally:
             client.close()
+        denied = [f"{operation} {name}" for name, operation in needs if operation not in described[name].may]
+        missing = list(dict.fromkeys(name for name, _ in needs if not described[name].partitions))
+        if denied and not missing:
+            raise errors.TopicAuthorizationFailedError(f"no right to {', '.join(denied)}")
     if missing:
         raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+
+
+class _Described(NamedTuple):
+    partitions: int  # 0 where the topic is not there
+    may: Container[str]  # READ, WRITE, ... where the broker tells
+
+
+class _Anything(Container[str]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def _described(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, _Described]:
+    """Raises TopicAuthorizationFailedError where one may not even be looked at."""
+    found = {name: _Described(0, _Anything()) for name in names}
+    hidden = []
+    for topic in client.describe_topics(list(found)):
+        if topic["error_code"] == errors.TopicAuthorizationFailedError.errno:
+            hidden.append(topic["name"])
+        elif not topic["error_code"]:
+            told = topic.get("authorized_operations")  # nothing from a broker that does not know of ACLs
+            found[topic["name"]] = _Described(len(topic["partitions"]), told or _Anything())
+    if hidden:
+        raise errors.TopicAuthorizationFailedError(f"no right to DESCRIBE {', '.join(sorted(hidden))}")
+    return found
 
 
 def record_limits(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:

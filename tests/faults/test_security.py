@@ -1,0 +1,237 @@
+"""TLS, passwords and ACLs, against an Apache Kafka that asks for them: what works, and what is said where it does not."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
+
+from tests.brokers import can_run_apache
+from tests.models import make_artefact, normal_rows
+from tests.secure import STORE_PASSWORD, USERS, SecureKafka
+from tests.stage import Stage, until
+from worker.models import Artefact
+from worker.settings import TopicSettings
+
+Open = Callable[..., Stage]
+SCRAM = {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "SCRAM-SHA-512", "USERNAME": "worker"}
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[SecureKafka]:
+    if not can_run_apache():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Java 17 and mvn, for a Kafka with certificates")
+    with SecureKafka() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(kafka: SecureKafka, tmp_path: Path) -> Iterator[Open]:
+    """Its own clients come in by the plain listener; `over` are the worker's settings for another one."""
+    made: list[Stage] = []
+
+    def make(listener: str, over: dict[str, str]) -> Stage:
+        s = Stage(kafka.bootstrap, tmp_path, {}).make_topics(2)
+        made.append(s)
+        s.environment |= {"OFFNORMAL_KAFKA__BOOTSTRAP": kafka.address[listener]}
+        s.environment |= {f"OFFNORMAL_KAFKA__{name}": value for name, value in over.items()}
+        return s
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def ways(kafka: SecureKafka) -> dict[str, tuple[str, dict[str, str]]]:
+    ca = {"CA_FILE": str(kafka.certificates.ca)}
+    cert, key = kafka.certificates.client()
+    password = {"PASSWORD": USERS["worker"]}
+    return {
+        "TLS": ("TLS", {"SECURITY_PROTOCOL": "SSL"} | ca),
+        "TLS, public client": ("TLS", {"SECURITY_PROTOCOL": "SSL", "CLIENT": "public"} | ca),
+        "mutual TLS": ("MUTUAL", {"SECURITY_PROTOCOL": "SSL", "CERT_FILE": str(cert), "KEY_FILE": str(key)} | ca),
+        "PLAIN": ("SASL", SCRAM | {"SASL_MECHANISM": "PLAIN"} | password | ca),
+        "SCRAM-SHA-256": ("SASL", SCRAM | {"SASL_MECHANISM": "SCRAM-SHA-256"} | password | ca),
+        "SCRAM-SHA-512": ("SASL", SCRAM | password | ca),
+    }
+
+
+@pytest.mark.parametrize("way", ["TLS", "TLS, public client", "mutual TLS", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_worker_behind_tls_and_passwords(kafka: SecureKafka, stage: Open, artefact: Artefact, way: str) -> None:
+    s = stage(*ways(kafka)[way])
+    grant(kafka, s)
+    s.publish(artefact)
+    x = normal_rows(3000, np.random.default_rng(0))
+    x[::50] += 30
+    places = s.send_rows(x)
+    worker = s.worker("--until-end")
+    assert worker.wait() == 0, worker.errors
+    assert set(s.scores()) == set(places)
+    assert len(s.events()) >= 60
+
+
+@pytest.mark.parametrize(
+    ("listener", "over", "told"),
+    [
+        ("SASL", {"PASSWORD": "planted-password-9"}, "invalid credentials"),
+        ("SASL", {"PASSWORD": "planted-password-9", "SASL_MECHANISM": "PLAIN"}, "Invalid username or password"),
+        ("TLS", {"CA_FILE": "other"}, "self-signed certificate in certificate chain"),
+        ("EXPIRED", {}, "certificate has expired"),
+        ("STRANGER", {}, "certificate is not valid for '127.0.0.1'"),
+        ("MUTUAL", {}, "bad certificate"),
+    ],
+)
+def test_what_is_refused_is_said_in_one_line(
+    kafka: SecureKafka, stage: Open, listener: str, over: dict[str, str], told: str
+) -> None:
+    ca = kafka.certificates.other_ca if over.get("CA_FILE") == "other" else kafka.certificates.ca
+    base = SCRAM if listener == "SASL" else {"SECURITY_PROTOCOL": "SSL"}
+    s = stage(listener, base | over | {"CA_FILE": str(ca)})
+    began = time.monotonic()
+    worker = s.worker()
+    assert worker.wait() == 4
+    assert time.monotonic() - began < 15, "it does not try for as long as for a broker that is away"
+    lines = [line for line in worker.errors.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, worker.errors
+    assert told in lines[0]
+    assert len(worker.errors.splitlines()) <= 4
+    assert "planted" not in worker.errors + worker.output
+
+
+def test_the_acls_of_the_documentation_suffice_and_each_is_needed(kafka: SecureKafka, stage: Open) -> None:
+    """With all of them a training, a worker, a replay and the commands work; without any one of the worker's, it says
+    what is missing and exits with 4.
+    """
+    s = stage(*ways(kafka)["SCRAM-SHA-512"])
+    s.publish(make_artefact(seed=0))
+    places = s.send_rows(normal_rows(2000, np.random.default_rng(0)))
+    s.send([b"rubbish"])
+    rights = acls(s)
+    grant(kafka, s)
+    try:
+        for command in ([], ["--until-end"]):
+            process = s.worker(*command) if command else s.training(OFFNORMAL_TRAINING__STEPS="100")
+            assert process.wait(120) == 0, process.errors
+        assert set(s.scores()) >= set(places)
+        for command in (["topics", "--verify"], ["check"], ["replay"], ["alerts", "--until-end"]):
+            process = s.worker(*command)
+            assert process.wait() == 0, process.output + process.errors
+        assert s.worker("--until-end").wait() == 0
+        assert len(s.dead_letters()) == 2, "put back once, and still no vector"
+
+        for missing in (right for right, who in rights if who.startswith("worker") and "may" not in who):
+            with admin(kafka) as client:
+                client.delete_acls([missing])
+            process = s.worker("--until-end", OFFNORMAL_KAFKA__STARTUP_TIMEOUT="5")
+            assert process.wait(60) == 4, f"{missing}: {process.errors[-2000:]}"
+            last = process.errors.splitlines()[-1]
+            assert "uthorization" in last and "ACLs" in last, last
+            with admin(kafka) as client:
+                client.create_acls([missing])
+    finally:
+        with admin(kafka) as client:
+            client.delete_acls([right for right, _ in rights])
+
+
+def test_certificates_are_read_anew(kafka: SecureKafka, stage: Open, artefact: Artefact, tmp_path: Path) -> None:
+    """Rotated while the worker runs: it connects with what lies there now, unless that cannot be read."""
+    mine = tmp_path / "cert", tmp_path / "key"
+
+    def rotate(*contents: bytes) -> None:
+        for file, content in zip(mine, contents, strict=True):
+            file.write_bytes(content)
+        kafka.kill()
+        kafka.start()
+
+    good, refused = ([file.read_bytes() for file in kafka.certificates.client(name)] for name in ("client", "other"))
+    rotate(*good)
+    over = {"SECURITY_PROTOCOL": "SSL", "CA_FILE": str(kafka.certificates.ca)}
+    s = stage("MUTUAL", over | {"CERT_FILE": str(mine[0]), "KEY_FILE": str(mine[1])})
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    rotate(b"half a certif", b"")
+    places = s.send_rows(normal_rows(200, np.random.default_rng(0)))
+    until(lambda: set(s.scores()) == set(places), 60)
+    assert worker.log("certificates_not_read")
+    rotate(*refused)
+    more = s.send_rows(normal_rows(200, np.random.default_rng(0)))
+    time.sleep(5)
+    assert set(s.scores()) == set(places), "it has connected by what it had read before"
+    rotate(*good)
+    until(lambda: set(s.scores()) == {*places, *more}, 60)
+    assert worker.stop() == 0
+
+
+def test_no_secret_is_shown(kafka: SecureKafka, stage: Open, artefact: Artefact, tmp_path: Path) -> None:
+    """Planted ones, in logs at their most talkative, in errors, help, checks and what is published."""
+    secrets = [USERS["worker"], "planted-signing-key-0001", STORE_PASSWORD]
+    for name, secret in (("password", secrets[0]), ("signing", secrets[1])):
+        (tmp_path / name).write_text(secret + "\n")
+    s = stage("SASL", SCRAM | {"CA_FILE": str(kafka.certificates.ca), "PASSWORD_FILE": str(tmp_path / "password")})
+    grant(kafka, s)
+    s.environment |= {
+        "OFFNORMAL_MODEL__SIGNING_KEY_FILE": str(tmp_path / "signing"),
+        "OFFNORMAL_LOG__LEVEL": "debug",
+    }
+    s.send_rows(normal_rows(1500, np.random.default_rng(0)))
+    s.send([b"rubbish"])
+    said = []
+    for process in (
+        s.training(OFFNORMAL_TRAINING__STEPS="100", OFFNORMAL_TRAINING__MIN_ROWS="100"),
+        s.worker("--until-end", "--profile"),
+        s.worker("check", "--json"),
+        s.worker("--help"),
+        s.worker("replay", "--json"),
+        s.worker("topics", "--verify", "--json"),
+        s.training("models", "list", "--json"),
+    ):
+        assert process.wait(120) == 0, process.errors[-2000:]
+        said.append(process.output + process.errors)
+    wrong = s.worker("check", OFFNORMAL_KAFKA__PASSWORD="planted-password-7")
+    assert wrong.wait() == 2
+    said.append(wrong.output + wrong.errors)
+    for topic in (s.topics.models, s.topics.scores, s.topics.anomalies, s.topics.dead_letters):
+        said += [repr((r.key, r.value, r.headers)) for r in s.read(topic)]
+    assert len(said) > 1500
+    for secret in [*secrets, "planted"]:
+        assert not any(secret in each for each in said), secret
+
+
+# -- ACLs
+
+
+def admin(kafka: SecureKafka) -> "closing[KafkaAdminClient]":
+    return closing(KafkaAdminClient(bootstrap_servers=kafka.bootstrap))
+
+
+def acls(s: Stage) -> list[tuple[ACL, str]]:
+    """Those of docs/security.md, with the stage's names for the defaults; and for whom each is."""
+    group = s.settings.kafka.group
+    defaults = {str(field.default): name for name, field in TopicSettings.model_fields.items()}
+    found = []
+    for line in (Path(__file__).parents[2] / "docs/security.md").read_text().splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if cells[0] not in ("Topic", "Group", "TransactionalId"):
+            continue
+        kind, told = cells[0], cells[1]
+        name = getattr(s.topics, defaults[told]) if kind == "Topic" else told.rstrip("*").replace("offnormal", group)
+        resource = ResourcePattern(
+            ResourceType["TRANSACTIONAL_ID" if kind == "TransactionalId" else kind.upper()],
+            name,
+            ACLResourcePatternType.PREFIXED if told.endswith("*") else ACLResourcePatternType.LITERAL,
+        )
+        operation = ACLOperation["DESCRIBE_CONFIGS" if cells[2] == "DescribeConfigs" else cells[2].upper()]
+        found.append((ACL("User:worker", "*", operation, ACLPermissionType.ALLOW, resource), cells[3]))
+    assert len(found) > 10
+    return found
+
+
+def grant(kafka: SecureKafka, s: Stage) -> None:
+    with admin(kafka) as client:
+        client.create_acls([right for right, _ in acls(s)])
