@@ -56,6 +56,13 @@ class HttpServer:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+                """The library's own would show what was asked."""
+                self.close_connection = True
+                self.send_response(code, "refused")
+                self.end_headers()
+                self.wfile.write(b"refused\n")
+
             def log_message(self, format: str, *args: object) -> None:
                 log.debug("http", line=format % args)
 
@@ -73,6 +80,7 @@ class HttpServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # who is not accepted at once would ask again a second later
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]):
         super().__init__(address, handler)

@@ -1,4 +1,4 @@
-"""TLS, passwords and ACLs, against an Apache Kafka that asks for them: what works, and what is said where it does not."""
+"""TLS, passwords and ACLs, against an Apache Kafka that asks for them."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 from tests.brokers import can_run_apache
 from tests.models import make_artefact, normal_rows
 from tests.secure import STORE_PASSWORD, USERS, SecureKafka
-from tests.stage import Stage, until
+from tests.stage import Process, Stage, until
 from worker.models import Artefact
 from worker.settings import TopicSettings
 
@@ -182,15 +182,17 @@ def test_no_secret_is_shown(kafka: SecureKafka, stage: Open, artefact: Artefact,
     s.send_rows(normal_rows(1500, np.random.default_rng(0)))
     s.send([b"rubbish"])
     said = []
-    for process in (
-        s.training(OFFNORMAL_TRAINING__STEPS="100", OFFNORMAL_TRAINING__MIN_ROWS="100"),
-        s.worker("--until-end", "--profile"),
-        s.worker("check", "--json"),
-        s.worker("--help"),
-        s.worker("replay", "--json"),
-        s.worker("topics", "--verify", "--json"),
-        s.training("models", "list", "--json"),
-    ):
+    commands: list[tuple[Callable[..., Process], list[str]]] = [
+        (s.training, []),
+        (s.worker, ["--until-end", "--profile"]),
+        (s.worker, ["check", "--json"]),
+        (s.worker, ["--help"]),
+        (s.worker, ["replay", "--json"]),
+        (s.worker, ["topics", "--verify", "--json"]),
+        (s.training, ["models", "list", "--json"]),
+    ]
+    for start, arguments in commands:
+        process = start(*arguments, OFFNORMAL_TRAINING__STEPS="100", OFFNORMAL_TRAINING__MIN_ROWS="100")
         assert process.wait(120) == 0, process.errors[-2000:]
         said.append(process.output + process.errors)
     wrong = s.worker("check", OFFNORMAL_KAFKA__PASSWORD="planted-password-7")

@@ -222,3 +222,23 @@ def test_every_section_is_frozen(section: str) -> None:
 )
 def test_a_start_is_a_moment(start: str, moment: float) -> None:
     assert start_time(start, now=100_000) == moment
+
+
+def test_a_secret_may_lie_in_a_file(load_with: Loader, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(SECRET + "\n")
+    found = load_with(KAFKA__PASSWORD_FILE=str(tmp_path / "password")).kafka
+    assert found.password is not None and found.password.get_secret_value() == SECRET
+    (tmp_path / "key").write_text("a signing key of some length")
+    key = load_with(MODEL__SIGNING_KEY_FILE=str(tmp_path / "key")).model.signing_key
+    assert key is not None and key.get_secret_value() == "a signing key of some length"
+
+
+def test_secret_files_that_are_wrong(load_with: Loader, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "short").write_text("hunter2")
+    both = refused(load_with, KAFKA__PASSWORD=SECRET, KAFKA__PASSWORD_FILE=str(tmp_path / "empty"))
+    assert "only one" in both and SECRET not in both
+    assert "No such file" in refused(load_with, KAFKA__PASSWORD="", KAFKA__PASSWORD_FILE=str(tmp_path / "none"))
+    assert "empty" in refused(load_with, KAFKA__PASSWORD_FILE=str(tmp_path / "empty"))
+    short = refused(load_with, KAFKA__PASSWORD_FILE="", MODEL__SIGNING_KEY_FILE=str(tmp_path / "short"))
+    assert "OFFNORMAL_MODEL__SIGNING_KEY" in short and "hunter2" not in short

@@ -19,6 +19,7 @@ RECEIVE: Final = 256 * 1024
 LARGE: Final = 64 * 1024  # bytes that a frame lacks: they are waited for
 _PATIENCE: Final = 0.02  # seconds that they are waited for at most: the event loop has other things to do
 _PAUSE: Final = 0.0005
+_PIECES: Final = 64  # of a TLS connection at a time: the event loop has other connections
 
 
 def widen() -> None:
@@ -47,7 +48,7 @@ class Frame(KafkaBytes):  # type: ignore[misc]
         return super().read(nbytes) if nbytes is not None else memoryview(self)[self.tell() :]
 
 
-class _WideReceive:
+class TcpTransport(KafkaTCPTransport):  # type: ignore[misc]
     """All but the last byte of a frame is read to its place; with that kafka-python finds the frame complete."""
 
     _sock: Any
@@ -63,7 +64,7 @@ class _WideReceive:
             if not data:
                 raise errors.KafkaConnectionError("socket disconnected")
             return data, None
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (BlockingIOError, InterruptedError):
             return b"", None
         except Exception as error:
             return b"", errors.KafkaConnectionError(error)
@@ -78,16 +79,32 @@ class _WideReceive:
                     if not received:
                         raise errors.KafkaConnectionError("socket disconnected")
                     got += received
-                except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                except (BlockingIOError, InterruptedError):
                     if len(place) - got < LARGE or time.monotonic() >= until:
                         break
                     time.sleep(_PAUSE)  # then there is more at once
         return got
 
 
-class TcpTransport(_WideReceive, KafkaTCPTransport):  # type: ignore[misc]
-    pass
+class SslTransport(KafkaSSLTransport):  # type: ignore[misc]
+    """TLS decrypts whole pieces of 16 KiB: what of these is not taken waits where no selector sees it. So all is taken
+    that has come, and none of it to its place.
+    """
 
+    _sock: ssl.SSLSocket
 
-class SslTransport(_WideReceive, KafkaSSLTransport):  # type: ignore[misc]
-    pass
+    def _sock_recv(self) -> tuple[bytes, Exception | None]:
+        found: list[bytes] = []
+        error: Exception | None = None
+        try:
+            while len(found) < _PIECES or self._sock.pending():
+                data = self._sock.recv(RECEIVE)
+                if not data:
+                    error = errors.KafkaConnectionError("socket disconnected")
+                    break
+                found.append(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except Exception as raised:
+            error = errors.KafkaConnectionError(raised)
+        return b"".join(found), error
