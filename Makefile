@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-gpu lint format lock clean
+.PHONY: help setup demo test test-faults bench bench-gpu lint format lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ demo: setup ## the whole loop on real data: broker, training, worker, a swap, a 
 
 test: setup ## all tests, on the most real Kafka to be had
 	$(BIN)/python -m pytest -q
+
+test-faults: setup ## kills, broken brokers, hostile input, TLS and ACLs: FAULTS="--full", FAULTS="kill=100 --seed 1"
+	$(BIN)/python -m pytest -q tests/faults
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 bench: setup ## throughput against a reference, latency, start, memory: writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
@@ -47,6 +51,11 @@ lock: ## pins anew, with hashes and without addresses
 	  --no-annotate --no-header --extra test -c deploy/requirements.txt pyproject.toml -o tests/requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header - -o tests/uv.txt
+
+sbom: setup ## the bill of materials of what is deployed, in CycloneDX: build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --of JSON -o build/sbom.json deploy/requirements.txt
+	@echo build/sbom.json
 
 clean: ## away with what was made
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

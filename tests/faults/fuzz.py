@@ -3,9 +3,12 @@ the broker's disk or unpack to far more than they are. Each record becomes a sco
 has no value; none harms its neighbours, and the worker neither ends, nor hangs, nor grows without bound.
 """
 
+import importlib.util
 import json
 import random
 import struct
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +19,7 @@ import confluent_kafka as librdkafka
 import numpy as np
 
 from tests.faults import checker
-from tests.faults.scenarios import Outcome, Scenario, ends_of, usage, world_of
+from tests.faults.scenarios import Outcome, Scenario, Skipped, ends_of, usage, world_of
 from tests.faults.world import Setting, World
 from tests.models import FEATURES, normal_rows
 from tests.stage import Process, until
@@ -191,6 +194,22 @@ def sizes(setting: Setting, rng: random.Random, n: int) -> Outcome:
         outcome = _summed(world, worker, Counter({"records at the limit": n}), usage(worker.popen.pid)[0])
         outcome.done["values left out"] = len(world.logged("values_left_out"))
         return outcome
+
+
+@fuzzer(5_000, 2_000_000)
+def decoders(setting: Setting, rng: random.Random, n: int) -> Outcome:
+    """Coverage-guided runs (atheris) of all that reads bytes from others; from the corpus of the repository."""
+    if importlib.util.find_spec("atheris") is None:
+        raise Skipped("atheris has no wheel for this Python")
+    found = setting.folder / "decoders"
+    found.mkdir()
+    corpus = Path(__file__).parent / "corpus"
+    command = [sys.executable, "-m", "tests.faults.fuzz_decoders", f"-runs={n}", f"-seed={rng.randrange(1, 1 << 30)}"]
+    command += ["-timeout=20", "-rss_limit_mb=4096", "-max_len=8192", f"-artifact_prefix={found}/crash-"]
+    ran = subprocess.run([*command, str(found), str(corpus)], capture_output=True, text=True, check=False)
+    last = next((line for line in reversed(ran.stderr.splitlines()) if " cov: " in line), "no coverage was told")
+    complaints = [ran.stderr[-3000:]] if ran.returncode else []
+    return Outcome({"runs": n}, f"{last.strip()[:150]}; the inputs that matter are in {found}", complaints)
 
 
 # -- batches

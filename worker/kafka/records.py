@@ -10,9 +10,9 @@ from kafka import TopicPartition
 from worker.vectors import BytesColumn, RecordBlock
 
 
-def int64(value: int) -> int:
-    """What a batch says may not fit: 64 bits of one number are added to 64 of another."""
-    return min(max(value, -(1 << 63)), (1 << 63) - 1)
+def int64(value: int | None) -> int:
+    """What a batch says may not fit: 64 bits of one number are added to 64 of another. The oldest have no time: -1."""
+    return -1 if value is None else min(max(value, -(1 << 63)), (1 << 63) - 1)
 
 
 def first_offset(fetched: Sequence[Any]) -> int:
