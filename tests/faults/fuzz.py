@@ -19,7 +19,8 @@ import confluent_kafka as librdkafka
 import numpy as np
 
 from tests.faults import checker
-from tests.faults.scenarios import Outcome, Scenario, Skipped, ends_of, usage, world_of
+from tests.faults.forgeries import forgeries
+from tests.faults.scenarios import Outcome, Scenario, Skipped, ends_of, settled, usage, world_of
 from tests.faults.world import Setting, World
 from tests.models import FEATURES, normal_rows
 from tests.stage import Process, until
@@ -210,6 +211,43 @@ def decoders(setting: Setting, rng: random.Random, n: int) -> Outcome:
     last = next((line for line in reversed(ran.stderr.splitlines()) if " cov: " in line), "no coverage was told")
     complaints = [ran.stderr[-3000:]] if ran.returncode else []
     return Outcome({"runs": n}, f"{last.strip()[:150]}; the inputs that matter are in {found}", complaints)
+
+
+@fuzzer(30, 200)
+def artefacts(setting: Setting, rng: random.Random, n: int) -> Outcome:
+    """Artefacts that were damaged or forged, each promoted under a running worker: none is served, each is refused with
+    its reason, and the model in service goes on.
+    """
+    with world_of(setting, rng, swaps=False) as world:
+        worker = world.worker()
+        world.busy(worker)
+        client, topic = producer(world), world.stage.topics.models
+        refused, complaints, reasons = 0, [], Counter[str]()
+        for name, version, written in forgeries(setting.models[1], rng, n):
+            for key_, value, headers_ in written:
+                put(client, topic=topic, key=key_, value=value, headers=headers_, partition=0)
+            alias = {"version": version, "who": "forger", "when": "now", "why": name}
+            put(client, topic=topic, key="alias/default/champion", value=json.dumps(alias), partition=0)
+            client.flush(60)
+            try:
+                until(lambda: any(line["model_version"] == version for line in worker.log("model_refused")), 20)  # noqa: B023
+            except AssertionError:
+                complaints.append(f"{name} was not refused: {worker.errors[-800:]}")
+                break
+            refused += 1
+            reasons[next(x for x in worker.log("model_refused") if x["model_version"] == version)["reason"][:40]] += 1
+        in_service = [line["model_version"] for line in worker.log("model_in_service")]
+        if in_service != [setting.models[0].card.version]:
+            complaints.append(f"in service were {in_service}")
+        if worker.popen.poll() is not None:
+            complaints.append(f"the worker has ended: {worker.errors[-2000:]}")
+        most = usage(worker.popen.pid)[0]
+        assert worker.stop(30) == 0
+        world.stage.publish(setting.models[0])
+        outcome = settled(world)
+        outcome.done |= {"artefacts refused": refused}
+        seen = f"{outcome.seen}; {len(reasons)} different reasons; {most} MiB"
+        return Outcome(outcome.done, seen, outcome.complaints + complaints)
 
 
 # -- batches
