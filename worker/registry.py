@@ -34,6 +34,7 @@ Alias = Literal["champion", "challenger"]
 
 # A broker takes records of 1 MiB unless told otherwise; a part leaves room for its key and headers.
 PART_BYTES: Final = 900_000
+_HALF_FOR: Final = 3600.0  # seconds for which somebody may still be writing the other parts
 _MANIFEST: Final = b"application/vnd.offnormal.manifest+json"
 
 
@@ -109,6 +110,11 @@ class RegistryView:
     def versions(self) -> list[str]:
         """Whole artefacts, oldest first: a version begins with its time."""
         return sorted([*self.artefacts, *(v for v in self.manifests if self._joined(v) is not None)])
+
+    def halves(self, before: float) -> list[str]:
+        """Versions made before this time (s) of which there are parts, and no manifest: a training was killed."""
+        then = f"{datetime.fromtimestamp(before, UTC):%Y%m%dT%H%M%S}"
+        return [v for v, parts in self.parts.items() if parts and v not in self.manifests and v < then]
 
     def artefact(self, version: str) -> bytes:
         """Raises NoModelError where it is not there, or not whole; ArtefactError where it is not signed."""
@@ -200,7 +206,7 @@ class Registry:
         named = {record.version for record in view.aliases.values()}
         spare = [version for version in view.versions() if version not in named]
         room = max(self._settings.model.keep - len(named), 0)
-        for version in spare[: len(spare) - room]:
+        for version in [*spare[: len(spare) - room], *view.halves(time.time() - _HALF_FOR)]:
             keys = [f"artefact/{self._name}/{version}"]
             keys += [f"artefact/{self._name}/{version}/part/{i}" for i in view.parts.get(version, {})]
             self._write([(key, None, []) for key in keys])

@@ -168,6 +168,31 @@ def garbage(setting: Setting, rng: random.Random, n: int) -> Outcome:
         return outcome
 
 
+@fuzzer(3, 20)
+def replay(setting: Setting, rng: random.Random, n: int) -> Outcome:
+    """`worker replay` killed at random moments: each dead letter is put back, once."""
+    with quiet_world(setting, rng) as world:
+        topic, count = world.stage.topics.sensors, 20_000
+        client = producer(world)
+        for k in range(count):
+            put(client, topic=topic, key=b"e%d" % (k % 9), value=b"rubbish %d" % k)
+        client.flush(60)
+        world.drain()
+        for _ in range(n):
+            process = world.stage.worker("replay")
+            time.sleep(rng.uniform(0.5, 3.0))
+            process.kill()
+            world.done["kill -9 of a replay" if process.popen.returncode else "replays done before"] += 1
+        last = world.stage.worker("replay", "--json")
+        assert last.wait(120) == 0, last.errors[-2000:]
+        told = [dict(m.headers() or ()).get("offnormal-replayed") for m in checker.read(world.bootstrap, topic)]
+        back = Counter(each for each in told if each)
+        complaints = [] if len(back) == count else [f"{count} dead letters, and {len(back)} were put back"]
+        twice = sum(times > 1 for times in back.values())
+        complaints += [f"{twice} were put back twice"] if twice else []
+        return Outcome(dict(world.done), f"{count:,} dead letters, {len(back):,} put back, {twice} twice", complaints)
+
+
 @fuzzer(12, 60)
 def sizes(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """Records at the broker's limit: vectors, rubbish, keys, headers, many rows whose scores are larger than they."""

@@ -1,5 +1,7 @@
 """The columnar client and kafka-python's public API, against a real Kafka: the same records in, the same work done."""
 
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -66,6 +68,28 @@ def test_both_read_the_same_whatever_the_producer(stage: MakeStage, apache: Brok
     assert columnar == public
     assert len(columnar) == 5 * 200
     assert not any(b"abort" in (value or b"") for *_, value, _ in columnar)
+
+
+def test_a_reader_ends_where_its_topic_ended_even_if_more_comes_all_the_time(stage: MakeStage, apache: Broker) -> None:
+    """A training beside a busy input."""
+    s = stage().make_topics(1)
+    s.send([b"before"] * 1000)
+    stop = threading.Event()
+
+    def feed() -> None:
+        while not stop.is_set():
+            s.send([b"more"] * 20)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        began = time.monotonic()
+        found = read(s, "columnar")
+        assert time.monotonic() - began < 10
+    finally:
+        stop.set()
+        feeder.join()
+    assert len(found) >= 1000
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -140,6 +141,23 @@ def test_old_artefacts_are_pruned_and_never_the_champion(stage: MakeStage, broke
     view = registry.Registry(s.settings).view()
     assert len(view.versions()) == 2
     assert view.champion() == made[-1].card.version in view.versions()
+
+
+def test_the_next_training_cleans_up_after_one_that_was_killed(
+    stage: MakeStage, broker: Broker, artefact: Artefact
+) -> None:
+    """Parts without a manifest: those of an hour ago go, those that somebody may be writing stay."""
+    s = stage().make_topics(1)
+    fresh = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-aaaaaa"
+    producer = KafkaProducer(bootstrap_servers=s.bootstrap)
+    for version in ("20260101T000000-aaaaaa", fresh):
+        for part in range(2):
+            producer.send(s.topics.models, b"part", f"artefact/default/{version}/part/{part}".encode())
+    producer.flush(10)
+    producer.close()
+    s.publish(artefact)
+    view = registry.Registry(s.settings).view()
+    assert {version for version, parts in view.parts.items() if parts} == {fresh}
 
 
 def test_training_makes_a_champion_from_the_recent_window(
