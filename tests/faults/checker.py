@@ -2,7 +2,8 @@
 nothing of the worker's code but the names of topics and headers.
 
 Every row of the input is scored exactly once, or its record dead-lettered exactly once, with its own bytes; the score
-is that of the model version it names; offsets are committed to the end.
+is that of the model version it names; there is one event for each row whose p-value is within the budget, and for no
+other; offsets are committed to the end.
 """
 
 import json
@@ -27,7 +28,8 @@ class Verdict:
     scored: int = 0
     dead: int = 0
     lost: list[Place] = field(default_factory=list)
-    repeated: int = 0  # more than one output of a record
+    events: int = 0
+    repeated: int = 0  # more than one output of a record, or event of a row
     wrong: list[Place] = field(default_factory=list)  # scores that are not the version's, dead letters with other bytes
     strange: list[Place] = field(default_factory=list)  # outputs of no record, or of the wrong kind
     uncommitted: int = 0
@@ -51,7 +53,8 @@ class Verdict:
     def __str__(self) -> str:
         return (
             f"{self.records:,} records: {self.scored:,} scored by {len(self.versions)} versions, {self.dead:,}"
-            f" dead-lettered, {len(self.lost)} lost, {self.repeated} repeated, {len(self.wrong)} wrong"
+            f" dead-lettered, {self.events:,} events, {len(self.lost)} lost, {self.repeated} repeated,"
+            f" {len(self.wrong)} wrong"
         )
 
 
@@ -113,19 +116,24 @@ def vector(value: bytes | None, width: int) -> list[float] | None:
     return found if all(map(math.isfinite, found)) and max(map(abs, found)) < 3.4e38 else None
 
 
-def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline], width: int) -> Verdict:
-    """`topics` has the names sensors, scores and dead_letters; `models` score offline, by version."""
+def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline], width: int, budget: float) -> Verdict:
+    """`topics` has the names sensors, scores, anomalies and dead_letters; `models` score offline, by version; `budget`
+    is the false-alarm rate.
+    """
     verdict = Verdict()
     inputs = {(m.partition(), m.offset()): m.value() for m in read(bootstrap, topics.sensors)}
     verdict.records = len(inputs)
     vectors = {place: x for place, value in inputs.items() if (x := vector(value, width)) is not None}
 
     scores: dict[Place, list[tuple[str, float]]] = defaultdict(list)
+    p_values: dict[Place, float] = {}
     for message in read(bootstrap, topics.scores):
         headers = dict(message.headers())
         _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
-        ((score, _p_value),) = json.loads(message.value())["rows"]
-        scores[int(partition), int(offset)].append((headers["offnormal-model"].decode().split("/")[1], score))
+        ((score, p_value),) = json.loads(message.value())["rows"]
+        place = int(partition), int(offset)
+        scores[place].append((headers["offnormal-model"].decode().split("/")[1], score))
+        p_values[place] = min(p_value, p_values.get(place, 1.0))  # a repeat may be by another version
     dead: dict[Place, list[bytes]] = defaultdict(list)
     for message in read(bootstrap, topics.dead_letters):
         headers = dict(message.headers())
@@ -138,6 +146,7 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     verdict.repeated = sum(len(found) - 1 for found in outputs.values())
     verdict.wrong = sorted(place for place, values in dead.items() if set(values) != {inputs.get(place)})
     verdict.wrong += _wrong(scores, vectors, models)
+    _judge_events(bootstrap, topics.anomalies, p_values, budget, verdict)
     verdict.versions.update(found[0][0] for found in scores.values())
     ends: dict[int, int] = {}
     for partition, offset in inputs:
@@ -145,6 +154,18 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     at = committed(bootstrap, group, topics.sensors)
     verdict.uncommitted = sum(max(end - at.get(partition, 0), 0) for partition, end in ends.items())
     return verdict
+
+
+def _judge_events(bootstrap: str, topic: str, p_values: Mapping[Place, float], budget: float, verdict: Verdict) -> None:
+    """A p-value that is the budget to its last digits may be on either side."""
+    events: Counter[Place] = Counter()
+    for message in read(bootstrap, topic):
+        _, partition, offset, _row = json.loads(message.value())["id"].rsplit("/", 3)
+        events[int(partition), int(offset)] += 1
+    verdict.events = len(events)
+    verdict.repeated += events.total() - len(events)
+    verdict.lost += sorted(place for place, p in p_values.items() if p < budget * 0.999 and place not in events)
+    verdict.strange += sorted(place for place in events if p_values.get(place, 1.0) > budget * 1.001)
 
 
 def _wrong(

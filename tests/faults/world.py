@@ -168,7 +168,9 @@ class World:
 
     def verdict(self) -> checker.Verdict:
         offline = {model.card.version: _offline(model) for model in self._models}
-        return checker.check(self.bootstrap, self.stage.topics, self.stage.settings.kafka.group, offline, len(FEATURES))
+        settings = self.stage.settings
+        budget = settings.detection.false_alarm_rate
+        return checker.check(self.bootstrap, settings.topics, settings.kafka.group, offline, len(FEATURES), budget)
 
     def knows(self, models: Sequence[Artefact]) -> None:
         """Which versions may have scored."""
