@@ -45,6 +45,7 @@ def test_updates_are_shown_only_where_something_changed() -> None:
 def test_a_line_escapes_what_others_have_named() -> None:
     line = describe.incident(incident(1, "[red]x", 0), ["[bold]y", "a", "b", "c"])
     assert r"\[red]x" in line and r"\[bold]y" in line and "and 1 more" in line
+    assert "\x1b" not in describe.incident(incident(1, "press\x1b[2J\u202e", 0), ["\x1b]0;title\x07"])
 
 
 @pytest.mark.parametrize("name", sorted(incident(1, "a", 0)["data"]))
