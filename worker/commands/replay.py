@@ -7,20 +7,22 @@ dead letter, for the next replay.
 import json
 from argparse import Namespace
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from worker.errors import KafkaError
 from worker.kafka import connection
 from worker.kafka.faults import readable_errors
-from worker.kafka.topics import require
+from worker.kafka.produce import sendable
+from worker.kafka.topics import record_limits, require
+from worker.kafka.unreadable import Patience, Unreadable, guard
 from worker.settings import Settings
 from worker.vectors.formats import UNREADABLE
 
 OURS = "offnormal-"
 LEFT_OUT, REPLAYED = "offnormal-left-out", "offnormal-replayed"
-RECORDS_AT_ONCE = 1000
+RECORDS_AT_ONCE = 200
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -44,7 +46,7 @@ def _dry_run(settings: Settings) -> Counter[str]:
         counts: Counter[str] = Counter()
         while letters.poll():
             for letter in letters.found:
-                counts[_passed_over(letter) or "put back"] += 1
+                counts[_passed_over(settings, letter) or "put back"] += 1
         return counts
 
 
@@ -57,11 +59,14 @@ def _replay(settings: Settings) -> Counter[str]:
         client.init_transactions()
         counts: Counter[str] = Counter()
         with _Letters(settings) as letters, _Originals(settings) as originals:
-            partitions = set(client.partitions_for(settings.topics.sensors))
             while letters.poll():
+                # All are found before the transaction begins, whose time is short.
+                records = [_restored(settings, letter, originals) for letter in letters.found]
                 client.begin_transaction()
-                for letter in letters.found:
-                    counts[_put_back(settings, client, letter, originals, partitions)] += 1
+                for record in records:
+                    if not isinstance(record, str):
+                        _send(settings, client, record)
+                    counts[record if isinstance(record, str) else "put back"] += 1
                 client.send_offsets_to_transaction(letters.offsets(), _group(settings))
                 client.commit_transaction()
         return counts
@@ -75,34 +80,48 @@ def _group(settings: Settings) -> str:
     return f"{settings.kafka.group}-replay"
 
 
-def _put_back(
-    settings: Settings, client: KafkaProducer, letter: Any, originals: "_Originals", partitions: set[int]
-) -> str:
-    """-> "put back", or why it is passed over."""
-    passed_over = _passed_over(letter)
+class _Restored(NamedTuple):
+    """A record as it was, and where."""
+
+    value: bytes | None
+    key: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    partition: int
+    timestamp: int
+
+
+def _restored(settings: Settings, letter: Any, originals: "_Originals") -> "_Restored | str":
+    """The record of a letter, or why it is passed over. Raises KafkaError."""
+    passed_over = _passed_over(settings, letter)
     if passed_over:
         return passed_over
     headers = _headers(letter)
-    key, value, more = letter.key, letter.value, [h for h in letter.headers if not h[0].startswith(OURS)]
+    partition, offset = int(headers["offnormal-partition"]), int(headers["offnormal-offset"])
+    found = letter
     if LEFT_OUT in headers:
-        original = originals.find(int(headers["offnormal-partition"]), int(headers["offnormal-offset"]))
-        if original is None:
+        found = originals.find(partition, offset)
+        if found is None:
             return "its bytes were left out, and the record is gone"
-        key, value, more = original.key, original.value, original.headers
-    partition = int(headers["offnormal-partition"])
+    if originals.is_too_large(found):
+        return f"larger than {settings.topics.sensors} takes, uncompressed"
+    replayed = (REPLAYED, f"{letter.topic}/{letter.partition}/{letter.offset}".encode())
+    more = [header for header in found.headers if not header[0].startswith(OURS)]
+    return _Restored(found.value, found.key, [*more, replayed], partition, max(int(headers["offnormal-timestamp"]), 0))
+
+
+def _send(settings: Settings, client: KafkaProducer, record: _Restored) -> None:
+    topic = settings.topics.sensors
+    # Where its neighbours are, whose order may matter.
+    there = record.partition in client.partitions_for(topic)
     client.send(
-        settings.topics.sensors,
-        value,
-        key,
-        [*more, (REPLAYED, f"{letter.topic}/{letter.partition}/{letter.offset}".encode())],
-        # Where its neighbours are, whose order may matter.
-        partition=partition if partition in partitions else None,
-        timestamp_ms=max(int(headers["offnormal-timestamp"]), 0),
+        topic,
+        *sendable(record.value, record.key, record.headers),
+        partition=record.partition if there else None,
+        timestamp_ms=record.timestamp,
     )
-    return "put back"
 
 
-def _passed_over(letter: Any) -> str | None:
+def _passed_over(settings: Settings, letter: Any) -> str | None:
     headers = _headers(letter)
     if headers.get("offnormal-reason") == UNREADABLE:
         return "a batch that cannot be read is no record"
@@ -111,6 +130,8 @@ def _passed_over(letter: Any) -> str | None:
             int(headers[f"offnormal-{name}"])
     except (KeyError, ValueError):
         return "not by a worker"
+    if headers.get("offnormal-topic") != settings.topics.sensors:
+        return "of another topic"
     if letter.value is None and LEFT_OUT not in headers:
         return "without a value"
     return None
@@ -126,6 +147,8 @@ class _Letters:
     def __init__(self, settings: Settings):
         topic = settings.topics.dead_letters
         self._consumer = connection.consumer(settings.kafka, group_id=_group(settings))
+        guard(self._consumer, settings.kafka.unpacked_bytes)
+        self._patience = Patience(self._consumer)
         self._places = [TopicPartition(topic, p) for p in sorted(self._consumer.partitions_for_topic(topic) or ())]
         self._consumer.assign(self._places)
         self._ends = self._consumer.end_offsets(self._places)
@@ -138,7 +161,11 @@ class _Letters:
     def poll(self) -> bool:
         """More of them in `found`; False at the end."""
         while any((self._consumer.position(place) or 0) < end for place, end in self._ends.items()):
-            records = self._consumer.poll(timeout_ms=500, max_records=RECORDS_AT_ONCE)
+            try:
+                records = self._consumer.poll(timeout_ms=500, max_records=RECORDS_AT_ONCE)
+            except Unreadable as bad:
+                self._patience.gives_up(bad)
+                continue
             self.found = [r for place, part in records.items() for r in part if r.offset < self._ends[place]]
             if self.found:
                 return True
@@ -164,9 +191,15 @@ class _Originals:
     def __init__(self, settings: Settings):
         self._topic = settings.topics.sensors
         self._consumer: KafkaConsumer = connection.consumer(settings.kafka)
+        self._limit = record_limits(settings.kafka, [self._topic])[self._topic]
+
+    def is_too_large(self, record: Any) -> bool:
+        """It may have come compressed."""
+        headers = sum(len(name) + len(value or b"") + 10 for name, value in record.headers)
+        return len(record.value or b"") + len(record.key or b"") + headers + 200 > self._limit
 
     def find(self, partition: int, offset: int) -> Any:
-        """None where retention has taken it."""
+        """None where retention has taken it. Raises what the client raises."""
         place = TopicPartition(self._topic, partition)
         self._consumer.assign([place])
         if not self._consumer.beginning_offsets([place])[place] <= offset < self._consumer.end_offsets([place])[place]:
@@ -175,7 +208,7 @@ class _Originals:
         for _ in range(20):
             for record in self._consumer.poll(timeout_ms=500, max_records=1).get(place, ()):
                 return record if record.offset == offset else None
-        return None
+        raise errors.KafkaTimeoutError(f"{place} brings no record at {offset}, where there should be one")
 
     def __enter__(self) -> "_Originals":
         return self

@@ -199,8 +199,6 @@ def _headers_end(buffer, at, end, count):
         is_name = part % 2 == 0
         if size > np.int64(end - at) or (is_name and size < 0):
             return end + _ONE
-        for _ in range(size):
-            if is_name and buffer[at] >= 0x80:  # it may be no UTF-8
-                return end + _ONE
-            at += _ONE
+        if size > 0:
+            at += np.uint64(size)
     return at

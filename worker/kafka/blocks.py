@@ -1,14 +1,13 @@
 """What a consumer's poll gives, made to a block: as OFFNORMAL_KAFKA__CLIENT says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 
 from worker.kafka import records
 from worker.kafka.connection import is_columnar
-from worker.kafka.unreadable import GuardedRecords
+from worker.kafka.unreadable import guard
 from worker.settings import KafkaSettings
 from worker.vectors import RecordBlock
 
@@ -38,5 +37,5 @@ def blocks(consumer: KafkaConsumer, settings: KafkaSettings) -> Blocks:
 
         columns.install(consumer, settings.unpacked_bytes)
         return Blocks(columns.block_of, columns.first_offset, columns.chunks)
-    consumer._fetcher.PartitionRecords = partial(GuardedRecords, most=settings.unpacked_bytes)
+    guard(consumer, settings.unpacked_bytes)
     return Blocks(records.block_of, records.first_offset, list)

@@ -26,7 +26,7 @@ from worker.kafka.batches import Batch, Columns
 from worker.kafka.compression import decompress
 from worker.kafka.outputs import decode_headers, encode_headers
 from worker.kafka.records import int64
-from worker.kafka.unreadable import GuardedRecords
+from worker.kafka.unreadable import GuardedRecords, bound
 from worker.vectors import BytesColumn, Headers, RecordBlock
 
 UNBOUNDED: Final = 1 << 62
@@ -37,7 +37,13 @@ def install(consumer: KafkaConsumer, most: int) -> None:
     unpacks to more than `most` bytes is not read.
     """
     consumer._fetcher.PartitionRecords = partial(PartitionColumns, most=most)
+    bound(consumer, most, _bytes)
     network.widen()
+
+
+def _bytes(found: Sequence["Chunk"]) -> int:
+    """That these keep in memory."""
+    return sum({chunk.columns.buffer.ctypes.data: chunk.columns.buffer.nbytes for chunk in found}.values())
 
 
 class Chunk(Sequence["Chunk"]):
@@ -245,6 +251,8 @@ def _unpacked(data: memoryview, packed: Sequence[Batch], most: int) -> tuple[mem
             break
         try:
             part = decompress(batch.attributes & batches.CODEC, data[batch.begin : batch.end], most)
+        except MemoryError:
+            raise
         except Exception:  # refused: kafka-python has the word
             return memoryview(b"".join(parts)), places, False
         parts.append(part)

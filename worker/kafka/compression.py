@@ -3,6 +3,7 @@
 What these refuse, kafka-python may still take: it has the last word, unless it is too much.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -13,6 +14,7 @@ import zstandard
 
 _XERIAL: Final = b"\x82SNAPPY\x00"  # the framing of snappy-java; 16 bytes, then blocks after their lengths
 _PIECE: Final = 1 << 20
+_MEMBERS: Final = 1000
 
 
 class TooLarge(ValueError):
@@ -41,7 +43,11 @@ def _gzip(data: memoryview, most: int) -> bytes:
 
 
 def _members(data: Any, most: int) -> Iterator[bytes]:
-    while data:
+    for n in itertools.count():
+        if not data:
+            return
+        if n == _MEMBERS:
+            raise TooLarge(f"more than {_MEMBERS} members")
         stream = zlib.decompressobj(31)
         yield stream.decompress(data, most + 1)
         if not stream.eof:
@@ -56,10 +62,16 @@ def _zstd(data: memoryview, most: int) -> bytes:
 
 def _lz4(data: memoryview, most: int) -> bytes:
     stream = lz4.frame.LZ4FrameDecompressor()
-    found = _gathered(iter([stream.decompress(data, most + 1)]), most)
+    found = _gathered(_lz4_pieces(stream, data), most)
     if not stream.eof or stream.unused_data:
         raise ValueError("not one whole frame")
     return found
+
+
+def _lz4_pieces(stream: Any, data: memoryview) -> Iterator[bytes]:
+    yield stream.decompress(data, _PIECE)  # it asks the system for so much, whatever comes of it
+    while not stream.eof and not stream.needs_input:
+        yield stream.decompress(b"", _PIECE)
 
 
 def _snappy(data: memoryview, most: int) -> bytes:

@@ -1,5 +1,6 @@
 """The one place where connections are made: plaintext, TLS and SASL, as the settings say."""
 
+import contextlib
 import logging
 import re
 import time
@@ -9,6 +10,7 @@ from typing import Any, Final
 import kafka
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.net.compat import KafkaNetClient
 
 from worker.errors import KafkaError
 from worker.kafka.faults import readable_errors
@@ -92,12 +94,21 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
     short while first, and for longer if patience may help.
     """
     begin, patience = time.monotonic(), _PATIENCE
+    made: list[KafkaNetClient] = []
+
+    def remember(*arguments: Any, **config: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(*arguments, **config))
+        return made[-1]
+
     while True:
         left = max(begin + timeout - time.monotonic(), 0.1)
         with readable_errors("connecting", settings.bootstrap), _LastFailure() as failure:
             try:
-                return make(**options(settings), bootstrap_timeout_ms=int(min(patience, left) * 1000), **more)
+                tried = int(min(patience, left) * 1000)
+                return make(**options(settings), bootstrap_timeout_ms=tried, kafka_client=remember, **more)
             except errors.KafkaTimeoutError as error:
+                with contextlib.suppress(Exception):  # what failed has left it running
+                    made[-1].close()
                 if failure.is_for_good:
                     raise KafkaError(
                         f"connecting: {settings.bootstrap} refuses, or is refused: {failure.text}"

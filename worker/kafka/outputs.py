@@ -110,7 +110,7 @@ def decode_headers(data: bytes | None) -> Headers:
     found = []
     for _ in range(count):
         size, at = decode_varint(data, at)
-        name, at = data[at : at + size].decode(), at + size
+        name, at = data[at : at + size].decode("utf-8", "replace"), at + size
         size, at = decode_varint(data, at)
         found.append((name, data[at : at + size] if size >= 0 else None))
         at += max(size, 0)

@@ -22,7 +22,7 @@ from worker.compiled import compiled, read_only
 from worker.kafka.connection import is_columnar
 from worker.kafka.outputs import Outputs
 from worker.settings import KafkaSettings
-from worker.vectors import BytesColumn
+from worker.vectors import BytesColumn, Headers
 
 Int64s = npt.NDArray[np.int64]
 
@@ -35,6 +35,11 @@ def warm_up(outputs: Sequence[Outputs]) -> None:
     for each in outputs:
         _murmur2(*_arrays(each.keys), np.empty(len(each), np.int64))
         _encode(each, np.arange(len(each)))
+
+
+def sendable(value: bytes | None, key: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, list[Any]]:
+    """What kafka-python takes: not all that Kafka does, a null header, or neither key nor value."""
+    return b"" if value is None and key is None else value, key, [(name, told or b"") for name, told in headers]
 
 
 class Produce:
@@ -70,7 +75,7 @@ class Produce:
         outputs = Outputs.concat(waiting)
         if not self._columnar:
             for output in outputs:
-                self.sent.append(client.send(output.topic, output.value, output.key, list(output.headers)))
+                self.sent.append(client.send(output.topic, *sendable(output.value, output.key, output.headers)))
             return
         client.partitions_for(outputs.topic)  # waits for the topic's metadata
         for place, rows in _places(client, outputs):

@@ -39,7 +39,7 @@ def _context(settings: KafkaSettings) -> ssl.SSLContext:
     made = ssl.create_default_context(cafile=settings.ca_file)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file:
-        made.load_cert_chain(settings.cert_file, settings.key_file)
+        made.load_cert_chain(settings.cert_file, settings.key_file, password="")  # nobody is there to be asked
     return made
 
 

@@ -5,6 +5,8 @@ the network may have been to blame, and then given up: the source makes one dead
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -23,11 +25,14 @@ _PAUSE: Final = 0.5
 
 
 class Unreadable(errors.CorruptRecordError):  # type: ignore[misc]
-    """What lies at `begin`, and goes on to `end` as far as can be told, is no sound batch."""
+    """What lies at `begin`, and goes on to `end` as far as can be told, is no sound batch. It `is_whole` where its
+    checksum is right: then it was made like that.
+    """
 
-    def __init__(self, place: TopicPartition, begin: int, end: int, batch: bytes, why: str):
+    def __init__(self, place: TopicPartition, begin: int, end: int, batch: bytes, is_whole: bool, why: str):
         super().__init__(why)
-        self.place, self.begin, self.end, self.batch, self.why = place, begin, end, batch, why
+        self.place, self.begin, self.end, self.batch = place, begin, end, batch
+        self.is_whole, self.why = is_whole, why
 
     def __str__(self) -> str:
         return f"{self.place.topic}/{self.place.partition}, offsets {self.begin} to {self.end - 1}: {self.why}"
@@ -49,7 +54,7 @@ class BoundedRecords(MemoryRecords):  # type: ignore[misc]
 
     def __init__(self, data: Any, most: int):
         super().__init__(data)
-        self.batch, self.most = b"", most
+        self.batch, self.most = b"", most  # the one that was handed on last
 
     def next_batch(self) -> Any:
         if self._next_slice is not None:
@@ -58,15 +63,26 @@ class BoundedRecords(MemoryRecords):  # type: ignore[misc]
         if isinstance(batch, DefaultRecordBatch) and batch.compression_type:
             try:
                 decompress(batch.compression_type, memoryview(self.batch)[batch.HEADER_STRUCT.size :], self.most)
-            except TooLarge:
+            except (TooLarge, MemoryError):
                 raise
             except Exception:  # kafka-python has the word
                 log.debug("batch_odd", base_offset=batch.base_offset)
         return batch
 
-    def next_base(self) -> int:
-        """The first offset of the batch to come; -1 where none does."""
-        return -1 if self._next_slice is None else int.from_bytes(self._next_slice[:8], "big", signed=True)
+    def whole(self) -> DefaultRecordBatch | None:
+        """The one that was handed on last, if its checksum is right."""
+        return _whole(self.batch)
+
+    def coming(self) -> DefaultRecordBatch | None:
+        """The one that comes next, likewise."""
+        return None if self._next_slice is None else _whole(bytes(self._next_slice))
+
+
+def _whole(data: bytes) -> DefaultRecordBatch | None:
+    if len(data) < DefaultRecordBatch.HEADER_STRUCT.size or data[16] != 2:
+        return None
+    batch = DefaultRecordBatch(data)
+    return batch if batch.validate_crc() else None
 
 
 class GuardedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
@@ -76,27 +92,55 @@ class GuardedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         self, fetch_offset: int, tp: TopicPartition, records: MemoryRecords, *args: Any, most: int, **more: Any
     ):
         self._bounded = BoundedRecords(records._buffer, most)
+        self._error: Exception | None = None  # it came after records that were taken before it
         super().__init__(fetch_offset, tp, self._bounded, *args, **more)
 
     def take(self, n: int | None = None) -> list[Any]:
-        try:
-            found: list[Any] = super().take(n)
-            return found
-        except Exception as error:
+        """At most n, and no more than make some `most` bytes."""
+        found: list[Any] = []
+        size, error, self._error = 0, self._error, None
+        while error is None and (n is None or len(found) < n) and size <= self._bounded.most:
+            try:
+                one = super().take(1)
+            except MemoryError:
+                raise
+            except Exception as raised:
+                error = raised
+                break
+            if not one:
+                break
+            found += one
+            size += len(one[0].key or b"") + len(one[0].value or b"")
+        if error is not None and found:
+            self._error = error
+        elif error is not None:
             self.drain()
-            begin, end = self.next_fetch_offset, self._end()
-            why = f"{type(error).__name__}: {error}"
-            raise Unreadable(self.topic_partition, begin, max(end, begin + 1), self._bounded.batch, why) from error
+            raise self._unreadable(error) from error
+        return found
 
-    def _end(self) -> int:
-        """Where the next batch begins; what a damaged one says of itself is not to be trusted."""
-        base, batch = self._bounded.next_base(), self._bounded.batch
-        if base > self.next_fetch_offset:
-            return base
-        if len(batch) < DefaultRecordBatch.HEADER_STRUCT.size or batch[16] != 2:
-            return -1
-        sound = DefaultRecordBatch(batch)
-        return int(sound.next_offset) if sound.validate_crc() else -1
+    def _unreadable(self, error: Exception) -> Unreadable:
+        """It ends where it says, if its checksum is right; else where a sound one begins, if one follows."""
+        begin, whole, coming = self.next_fetch_offset, self._bounded.whole(), self._bounded.coming()
+        end = whole.next_offset if whole is not None else coming.base_offset if coming is not None else -1
+        why = f"{type(error).__name__}: {error}"
+        return Unreadable(self.topic_partition, begin, max(end, begin + 1), self._bounded.batch, whole is not None, why)
+
+
+def guard(consumer: KafkaConsumer, most: int) -> None:
+    """A poll raises Unreadable from now on, and gives not much more than `most` bytes."""
+    consumer._fetcher.PartitionRecords = partial(GuardedRecords, most=most)
+    bound(consumer, most, lambda found: sum(len(r.key or b"") + len(r.value or b"") for r in found))
+
+
+def bound(consumer: KafkaConsumer, most: int, size: Callable[[Any], int]) -> None:
+    """A poll gathers records, however many they are, only until they have so many bytes in memory."""
+    append = consumer._fetcher._append
+
+    def bounded(drained: dict[TopicPartition, list[Any]], part: Any, n: int, update_offsets: bool) -> int:
+        taken: int = append(drained, part, n, update_offsets)
+        return n if sum(map(size, drained.values())) > most else taken  # n: as if all that were wanted had come
+
+    consumer._fetcher._append = bounded
 
 
 class Patience:
@@ -113,13 +157,16 @@ class Patience:
         tries = tries + 1 if begin == bad.begin else 1
         self._tried[bad.place] = bad.begin, tries
         # After a batch whose end was not to be trusted its other offsets come, one by one.
-        if tries < _TRIES and self._given_up.get(bad.place) != bad.begin:
+        goes_on = self._given_up.get(bad.place) == bad.begin
+        if tries < _TRIES and not bad.is_whole and not goes_on:
             log.warning("batch_unreadable", error=str(bad), tried=tries)
             time.sleep(_PAUSE)
             return False
-        log.error("batch_given_up", error=str(bad), bytes=len(bad.batch))
         high = self._consumer.highwater(bad.place)
         bad.end = max(min(bad.end, high if high is not None else bad.end), bad.begin + 1)
+        log.error("batch_given_up", error=str(bad), bytes=len(bad.batch))
+        if goes_on and not bad.is_whole:
+            bad.batch = b""  # told already
         self._given_up[bad.place] = bad.end
         self._consumer.seek(bad.place, bad.end)
         return True

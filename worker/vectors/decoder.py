@@ -48,10 +48,10 @@ class Decoder:
         parsed: list[Parsed] = []
         nulls = len(records) - len(there)
         times: dict[int, int] = {}
-        if len(records) and records.keys.length.max() > LONGEST_ENTITY:
-            there = _without_long_keys(records, there, rejects)
         if self._time_header is not None and records.headers:
             there, times = self._header_times(records, there, rejects)
+        if len(records) and records.keys.length.max() > LONGEST_ENTITY:
+            there = _without_long_keys(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
             parsed.extend(self._formats[name].decode(records.values, indices))
         return _join(records, parsed, rejects, self._width, nulls, times)
