@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 
+import confluent_kafka
 import numpy as np
+import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -109,3 +111,24 @@ def test_names_that_are_too_long(stage: MakeStage, apache: Broker, artefact: Art
         (i, b"bad-entity") for i in range(3)
     ]
     assert {len(event["subject"]) for event in s.events()} == {1024}
+
+
+@pytest.mark.parametrize("client", ["columnar", "public"])
+def test_headers_without_a_value_and_with_odd_names(
+    stage: MakeStage, apache: Broker, artefact: Artefact, client: str
+) -> None:
+    """kafka-python's producer takes no such header, and Kafka does."""
+    s = stage(OFFNORMAL_KAFKA__CLIENT=client).make_topics(1)
+    s.publish(artefact)
+    producer = confluent_kafka.Producer({"bootstrap.servers": s.bootstrap})
+    for value in (b"rubbish", b"[1, 2, 3, 4]", b""):
+        producer.produce(s.topics.sensors, value, None, headers=[("x", None), ("größe", b"1")])
+    producer.flush(10)
+    worker = s.worker("--until-end")
+    assert worker.wait() == 0, worker.errors
+    assert set(s.scores()) == {(0, 1)}
+    assert [letter.value for letter in s.dead_letters()] == [b"rubbish", b""]
+    assert all(dict(letter.headers)["größe"] == b"1" for letter in s.dead_letters())
+    replay = s.worker("replay", "--json")
+    assert replay.wait() == 0, replay.errors
+    assert json.loads(replay.output.splitlines()[-1])["put_back"] == 2
