@@ -22,9 +22,9 @@ POINTS: dict[str, tuple[list[type], str, str]] = {
     "fetch": ([Source], "poll", "after"),
     "score": ([Lane], "score", "after"),
     "send": ([ExactlyOnceSink, AtLeastOnceSink], "send", "after"),
-    "offsets": ([KafkaProducer], "send_offsets_to_transaction", "after"),
-    "before-commit": ([KafkaProducer], "commit_transaction", "before"),
-    "after-commit": ([KafkaProducer], "commit_transaction", "after"),
+    "offsets": ([ExactlyOnceSink], "_send_offsets", "after"),
+    "before-commit": ([ExactlyOnceSink], "_commit_transaction", "before"),
+    "after-commit": ([ExactlyOnceSink], "_commit_transaction", "after"),
     "flush": ([KafkaProducer], "flush", "after"),
     "offset-commit": ([Source], "commit", "before"),
 }

@@ -232,10 +232,22 @@ class ExactlyOnceSink(_ProducerSink):
             client.begin_transaction()
             self._open_transaction = True
 
-    @staticmethod
-    def _finish(client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
-        client.send_offsets_to_transaction(dict(offsets), membership)
-        client.commit_transaction()
+    def _finish(self, client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
+        self._send_offsets(client, offsets, membership)
+        self._commit_transaction(client)
+
+    # KafkaProducer's methods of these names wait for ever, even when the producer has been closed meanwhile.
+
+    def _send_offsets(self, client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
+        self._await(client, client._transaction_manager.send_offsets_to_transaction(dict(offsets), membership))
+
+    def _commit_transaction(self, client: KafkaProducer) -> None:
+        self._await(client, client._transaction_manager.begin_commit())
+
+    def _await(self, client: KafkaProducer, result: Any) -> None:
+        client._sender.wakeup()
+        if not result.wait(int(self._settings.commit_timeout * 1000)):
+            raise errors.KafkaTimeoutError("the transaction's coordinator does not answer")
 
 
 class AtLeastOnceSink(_ProducerSink):
@@ -290,9 +302,7 @@ class _redo:
 
 
 def _beside(call: Callable[[], None]) -> Future[None]:
-    """Runs `call` in a thread of its own. One that never returns is left to it, with a producer that is then thrown
-    away.
-    """
+    """Runs `call`, which takes some seconds at most, in a thread of its own."""
     done: Future[None] = Future()
 
     def run() -> None:
@@ -310,3 +320,5 @@ def _close(client: KafkaProducer, timeout: float) -> None:
         client.close(timeout=timeout)
     except Exception as error:
         log.debug("producer_close_failed", error=str(error))
+        if client._sender is not None:  # it gives up where something is still in flight, and leaves its thread running
+            client._sender.force_close()
