@@ -89,14 +89,14 @@ def test_a_record_near_the_size_limit_has_a_dead_letter(stage: MakeStage, apache
     assert len(s.scores()) == 1
 
 
-def test_a_dead_letter_that_does_not_fit_is_told(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
+def test_an_event_that_does_not_fit_is_told(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
     s = stage()
     admin = KafkaAdminClient(bootstrap_servers=s.bootstrap)
-    admin.create_topics([NewTopic(s.topics.dead_letters, 1, 1, topic_configs={"max.message.bytes": "2000"})])
+    admin.create_topics([NewTopic(s.topics.anomalies, 1, 1, topic_configs={"max.message.bytes": "300"})])
     admin.close()
     s.make_topics(1)
     s.publish(artefact)
-    s.send([b"[10, 0, -5, 100]", b"{" * 5000])
+    s.send([b"[10, 0, -5, 100]", b"[1e6, 1e6, 1e6, 1e6]"])
     for delivery in ("exactly_once", "at_least_once"):
         run = s.worker("--until-end", OFFNORMAL_DELIVERY=delivery)
         code = run.wait()
