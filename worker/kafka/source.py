@@ -1,7 +1,7 @@
 """The source: sensor records in columnar blocks.
 
-They are read by kafka-python's public API alone (OFFNORMAL_KAFKA__CLIENT=public), or, ten times as fast, by decoding
-what it has fetched (columnar): the same blocks.
+They are read by kafka-python's own classes (OFFNORMAL_KAFKA__CLIENT=public), or, ten times as fast, by decoding what it
+has fetched (columnar): the same blocks.
 
 Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched,
 and once that has changed, whatever is not yet committed is void (`Redo`). In a cooperative rebalance partitions are
