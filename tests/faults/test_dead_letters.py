@@ -17,6 +17,12 @@ from worker.models import Artefact
 MakeStage = Callable[..., Stage]
 
 
+def limit(s: Stage, topic: str, most: int) -> None:
+    client = KafkaAdminClient(bootstrap_servers=s.bootstrap)
+    client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(most)})])
+    client.close()
+
+
 def test_they_are_put_back_once_each(
     stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:
@@ -62,10 +68,7 @@ def test_a_record_that_is_larger_than_a_dead_letter_may_be(
 ) -> None:
     """Its bytes are left out, and read again where it came from."""
     s = stage().make_topics(1)
-    client = KafkaAdminClient(bootstrap_servers=s.bootstrap)
-    resource = ConfigResource(ConfigResourceType.TOPIC, s.topics.dead_letters, configs={"max.message.bytes": "20000"})
-    client.alter_configs([resource])
-    client.close()
+    limit(s, s.topics.dead_letters, 20_000)
     s.publish(artefact)
     s.send([b"x" * 30_000, b"[1, 2, 3, 4]", b"small"])
     assert s.worker("--until-end").wait() == 0
@@ -82,10 +85,7 @@ def test_a_record_that_is_larger_than_a_dead_letter_may_be(
 def test_scores_that_are_larger_than_their_topic_takes(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
     """Many rows in a record: the events come all the same, and the scores' record says what it lacks."""
     s = stage().make_topics(1)
-    client = KafkaAdminClient(bootstrap_servers=s.bootstrap)
-    resource = ConfigResource(ConfigResourceType.TOPIC, s.topics.scores, configs={"max.message.bytes": "20000"})
-    client.alter_configs([resource])
-    client.close()
+    limit(s, s.topics.scores, 20_000)
     s.publish(artefact)
     rows = [[10, 0, -5, 100]] * 2000
     rows[77] = [10, 0, 500, 100]
