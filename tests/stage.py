@@ -56,6 +56,9 @@ class Stage:
                     "SCORES",
                     "LATENTS",
                     "RECONSTRUCTIONS",
+                    "DRIFT",
+                    "TRAINING_REQUESTS",
+                    "LABELS",
                 )
             },
             "OFFNORMAL_OUTPUTS": '["scores"]',

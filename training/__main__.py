@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, Final, get_args
 
 from training.baselines import BASELINES
 from worker import cli
@@ -12,7 +12,9 @@ from worker.errors import SettingsError
 from worker.settings import ModelSettings, Settings
 
 KINDS = get_args(ModelSettings.model_fields["kind"].annotation)  # as the settings name them: --help needs no torch
+GATE_REFUSED: Final = 3
 COMMANDS = {
+    "serve": "training.serve",
     "models": "training.manage",
     "evaluate": "training.evaluate",
     "sample": "training.sample",
@@ -23,11 +25,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(
         "python -m training",
-        "Reads the recent window from Kafka, trains a model on it, publishes it and makes it champion.",
+        "Reads the recent window from Kafka, trains a model on it, and makes it champion if the gate lets it pass.",
     )
     parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    models = commands.add_parser("models", help="the models in the registry")
+    commands.add_parser(
+        "serve", help="train on OFFNORMAL_TRAINING__SCHEDULE and when a drift asks for it, until SIGTERM"
+    )
+    models = commands.add_parser("models", help="the models in the registry, and which of them is champion")
     actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
     listed = actions.add_parser("list", help="all versions")
     show = actions.add_parser("show", help="a version's model card")
@@ -35,9 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     promote = actions.add_parser("promote", help="make a version champion")
     promote.add_argument("version")
     rollback = actions.add_parser("rollback", help="make the champion's predecessor champion again")
-    for action in (listed, promote, rollback):
+    compare = actions.add_parser("compare", help="two versions' figures side by side")
+    compare.add_argument(
+        "versions",
+        nargs="*",
+        metavar="VERSION",
+        help="default: the champion and its predecessor; one: it and the champion",
+    )
+    pin = actions.add_parser("pin", help="make a version champion to stay: no training, no worker replaces it")
+    pin.add_argument("version", nargs="?", help="default: the champion")
+    pin.add_argument("--off", action="store_true", help="end that")
+    history = actions.add_parser("history", help="all that was decided, who did, when, and why")
+    for action in (listed, promote, rollback, compare, pin, history):
         action.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    for action in (promote, rollback):
+    for action in (promote, rollback, pin):
         action.add_argument("--why", default="by hand", help="kept in the history")
     evaluate = commands.add_parser(
         "evaluate", help="how well a model detects on labelled files, beside other detectors"
@@ -71,16 +87,21 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
             raise SettingsError(f"{arguments.command} needs {error.name}: pip install 'offnormal[evaluate]'") from None
         return result
     made = cli.load_command("training.job").run(settings)
+    _tell(made)
+    if arguments.json:
+        print(json.dumps(made))
+    return 0 if made["role"] else GATE_REFUSED
+
+
+def _tell(made: dict[str, Any]) -> None:
     quality, rows = made["quality"], made["rows"]
     print(
-        f"{made['model']}/{made['version']} is champion: fitted on {rows['fitted']:,} rows in"
-        f" {quality['fit_seconds']} s,"
+        f"{made['model']}/{made['version']} "
+        + (f"is {made['role']}" if made["role"] else f"was refused by the gate: {'; '.join(made['reasons'])}")
+        + f": fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
         f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
         f" {quality['false_alarm_rate']['promised']:.2g}, calibrated on {rows['calibrated']:,} rows"
     )
-    if arguments.json:
-        print(json.dumps(made))
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,20 +5,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from training.calibrate import calibrate, explained
+from training.opinion import Float64s, Int64s, Opinion
 from worker.errors import NoModelError
 from worker.models import KINDS, Attribution, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule, Whitening
 from worker.models.wavelet import columns
 
 Rows = npt.NDArray[np.float32]
-Int64s = npt.NDArray[np.int64]
-Float64s = npt.NDArray[np.float64]
 
 MIN_ROWS: Final = 50
 STEPS: Final = 3000
@@ -79,7 +78,7 @@ def fit(
     architecture: dict[str, Any] | None = None,
     window: int = 1,
     fleet: Fleet | None = None,
-    champion: Detector | None = None,
+    opinions: tuple[Opinion, Opinion] | None = None,
     seed: int = 0,
     steps: int = STEPS,
     device: torch.device | None = None,
@@ -87,15 +86,15 @@ def fit(
 ) -> Fitted:
     """Fits on `rows` [n, D] and calibrates on `held_out` [m, D], both in the order of time; NaN is missing. D is the
     number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each entity gets a
-    scaler of its own. What the `champion` thinks of the rows tells how many of them are no normal ones. `architecture`
-    goes to the kind's constructor. `device` is where it is computed (the CPU); the detector comes back on the CPU.
+    scaler of its own. The champion's `opinions`, of rows and held-out rows, tell how many are no normal ones.
+    `architecture` goes to the kind's constructor. `device` is where it is computed (the CPU); the detector comes back
+    on the CPU.
 
     The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
     too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
     _refuse(rows, held_out, columns(features, window))
-    opinions = _opinions(champion, rows, held_out, fleet)
     entities = None
     if fleet is not None:
         entities = EntityScaler.fit(rows[:, : len(features)], fleet.rows, fleet.names)
@@ -150,30 +149,6 @@ def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
     empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
-
-
-class Opinion(NamedTuple):
-    """What the champion thinks of n rows: scores [n] and p-values [n]."""
-
-    score: Float64s
-    p_value: Float64s
-
-
-def _opinions(
-    champion: Detector | None, rows: Rows, held_out: Rows, fleet: Fleet | None
-) -> tuple[Opinion, Opinion] | None:
-    if champion is None:
-        return None
-
-    def opinion(x: Rows, codes: Int64s | None) -> Opinion:
-        entity = None
-        if champion.entities is not None and codes is not None and fleet is not None:
-            entity = torch.from_numpy(np.array([champion.entities.row(n) for n in fleet.names])[codes])
-        score = champion.score(torch.from_numpy(np.ascontiguousarray(x)), entity).numpy().astype(np.float64)
-        return Opinion(score, champion.calibration.p_value(score))
-
-    of_rows, of_held_out = (None, None) if fleet is None else (fleet.rows, fleet.held_out)
-    return opinion(rows, of_rows), opinion(held_out, of_held_out)
 
 
 def _known(opinion: Opinion, scores: Float64s) -> npt.NDArray[np.bool_]:

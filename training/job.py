@@ -1,74 +1,67 @@
-"""One training run: window -> fit -> artefact -> registry."""
+"""One training run: window -> selection -> fit -> artefact -> gate -> registry."""
 
-import getpass
 import platform
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 import torch
 
 import worker
-from training import window
-from training.fit import Fitted, Fleet, fit, is_held_out
+from training import gate, selection, window
+from training.fit import Fitted, Fleet, fit
+from training.gate import Contender, Verdict
+from training.lease import Lease
+from training.opinion import Opinion, scaler_rows
 from training.progress import Shown
+from training.reference import reference
+from training.selection import Selection
 from training.window import Window
 from worker.engine import pick_device, rate_to_keep
 from worker.errors import ArtefactError, NoModelError
 from worker.events import iso
 from worker.kafka.topics import require
 from worker.models import Artefact, Detector, ModelCard
-from worker.registry import Registry, RegistryView, new_version
+from worker.models.wavelet import newest
+from worker.registry import Registry, RegistryView, new_version, now
 from worker.settings import Settings
+from worker.who import who
 
 log = structlog.get_logger()
 
-Bools = npt.NDArray[np.bool_]
 
+def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
+    """Trains, lets the gate judge, and publishes; the figures of what it made. Raises OffnormalError.
 
-def run(settings: Settings) -> dict[str, Any]:
-    """Trains, publishes, promotes; the figures of what it made. Raises OffnormalError."""
-    topics = settings.topics
-    require(settings, reads=[topics.sensors, topics.anomalies, topics.models], writes=[topics.models])
-    registry = Registry(settings)
-    view = registry.view()
-    parent = view.champion()
-    champion = None if parent is None else _detector(view, parent)
+    Only one training of a model goes on at a time: another is waited for.
+    """
+    began = now()
+    require(settings, reads=reads(settings), writes=[settings.topics.models])
     torch.set_num_threads(settings.threads)
-    with Shown() as shown:
+    with Lease(settings) as lease, Shown() as shown:
+        registry = Registry(settings)
+        view = registry.view()
+        parent = view.champion()
+        champion = None if parent is None else _detector(view, parent)
+        log.info("training_begins", model=settings.model.name, why=why, champion=parent)
         rows = window.read(settings, champion.features if champion else None, shown.read)
-        fitted_on, held = _split(settings, rows)
-        held_out = rows.x[held]
-        fitted = fit(
-            rows.x[fitted_on],
-            held_out,
-            rows.features,
-            settings.model.kind,
-            window=settings.model.window,
-            fleet=Fleet(rows.entities, rows.entity[fitted_on], rows.entity[held]) if rows.entities else None,
-            champion=champion if _same_rows(champion, rows, settings) else None,
-            seed=settings.training.seed,
-            steps=settings.training.steps,
-            device=pick_device(settings.device),
-            progress=shown.fitted,
-        )
-    counts = {
-        "seen": rows.seen,
-        "rejected_records": rows.rejected,
-        "cold": rows.cold,
-        "sampled": len(rows),
-        "named_anomalies": int(rows.named.sum()),
-        "fitted": int(fitted_on.sum()),
-        "held_out": len(held_out),
-        "calibrated": fitted.calibrated,
-    }
-    card = _card(settings, rows, fitted, counts, parent)
-    registry.publish(Artefact.make(card, fitted.detector, held_out), who=who(), why="trained")
-    log.info("model_promoted", model=card.name, model_version=card.version, parent=parent, **card.quality)
-    return {"model": card.name, "version": card.version, "promoted": True, "rows": counts, "quality": card.quality}
+        if not _same_rows(champion, rows, settings):
+            champion = None
+        opinion = None if champion is None else Opinion.of(champion, rows.x, rows.entity, rows.entities)
+        selected = selection.select(settings, rows, None if opinion is None else opinion.p_value)
+        fitted = _fit(settings, rows, selected, opinion, shown)
+        verdict = _judge(settings, rows, selected, fitted.detector, champion)
+        artefact = _artefact(settings, rows, selected, fitted, verdict, parent, why)
+        lease.check()
+        return _publish(settings, registry, artefact, verdict, why, began)
+
+
+def reads(settings: Settings) -> list[str]:
+    """The topics that a training reads."""
+    topics = settings.topics
+    return [topics.sensors, topics.anomalies, topics.models, topics.labels, topics.drift]
 
 
 def _detector(view: RegistryView, version: str) -> Detector | None:
@@ -85,35 +78,85 @@ def _same_rows(champion: Detector | None, rows: Window, settings: Settings) -> b
     return champion is not None and (champion.features, champion.window) == (rows.features, settings.model.window)
 
 
-def _split(settings: Settings, rows: Window) -> tuple[Bools, Bools]:
-    """[n], [n] Which rows to fit on, and which are held out. Rows that were published as anomalies do not teach, but
-    stay among the held-out ones: see training/calibrate.py.
-    """
-    training = settings.training
-    if len(rows) < training.min_rows:
-        raise NoModelError(
-            f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
-            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window), {training.min_rows} are"
-            " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
-        )
-    held = is_held_out(len(rows), training.holdout)
-    usable = ~held & ~rows.named
-    if usable.sum() < training.min_rows // 4:
-        raise NoModelError(
-            f"{usable.sum()} rows are left to fit on: the other {int((~held & rows.named).sum())} were published as"
-            " anomalies. If they are a new normal, look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
-        )
-    return usable, held
+def _fit(settings: Settings, rows: Window, selected: Selection, opinion: Opinion | None, shown: Shown) -> Fitted:
+    fit_on, held = selected.fit, selected.calibrate
+    by_entity = settings.model.scaler == "entity"
+    return fit(
+        rows.x[fit_on],
+        rows.x[held],
+        rows.features,
+        settings.model.kind,
+        window=settings.model.window,
+        fleet=Fleet(rows.entities, rows.entity[fit_on], rows.entity[held]) if by_entity else None,
+        # Of a new regime the champion knows nothing.
+        opinions=None if opinion is None or selected.regime else (opinion.take(fit_on), opinion.take(held)),
+        seed=settings.training.seed,
+        steps=settings.training.steps,
+        device=pick_device(settings.device),
+        progress=shown.fitted,
+    )
 
 
-def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, int], parent: str | None) -> ModelCard:
+def _judge(settings: Settings, rows: Window, selected: Selection, made: Detector, champion: Detector | None) -> Verdict:
+    asked = settings.detection.budget(_vectors_per_day(rows))
+
+    def contender(detector: Detector) -> Contender:
+        return Contender(
+            detector,
+            rate_to_keep(detector.calibration, asked),
+            scaler_rows(detector, rows.entity[selected.gate], rows.entities),
+            scaler_rows(detector, rows.confirmed_of, rows.entities),
+        )
+
+    return gate.judge(
+        contender(made), None if champion is None else contender(champion), rows.x[selected.gate], rows.confirmed
+    )
+
+
+def _publish(
+    settings: Settings, registry: Registry, artefact: Artefact, verdict: Verdict, why: str, began: str
+) -> dict[str, Any]:
+    """The artefact in any case, with its verdict; champion, or challenger, if it has passed."""
+    card, model = artefact.card, settings.model
+    registry.add(artefact)
+    reasons = list(verdict.reasons)
+    if registry.view().pinned():
+        reasons.append("the champion is pinned")
+    made = {"model": card.name, "version": card.version, "rows": card.rows, "quality": card.quality}
+    told = {"trained_at": began, "gate": {"reasons": reasons, **_brief(verdict)}}
+    role = None
+    if reasons:
+        registry.refused(card.version, who(), "; ".join(reasons), **told)
+        log.error("model_refused_by_gate", model=card.name, model_version=card.version, reasons=reasons)
+    else:
+        role = "challenger" if model.shadow_share > 0 and card.parent is not None else "champion"
+        registry.promote(card.version, who(), why, role, **told)  # type: ignore[arg-type]
+        log.info(f"model_is_{role}", model=card.name, model_version=card.version, parent=card.parent)
+    return {**made, "promoted": role == "champion", "role": role, "reasons": reasons}
+
+
+def _brief(verdict: Verdict) -> dict[str, Any]:
+    """What the history says of it; all figures are in the artefact."""
+    alarms, injected = verdict.figures["false_alarms"], verdict.figures["injected"]
+    return {"promised": alarms["promised"], "observed": alarms["observed"], "detection": injected.get("difference")}
+
+
+def _artefact(
+    settings: Settings,
+    rows: Window,
+    selected: Selection,
+    fitted: Fitted,
+    verdict: Verdict,
+    parent: str | None,
+    why: str,
+) -> Artefact:
     made = datetime.fromtimestamp(time.time(), UTC)
     detector, calibration = fitted.detector, fitted.detector.calibration
     per_day = _vectors_per_day(rows)
     asked = settings.detection.budget(per_day)
     promised = rate_to_keep(calibration, asked)
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
-    return ModelCard(
+    card = ModelCard(
         name=settings.model.name,
         version=new_version(made, weights),
         kind=settings.model.kind,
@@ -123,12 +166,22 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
         entities=detector.entities.names if detector.entities is not None else (),
         created=made.isoformat(timespec="milliseconds"),
         parent=parent,
-        rows=counts,
+        rows={
+            "seen": rows.seen,
+            "rejected_records": rows.rejected,
+            "cold": rows.cold,
+            "sampled": len(rows),
+            **selected.counts,
+            "calibrated": fitted.calibrated,
+        },
         trained_on={
+            "why": why,
             "topic": settings.topics.sensors,
             "offsets": {str(partition): offsets for partition, offsets in sorted(rows.offsets.items())},
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
+            "since": None if selected.since is None else iso(int(rows.time[selected.since])),
+            "new_regime": selected.regime,
         },
         quality={
             "loss": fitted.loss,
@@ -138,6 +191,7 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
             "false_alarm_rate": {"asked": asked, "promisable": calibration.promisable, "promised": promised},
             "threshold": calibration.threshold(promised),
             "vectors_per_day": per_day,
+            "gate": verdict.as_json(),
         },
         seed=settings.training.seed,
         libraries={
@@ -147,16 +201,24 @@ def _card(settings: Settings, rows: Window, fitted: Fitted, counts: dict[str, in
             "python": platform.python_version(),
         },
     )
+    return Artefact.make(card, detector, rows.x[selected.calibrate], _reference(rows, selected, detector))
+
+
+def _reference(rows: Window, selected: Selection, detector: Detector) -> Any:
+    """Of the rows that stand for normal operation now."""
+    current = np.ones(len(rows), bool)
+    if selected.since is not None:
+        current[: selected.since] = not selected.regime
+    normal = current & (selected.fit | selected.calibrate | selected.gate)
+    x = newest(torch.from_numpy(rows.x[normal]), detector.window).numpy()
+    held = np.flatnonzero(selected.calibrate & current)
+    stretches = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
+    p_values = [Opinion.of(detector, rows.x[at], rows.entity[at], rows.entities).p_value for at in stretches if len(at)]
+    thinned = max(rows.seen / max(len(rows), 1), 1.0)
+    return reference(x, rows.entity[normal], rows.entities, p_values, thinned, _vectors_per_day(rows))
 
 
 def _vectors_per_day(rows: Window) -> float:
     """As the window saw them; 0 where it spans no time."""
     span = float(rows.time[-1] - rows.time[0]) / 86_400_000
     return round(rows.seen / span, 1) if span > 0 else 0.0
-
-
-def who() -> str:
-    try:
-        return f"{getpass.getuser()}@{platform.node()}"
-    except (KeyError, OSError):  # a container's user often has no name
-        return platform.node()

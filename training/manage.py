@@ -1,21 +1,26 @@
-"""`python -m training models list|show|promote|rollback`: what is in the registry, and which of it is champion."""
+"""`python -m training models list|show|compare|promote|rollback|pin|history`: what is in the registry, and which of it
+is champion.
+"""
 
 import json
 from argparse import Namespace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from training.job import who
-from worker.errors import ArtefactError, NoModelError
+from worker.errors import ArtefactError, NoModelError, SettingsError
 from worker.kafka.topics import require
 from worker.models import ModelCard
 from worker.registry import Registry, RegistryView
 from worker.settings import Settings
+from worker.who import who
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
-    require(settings, reads=[settings.topics.models])
+    changes = arguments.action in ("promote", "rollback", "pin")
+    models = [settings.topics.models]
+    require(settings, reads=models, writes=models if changes else [])
     registry = Registry(settings)
     if arguments.action == "list":
         _list(registry.view(), arguments.json)
@@ -23,8 +28,15 @@ def run(settings: Settings, arguments: Namespace) -> None:
         _show(registry.view(), arguments.version)
     elif arguments.action == "promote":
         _changed(registry.promote(arguments.version, who(), arguments.why), arguments.json)
-    else:
+    elif arguments.action == "rollback":
         _changed(registry.rollback(who(), arguments.why), arguments.json)
+    elif arguments.action == "pin":
+        version = None if arguments.off else arguments.version or _champion(registry.view())
+        _changed(registry.pin(version, who(), arguments.why), arguments.json)
+    elif arguments.action == "compare":
+        _compare(registry.view(), arguments.versions, arguments.json)
+    else:
+        _history(registry.view(), arguments.json)
 
 
 def _list(view: RegistryView, as_json: bool) -> None:
@@ -40,7 +52,8 @@ def _list(view: RegistryView, as_json: bool) -> None:
             table.add_row(version, "", f"damaged: {error}")
             models.append({"version": version, "error": str(error)})
             continue
-        role = "champion" if version == champion else ""
+        role = " ".join(alias for alias, record in view.aliases.items() if record.version == version and alias != "pin")
+        role += " (pinned)" if version == champion and view.pinned() else ""
         loss, threshold = card.quality.get("held_out_loss", 0.0), card.quality.get("threshold", 0.0)
         rows = card.rows.get("fitted", 0)
         table.add_row(
@@ -82,12 +95,79 @@ def _promise(card: ModelCard) -> str:
 
 
 def _show(view: RegistryView, version: str | None) -> None:
-    chosen = version or view.champion()
-    if chosen is None:
+    print(json.dumps(json.loads(view.card(version or _champion(view)).model_dump_json()), indent=2))
+
+
+def _champion(view: RegistryView) -> str:
+    champion = view.champion()
+    if champion is None:
         raise NoModelError(f"no champion of {view.name}; `python -m training` makes and promotes one")
-    print(json.dumps(json.loads(view.card(chosen).model_dump_json()), indent=2))
+    return champion
+
+
+def _compare(view: RegistryView, versions: list[str], as_json: bool) -> None:
+    if len(versions) > 2:
+        raise SettingsError("compare: two versions")
+    if len(versions) < 2:
+        before = versions[0] if versions else view.predecessor()
+        if before is None:
+            raise NoModelError(f"the champion of {view.name} has no predecessor to compare it with")
+        versions = [before, _champion(view)]
+    cards = [_figures(view.card(version)) for version in versions]
+    if as_json:
+        print(json.dumps(dict(zip(versions, cards, strict=True))))
+        return
+    table = Table("", *versions)
+    for name in dict.fromkeys(name for card in cards for name in card):
+        table.add_row(name, *(_shown(card.get(name)) for card in cards))
+    Console(soft_wrap=True).print(table)
+
+
+def _figures(card: ModelCard) -> dict[str, Any]:
+    """What two versions are compared by."""
+    quality, gate = card.quality, card.quality.get("gate") or {}
+    found: dict[str, Any] = {
+        "made": card.created,
+        "why": card.trained_on.get("why"),
+        "kind": card.kind,
+        "trained from": card.trained_on.get("from"),
+        "trained to": card.trained_on.get("to"),
+        "since": card.trained_on.get("since"),
+        **{f"rows {use}": count for use, count in card.rows.items()},
+        "held-out loss": quality.get("held_out_loss"),
+        "threshold": quality.get("threshold"),
+        "false alarms promised": (quality.get("false_alarm_rate") or {}).get("promised"),
+        "false alarms observed": gate.get("false_alarms", {}).get("observed"),
+    }
+    for fault in gate.get("injected", {}).get("faults", []):
+        size = f" {fault['size']:g} sd" if fault["size"] else ""
+        found[f"finds {fault['kind']}{size}"] = fault["recall"]
+    found["finds confirmed"] = gate.get("confirmed", {}).get("recall")
+    found["gate"] = "; ".join(gate.get("reasons", [])) or "passed" if gate else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _history(view: RegistryView, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"model": view.name, "history": view.history()}))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for entry in view.history():
+        console.print(_line(entry), markup=False)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    what, version, before = entry.get("what") or "promoted", entry.get("version"), entry.get("from")
+    instead = f" in place of {before}" if before and before != version else ""
+    return f"{entry.get('when')}  {what:<18} {version}{instead}, by {entry.get('who')}: {entry.get('why')}"
 
 
 def _changed(view: RegistryView, as_json: bool) -> None:
     last = view.history()[-1]
-    print(json.dumps(last) if as_json else f"champion of {view.name}: {last.get('from')} -> {last['version']}")
+    print(json.dumps(last) if as_json else f"champion of {view.name}: {last.get('from')} -> {view.champion()}")

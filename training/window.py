@@ -1,5 +1,5 @@
 """The training window: the recent vectors of a model from Kafka, each with those before it if the model has windows,
-evenly thinned out; and which of them were published as anomalies. Memory is bounded by OFFNORMAL_TRAINING__MAX_ROWS.
+evenly thinned out, with what is known of them. Memory is bounded by OFFNORMAL_TRAINING__MAX_ROWS.
 """
 
 import time
@@ -9,44 +9,52 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from training import schema
+from training.evidence import Evidence, Flags, Known
 from worker.kafka.reader import Reader
 from worker.router import Router
 from worker.settings import ModelSettings, Settings
 from worker.vectors import Decoder, RecordBlock, VectorBlock
-from worker.vectors.identity import names as entity_names
+from worker.vectors.identity import identities
 from worker.windows import Windows
 
-Place = tuple[int, int, int]  # partition, offset, row
-
-# An event is written after its vector was; clocks of producers may be ahead of the broker's.
-_EVENT_SLACK_MS: Final = 3_600_000
+# Vectors of confirmed anomalies, which are kept whatever is thinned out.
+MOST_CONFIRMED: Final = 10_000
 
 
 @dataclass(frozen=True)
 class Window:
     """Rows in the order of their event time. `x` [n, D] are vectors, or the coefficients of their windows; `time` [n]
-    is in ms, `named` [n] says which were published as anomalies, `entity` [n] whose they are, an index of `entities`.
+    is in ms, `known` [n] what is known of them (evidence.Known), `entity` [n] whose they are, an index of `entities`.
 
     `offsets` is partition -> [first, last] read; `seen` counts the rows before thinning out, `rejected` the records
-    that did not parse, `cold` the rows whose window was not full.
+    that did not parse, `cold` the rows whose window was not full. `confirmed` are the vectors that people have called
+    anomalies, all of them but for those beyond MOST_CONFIRMED. `drift` is when the last drift of the model began, in
+    ms.
     """
 
     features: tuple[str, ...]
     x: npt.NDArray[np.float32]
     time: npt.NDArray[np.int64]
-    named: npt.NDArray[np.bool_]
+    known: Flags
     entity: npt.NDArray[np.int64]
     entities: tuple[str, ...]
     seen: int
     rejected: int
     cold: int
     offsets: dict[int, list[int]]
+    confirmed: npt.NDArray[np.float32]
+    confirmed_of: npt.NDArray[np.int64]
+    drift: int | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def is_known(self, what: Known) -> npt.NDArray[np.bool_]:
+        """[n] Of which rows any of this is known."""
+        found: npt.NDArray[np.bool_] = (self.known & int(what)) > 0
+        return found
 
 
 def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[[int], None]) -> Window:
@@ -55,15 +63,15 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
     Raises KafkaError, SettingsError, and NoModelError where the features cannot be told.
     """
     since = int((time.time() - settings.training.lookback) * 1000)
-    named = _Named.read(settings, since)
+    evidence = Evidence.read(settings, since)
     with Reader(settings.kafka, settings.topics.sensors) as reader:
         reader.seek(reader.offsets_at(since))
         first, blocks = _look_ahead(reader.to_end())
         features = schema.choose(settings.input, champion, first)
         decoder, router = Decoder(settings.input, features), _router(settings.model)
         windows = _windows(settings, len(features))
-        entities = _Entities(settings.model.scaler == "entity")
-        sample = _EvenSample(settings.training.max_rows)
+        entities = _Entities()
+        sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
         rejected, cold, offsets = 0, 0, dict[int, list[int]]()
         for records in blocks:
             for partition, end in records.ends().items():
@@ -74,14 +82,19 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
                     continue
                 block = decoder.decode(part)
                 rejected += len(block.rejects)
-                rows: Columns = (block.x, block.time, named.flags(block), entities.of(block))
+                rows: Columns = (block.x, block.time, evidence.flags(block), entities.of(block))
                 if windows is not None:
                     windowed = windows.push(block)
                     cold += int(np.count_nonzero(windowed.cold))
                     rows = tuple(column[~windowed.cold] for column in (windowed.x, *rows[1:]))
                 sample.add(rows)
+                is_confirmed = (rows[2] & Known.CONFIRMED) > 0
+                if is_confirmed.any():
+                    confirmed.add(tuple(column[is_confirmed] for column in rows))
             progress(sample.seen)
-    x, times, flags, entity = sample.rows((np.empty((0, len(features)), np.float32), *_NOTHING))
+    nothing = (np.empty((0, len(features)), np.float32), *_NOTHING)
+    x, times, flags, entity = sample.rows(nothing)
+    confirmed_x, _, _, confirmed_of = confirmed.rows(nothing)
     order = np.argsort(times, kind="stable")
     return Window(
         features,
@@ -94,6 +107,9 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         rejected,
         cold,
         offsets,
+        confirmed_x,
+        confirmed_of,
+        evidence.drift,
     )
 
 
@@ -112,8 +128,7 @@ def _windows(settings: Settings, width: int) -> Windows | None:
 class _Entities:
     """Numbers the entities as they come."""
 
-    def __init__(self, wanted: bool):
-        self._wanted = wanted
+    def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     @property
@@ -121,14 +136,11 @@ class _Entities:
         return tuple(self._numbers)
 
     def of(self, block: VectorBlock) -> npt.NDArray[np.int64]:
-        """[n] All 0 where nobody asks."""
-        if not self._wanted:
-            return np.zeros(len(block), np.int64)
-        of_record = np.zeros(len(block.records), np.int64)
-        for r, name in enumerate(entity_names(block)):
-            told = "" if name is None else name.decode("utf-8", "replace")
-            of_record[r] = self._numbers.setdefault(told, len(self._numbers))
-        return of_record[block.record]
+        """[n]"""
+        _, first, inverse = np.unique(identities(block), return_index=True, return_inverse=True)
+        names = [block.entity_of_record(r) or "" for r in first.tolist()]
+        numbers = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.int64)
+        return numbers[inverse][block.record] if len(names) else np.zeros(len(block), np.int64)
 
 
 def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Iterator[RecordBlock]]:
@@ -146,46 +158,8 @@ def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Itera
     return first, again()
 
 
-class _Named:
-    """Where the vectors lie that were published as anomalies."""
-
-    def __init__(self, places: set[Place]):
-        self._places = places
-        self._offsets = np.unique(np.fromiter((offset for _, offset, _ in places), np.int64, len(places)))
-
-    @classmethod
-    def read(cls, settings: Settings, since: int) -> "_Named":
-        topic, places = settings.topics.sensors, set()
-        with Reader(settings.kafka, settings.topics.anomalies) as reader:
-            reader.seek(reader.offsets_at(since - _EVENT_SLACK_MS))
-            for block in reader.to_end():
-                for value in block.values:
-                    place = _place(value, topic)
-                    if place is not None:
-                        places.add(place)
-        return cls(places)
-
-    def flags(self, block: VectorBlock) -> npt.NDArray[np.bool_]:
-        """[n] Most rows are told apart by their offsets alone, without a Python object each."""
-        partition, offset = block.records.partition, block.records.offset
-        found: npt.NDArray[np.bool_] = np.isin(offset, self._offsets)[block.record]
-        for i in np.flatnonzero(found):
-            record = block.record[i]
-            found[i] = (int(partition[record]), int(offset[record]), int(block.row[i])) in self._places
-        return found
-
-
-def _place(value: bytes | None, topic: str) -> Place | None:
-    try:
-        event: Any = orjson.loads(value or b"")
-        of, partition, offset, row = event["id"].rsplit("/", 3)
-        return (int(partition), int(offset), int(row)) if of == topic else None
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        return None  # somebody else's record: no concern of training
-
-
 Columns = tuple[npt.NDArray[Any], ...]  # of the same length
-_NOTHING: Final = (np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))
+_NOTHING: Final = (np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.int64))
 
 
 class _EvenSample:

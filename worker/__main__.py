@@ -35,6 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     alerts.add_argument("--json", action="store_true", help="records as they are, updates too, one a line")
     alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
 
+    label = commands.add_parser("label", help="say of an event or an incident whether it was one: training keeps to it")
+    label.add_argument("id", metavar="ID", help="topic/partition/offset/row, as events and incidents have it")
+    label.add_argument("verdict", choices=["confirmed", "dismissed"])
+    label.add_argument("--note", help="kept with it")
+    label.add_argument("--who", help="default: user and host")
+    label.add_argument("--json", action="store_true", help="the label as one JSON object, as the last line")
+
     replay = commands.add_parser("replay", help="put dead letters back into the sensors topic, once each")
     replay.add_argument("--dry-run", action="store_true", help="only count them")
     replay.add_argument("--json", action="store_true", help="one JSON object as the last line")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import ArtefactError, SettingsError
-from worker.models import Artefact, Calibration, EntityScaler, ModelCard, ScoringModule
+from worker.models import Artefact, Calibration, EntityScaler, ModelCard, Reference, ScoringModule
 from worker.models.artefact import PROBE_TOLERANCE
 from worker.models.fused import FusedScorer
 from worker.models.staged import StagedScorer
@@ -76,6 +76,7 @@ class Resident:
     calibration: Calibration
     budget: float  # the false-alarm rate that is kept to
     threshold: float
+    reference: Reference | None  # what drift is told from
     _module: ScoringModule
     _scorer: FusedScorer | StagedScorer | None  # the device's quicker way, where it fits the module
     _entities: EntityScaler | None
@@ -222,6 +223,7 @@ class Engine:
             calibration=calibration,
             budget=budget,
             threshold=calibration.threshold(budget),
+            reference=artefact.reference,
             _module=module,
             _scorer=scorer,
             _entities=None if entities is None else entities.to(self.device),

@@ -16,6 +16,7 @@ import orjson
 from worker.compiled import compiled, read_only
 from worker.detection.incident import Incident
 from worker.detection.judge import Anomalies, Scorer
+from worker.drift.found import Drift, SensorFault
 from worker.kafka import Output, Outputs
 from worker.kafka.outputs import encode_headers, headers_with, same_for_all
 from worker.settings import Settings
@@ -27,11 +28,12 @@ PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OU
 
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
 INCIDENT_TYPE: Final = "offnormal.incident.v1"
+DRIFT_TYPE: Final = "offnormal.drift.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 _CLOUDEVENT_HEADERS: Final = encode_headers(_CLOUDEVENT)
 
 
-def schema(name: Literal["anomaly", "incident"]) -> dict[str, Any]:
+def schema(name: Literal["anomaly", "drift", "incident"]) -> dict[str, Any]:
     """The JSON Schema of such an event."""
     found: dict[str, Any] = json.loads(files("worker").joinpath(f"{name}.schema.json").read_text())
     return found
@@ -64,6 +66,61 @@ class EventEncoder:
     def incidents(self, found: Sequence[Incident]) -> Outputs:
         """Each as it now stands; keyed by entity, without one by the partition."""
         return Outputs.of(self._topics.incidents, [self._incident(incident) for incident in found])
+
+    def drifts(self, found: Sequence[Drift | SensorFault]) -> list[Outputs]:
+        """Each as an event, keyed by entity, without one by the model; and what asks for a training as a request."""
+        events = [self._drift(each) if isinstance(each, Drift) else self._sensor(each) for each in found]
+        requests = [self._request(each) for each in found if isinstance(each, Drift) and each.asks]
+        parts = ((self._topics.drift, events), (self._topics.training_requests, requests))
+        return [Outputs.of(topic, records) for topic, records in parts if records]
+
+    def _drift(self, drift: Drift) -> Output:
+        data = {
+            "kind": "shift",
+            "model": {"name": drift.model, "version": drift.version},
+            "entity": drift.entity,
+            "since": iso(drift.since),
+            "noticed": iso(drift.noticed),
+            "detectors": drift.detectors,
+            "mean_p_value": drift.p_value,
+            "share_over_budget": drift.over,
+            "features": [shift._asdict() for shift in drift.features],
+            "asks_for_training": drift.asks,
+        }
+        id = f"drift/{drift.model}/{drift.version}/{drift.entity or ''}/{drift.noticed}"
+        told = self._cloudevent(DRIFT_TYPE, id, drift.entity, data["noticed"], data)
+        return Output(self._topics.drift, told, (drift.entity or drift.model).encode(), _CLOUDEVENT)
+
+    def _sensor(self, fault: SensorFault) -> Output:
+        state = "open" if fault.until is None else "closed"
+        data = {
+            "kind": "sensor",
+            "model": {"name": fault.model, "version": fault.version},
+            "entity": fault.entity,
+            "topic": self._topics.sensors,
+            "partition": fault.partition,
+            "feature": fault.feature,
+            "fault": fault.fault,
+            "state": state,
+            "since": iso(fault.since),
+            "latest": iso(fault.latest),
+            "until": None if fault.until is None else iso(fault.until),
+            "before": fault.before,
+            "now": fault.now,
+        }
+        place = f"{fault.model}/{fault.partition}/{fault.entity or ''}/{fault.feature}"
+        id = f"sensor/{place}/{fault.since}#{fault.latest}:{state}"
+        told = self._cloudevent(DRIFT_TYPE, id, fault.entity, data["latest"], data)
+        return Output(self._topics.drift, told, (fault.entity or fault.model).encode(), _CLOUDEVENT)
+
+    def _request(self, drift: Drift) -> Output:
+        reason = f"drift: {', '.join(drift.detectors)}" + (f" of {drift.entity}" if drift.entity else "")
+        return Output(
+            self._topics.training_requests,
+            training_request(drift.model, reason, iso(drift.since), self._source),
+            drift.model.encode(),
+            [("content-type", b"application/json")],
+        )
 
     def _incident(self, incident: Incident) -> Output:
         state, place = "closed" if incident.closed else "open", f"{incident.topic}/{incident.partition}"
@@ -276,6 +333,11 @@ def _json_rows(rows: Float32s, first: Int64s, ends: Int64s) -> BytesColumn:
     told = Template(Text(0), "[", *numbers, "]", Text(1)).render(n, texts, list(rows.T))
     start = told.start[first]
     return BytesColumn(told.buffer, start, told.start[ends - 1] + told.length[ends - 1] - start)
+
+
+def training_request(model: str, reason: str, since: str | None, who: str) -> bytes:
+    """`since` when what is asked for has its reason, in RFC 3339."""
+    return orjson.dumps({"model": model, "reason": reason, "since": since, "who": who})
 
 
 def read_incident(value: bytes | None, source: str) -> Incident | None:

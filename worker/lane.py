@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from worker.detection import Incidents, Judge
+from worker.drift import Sample
 from worker.engine import Int64s, Resident
 from worker.events import EventEncoder, PerVector
 from worker.kafka import Outputs, Redo, produce
@@ -35,6 +36,7 @@ class Scored:
     cold: int
     late: int
     restarted: int
+    sample: Sample | None
 
 
 class Lane:
@@ -123,6 +125,7 @@ class Lane:
             cold=cold,
             late=windowed.late,
             restarted=windowed.restarted,
+            sample=Sample.of(block, scores, windowed.x, entity, resident) if len(block) else None,
         )
 
     def _window(self, block: VectorBlock) -> Windowed:

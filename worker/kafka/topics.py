@@ -40,6 +40,10 @@ def specs(settings: Settings) -> list[TopicSpec]:
         TopicSpec(topics.incidents, None, {"cleanup.policy": "compact"}),
         # One partition: the order of its records is the registry's history.
         TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
+        TopicSpec(topics.drift, None, {"retention.ms": str(30 * _DAY)}),
+        TopicSpec(topics.training_requests, 1, {"retention.ms": str(7 * _DAY)}),
+        # Keyed by event or incident: compaction keeps what was said last of each.
+        TopicSpec(topics.labels, 1, {"cleanup.policy": "compact"}),
     ]
     # JSON says a score in more bytes than some vectors have.
     often = {"retention.ms": str(7 * _DAY), "max.message.bytes": str(_LARGE)}

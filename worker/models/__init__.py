@@ -7,6 +7,7 @@ from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
 from worker.models.entities import EntityScaler
 from worker.models.kinds import KINDS
+from worker.models.reference import Reference
 from worker.models.scaler import Scaler
 from worker.models.whitening import Whitening
 
@@ -19,6 +20,7 @@ __all__ = [
     "Detector",
     "EntityScaler",
     "ModelCard",
+    "Reference",
     "Scaler",
     "ScoringModule",
     "Whitening",

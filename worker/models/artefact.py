@@ -1,5 +1,5 @@
-"""The model artefact: one safetensors file with weights, scaler, whitening, attribution, calibration, a probe, and a
-model card.
+"""The model artefact: one safetensors file with weights, scaler, whitening, attribution, calibration, a probe, what
+drift is told from, and a model card.
 
 No code travels in it. `load` refuses, with the reason, whatever is damaged, too new, or does not give the scores that
 its trainer got.
@@ -24,12 +24,13 @@ from worker.models.calibration import Calibration
 from worker.models.detector import Detector, ScoringModule
 from worker.models.entities import EntityScaler
 from worker.models.kinds import KINDS
+from worker.models.reference import Reference
 from worker.models.scaler import Scaler
 from worker.models.wavelet import blocks
 from worker.models.whitening import Whitening
 
-FORMAT_VERSION: Final = 3
-OLDEST_READ: Final = 2  # no windows, no entities
+FORMAT_VERSION: Final = 4
+OLDEST_READ: Final = 2  # no windows, no entities; 3 has no reference
 PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
@@ -64,13 +65,20 @@ class Artefact:
     detector: Detector
     probe_x: torch.Tensor
     probe_scores: torch.Tensor
+    reference: Reference | None = None  # without it drift is not looked for
 
     @classmethod
-    def make(cls, card: ModelCard, detector: Detector, rows: npt.NDArray[np.float32]) -> "Artefact":
+    def make(
+        cls,
+        card: ModelCard,
+        detector: Detector,
+        rows: npt.NDArray[np.float32],
+        reference: Reference | None = None,
+    ) -> "Artefact":
         """With a probe of some of `rows` [n, D], spread evenly, and what the detector gives for them."""
         picked = rows[np.unique(np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int))]
         probe_x = torch.from_numpy(np.ascontiguousarray(picked))
-        return cls(card, detector, probe_x, detector.score(probe_x))
+        return cls(card, detector, probe_x, detector.score(probe_x), reference)
 
     def dump(self, key: SecretStr | None = None) -> bytes:
         """The file's bytes, signed if there is a key. Its digest is the SHA-256 of the whole file with zeros in the
@@ -89,6 +97,11 @@ class Artefact:
         }
         if self.detector.entities is not None:
             tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
+        if self.reference is not None:
+            tensors |= {f"reference.{name}": torch.from_numpy(getattr(self.reference, name)) for name in _REFERENCE}
+            # Names of people's machines are data, not metadata that every listing of versions reads.
+            named = json.dumps([self.reference.rows, list(self.reference.entities)]).encode()
+            tensors["reference.named"] = torch.frombuffer(bytearray(named), dtype=torch.uint8)
         # One entry: the order of several is safetensors' own, and another each time.
         signature = {} if key is None else {"signature": _NO_DIGEST}
         told = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
@@ -104,7 +117,7 @@ class Artefact:
         try:
             tensors = load_tensors(data)
             detector = _detector(card, tensors)
-            artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"])
+            artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"], _reference(card, tensors))
             scores = detector.score(artefact.probe_x)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
@@ -205,6 +218,26 @@ def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler
     if not (ratio > 0).all():
         raise ArtefactError("an entity's scale is not positive")
     return EntityScaler(card.entities, location, ratio)
+
+
+_REFERENCE: Final = ("location", "deviation", "spread", "present", "still", "p_values")
+
+
+def _reference(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Reference | None:
+    if "reference.named" not in tensors:
+        return None
+    rows, entities = json.loads(tensors["reference.named"].numpy().tobytes())
+    arrays = {name: tensors[f"reference.{name}"].to(torch.float64).numpy() for name in _REFERENCE}
+    made = Reference(int(rows), tuple(map(str, entities)), **arrays)
+    d = len(card.features)
+    shapes = {(d,), (1 + len(made.entities), d)}
+    if {arrays["location"].shape} | {
+        arrays[name].shape for name in _REFERENCE[1:5]
+    } != shapes or made.p_values.ndim != 1:
+        raise ArtefactError("the reference is not of the card's features")
+    if made.rows < 1 or min(arrays[name].min() for name in _REFERENCE[1:5]) < 0:
+        raise ArtefactError("the reference is not in order")
+    return made
 
 
 def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:

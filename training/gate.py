@@ -1,0 +1,189 @@
+"""The gate: may the challenger take the champion's place? Both are asked about the same held-out rows, which neither
+was fitted to nor calibrated by.
+
+- False alarms: its rate on recent rows may lie above what it promises by more than chance only where the champion's
+  does as much. (Recent rows hold anomalies that nobody has labelled; both name these.)
+- Injected faults of known size (training/injected.py): it finds as many as the champion, beyond noise. Where the plant
+  has moved, so that the champion finds everything, normal rows included, the order of the scores is compared instead.
+- Confirmed anomalies of the window: what the champion finds of them, it finds as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import beta, binomtest, rankdata
+
+from training import injected
+from worker.models import Detector
+
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+BEYOND: Final = 2.0  # times the promised rate
+SURELY: Final = 0.05
+# Of the injected faults, beyond two standard errors: in the mean, and of one kind.
+LESS, LESS_OF_KIND = 0.02, 0.1
+LOST_CONFIRMED: Final = 0.1  # of the confirmed anomalies that the champion finds
+OUT_OF_STEP: Final = 0.25  # of the champion's median p-value from .5
+_LOOKED_AT: Final = 2000  # rows into which faults are put
+_BLOCKS: Final = 50
+
+
+@dataclass(frozen=True)
+class Verdict:
+    passed: bool
+    reasons: Sequence[str]  # why it was refused
+    figures: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"passed": self.passed, "reasons": list(self.reasons), **self.figures}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A detector with the false-alarm rate that it keeps to; `row` [n], `confirmed_row` [m] of its entity scaler."""
+
+    detector: Detector
+    rate: float
+    row: Int64s | None = None
+    confirmed_row: Int64s | None = None
+
+    def scores(self, x: Float32s, row: Int64s | None = None) -> Float64s:
+        at = None if self.detector.entities is None or row is None else torch.from_numpy(row)
+        return self.detector.score(torch.from_numpy(np.ascontiguousarray(x)), at).numpy().astype(np.float64)
+
+    @property
+    def threshold(self) -> float:
+        return self.detector.calibration.threshold(self.rate)
+
+
+def judge(challenger: Contender, champion: Contender | None, rows: Float32s, confirmed: Float32s) -> Verdict:
+    """`rows` [n, D] are held out, in the order of time; `confirmed` [m, D] are what people have called anomalies."""
+    reasons: list[str] = []
+    ours = challenger.scores(rows, challenger.row)
+    theirs = None if champion is None else champion.scores(rows, champion.row)
+    figures: dict[str, Any] = {"rows": len(rows)}
+    figures["false_alarms"] = _false_alarms(challenger, champion, ours, theirs, reasons)
+    figures["injected"] = _injected(challenger, champion, rows, ours, theirs, reasons)
+    if len(confirmed):
+        figures["confirmed"] = _confirmed(challenger, champion, confirmed, reasons)
+    return Verdict(not reasons, reasons, figures)
+
+
+def _false_alarms(
+    challenger: Contender, champion: Contender | None, ours: Float64s, theirs: Float64s | None, reasons: list[str]
+) -> dict[str, Any]:
+    flagged = ours >= challenger.threshold
+    low, high = interval(flagged)
+    told: dict[str, Any] = {"promised": challenger.rate, "observed": float(flagged.mean()), "interval": [low, high]}
+    if champion is None or theirs is None:
+        return told
+    by_champion = theirs >= champion.threshold
+    only, only_champion = int((flagged & ~by_champion).sum()), int((by_champion & ~flagged).sum())
+    told |= {"champion": float(by_champion.mean()), "only_challenger": only, "only_champion": only_champion}
+    louder = only > 0 and binomtest(only, only + only_champion, 0.5, "greater").pvalue < SURELY
+    if low > BEYOND * challenger.rate and louder:
+        reasons.append(
+            f"false alarms: {told['observed']:.2g} of the held-out rows ({low:.2g} to {high:.2g}),"
+            f" {challenger.rate:.2g}"
+            f" are promised; {only} that the champion does not name"
+        )
+    return told
+
+
+def _injected(
+    challenger: Contender,
+    champion: Contender | None,
+    rows: Float32s,
+    ours: Float64s,
+    theirs: Float64s | None,
+    reasons: list[str],
+) -> dict[str, Any]:
+    at = np.linspace(0, len(rows) - 1, min(len(rows), _LOOKED_AT)).astype(int)
+    in_step = theirs is not None and champion is not None
+    if in_step:
+        assert theirs is not None and champion is not None
+        in_step = abs(float(np.nanmedian(champion.detector.calibration.p_value(theirs))) - 0.5) < OUT_OF_STEP
+    found: list[dict[str, Any]] = []
+    differences: dict[str, list[Float64s]] = {}
+    for kind, size, x in injected.faults(rows[at], challenger.detector.window):
+        mine = challenger.scores(x, None if challenger.row is None else challenger.row[at])
+        recall = mine >= challenger.threshold
+        entry: dict[str, Any] = {
+            "kind": kind,
+            "size": size,
+            "recall": float(recall.mean()),
+            "roc_auc": float(_above(mine, ours[at]).mean()),
+        }
+        if champion is not None and theirs is not None:
+            other = champion.scores(x, None if champion.row is None else champion.row[at])
+            other_recall = other >= champion.threshold
+            entry |= {
+                "champion_recall": float(other_recall.mean()),
+                "champion_roc_auc": float(_above(other, theirs[at]).mean()),
+            }
+            worth, other_worth = (
+                (recall, other_recall) if in_step else (_above(mine, ours[at]), _above(other, theirs[at]))
+            )
+            differences.setdefault(kind, []).append(worth.astype(float) - other_worth.astype(float))
+        found.append(entry)
+    told: dict[str, Any] = {"compared_by": "recall" if in_step else "roc_auc", "faults": found}
+    if differences:
+        all_of = np.mean([d for kind in differences.values() for d in kind], 0)
+        told["difference"], error = float(all_of.mean()), _error(all_of)
+        if told["difference"] < -(LESS + 2 * error):
+            reasons.append(f"injected faults: finds {-told['difference']:.1%} fewer than the champion in the mean")
+        for kind, each in differences.items():
+            mean, error = float(np.mean(each)), _error(np.mean(each, 0))
+            if mean < -(LESS_OF_KIND + 2 * error):
+                reasons.append(f"injected faults: finds {-mean:.1%} fewer of the kind {kind} than the champion")
+    return told
+
+
+def _confirmed(
+    challenger: Contender, champion: Contender | None, confirmed: Float32s, reasons: list[str]
+) -> dict[str, Any]:
+    mine = challenger.scores(confirmed, challenger.confirmed_row) >= challenger.threshold
+    told: dict[str, Any] = {"rows": len(confirmed), "recall": float(mine.mean())}
+    if champion is not None:
+        other = champion.scores(confirmed, champion.confirmed_row) >= champion.threshold
+        lost = float((other & ~mine).sum() / max(other.sum(), 1))
+        told |= {"champion_recall": float(other.mean()), "lost": lost}
+        if lost > LOST_CONFIRMED and mine.sum() < other.sum():
+            reasons.append(f"confirmed anomalies: misses {lost:.1%} of those that the champion finds")
+    return told
+
+
+def _above(scores: Float64s, normal: Float64s) -> Float64s:
+    """[n] The share of the normal scores that each is above: the mean of it is the ROC-AUC."""
+    both = np.concatenate((normal, scores))
+    ranks = rankdata(np.where(np.isnan(both), -np.inf, both))
+    own = rankdata(np.where(np.isnan(scores), -np.inf, scores))
+    found: Float64s = (ranks[len(normal) :] - own) / max(len(normal), 1)
+    return found
+
+
+def _error(difference: Float64s) -> float:
+    """The standard error of a mean over rows in the order of time, whose neighbours are alike: by stretches."""
+    parts = np.array_split(difference, min(_BLOCKS, len(difference)))
+    return float(np.std([part.mean() for part in parts]) / np.sqrt(len(parts)))
+
+
+def interval(flagged: Bools) -> tuple[float, float]:
+    """95 % for the rate that `flagged` [n], in the order of time, are a sample of: the wider one of Clopper and
+    Pearson's, for independent rows, and a block bootstrap's, of stretches of a fiftieth.
+    """
+    n, hits = len(flagged), int(flagged.sum())
+    low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
+    length = max(1, n // _BLOCKS)
+    starts = np.random.default_rng(0).integers(n, size=(1000, -(-n // length)))
+    sums = np.concatenate(([0], np.cumsum(np.tile(flagged, 2))))
+    means = (sums[starts + length] - sums[starts]).sum(1) / (starts.shape[1] * length)
+    return min(low, float(np.quantile(means, 0.025))), max(high, float(np.quantile(means, 0.975)))

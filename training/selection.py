@@ -1,0 +1,150 @@
+"""Which rows of the window are fitted to, which set the threshold, and which the gate looks at."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from training import regime
+from training.evidence import Known
+from training.fit import STRETCHES
+from training.opinion import Float64s
+from training.window import Window
+from worker.errors import NoModelError
+from worker.settings import Settings
+
+Bools = npt.NDArray[np.bool_]
+
+GATE: Final = 0.05  # of the rows, held out from calibration as well
+OLD: Final = 0.25  # of the rows fitted to, from before a new regime; as many as since, after a mere drift
+_CALIBRATE, _GATE = 1, 2
+_UNEVEN: Final = 4.0  # times an entity's even share of the rows
+
+
+@dataclass(frozen=True)
+class Selection:
+    """[n] each, of the window's rows. `since` is the first row of what the plant is doing now, where it has changed;
+    `regime` says that the champion does not know that.
+    """
+
+    fit: Bools
+    calibrate: Bools
+    gate: Bools
+    since: int | None
+    regime: bool
+    counts: dict[str, int]
+
+
+def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selection:
+    """`p_values` [n] are the champion's. Raises NoModelError where too few rows are left.
+
+    Fitted to are rows within budget, outside of incidents, or dismissed by a person; the threshold is set by all but
+    confirmed anomalies and those of faulty sensors. A new regime (training/regime.py) is fitted to as it is, with some
+    of what was before, and alone sets the threshold. After a drift that the champion can cope with, what came since
+    weighs as much as what was before.
+    """
+    training = settings.training
+    if len(rows) < training.min_rows:
+        raise NoModelError(
+            f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window), {training.min_rows} are"
+            " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    normal = ~rows.is_known(Known.CONFIRMED | Known.FAULTY)
+    quiet = normal & (~rows.is_known(Known.NAMED | Known.INCIDENT) | rows.is_known(Known.DISMISSED))
+    begin = None
+    if p_values is not None:
+        # What a person has dismissed is normal already, and no sign of anything new.
+        known = np.where(rows.is_known(Known.DISMISSED), np.nan, p_values)
+        begin = regime.begins(rows.x, known, normal, training.regime_share)
+    is_regime = begin is not None and int(normal[begin:].sum()) >= training.min_rows
+    since = begin if is_regime else _drifted(rows, training.min_rows)
+    part = _parts(len(rows), training.holdout, since)
+    fit, calibrate, gate = (part == 0) & quiet, (part == _CALIBRATE) & normal, (part == _GATE) & normal
+    if since is not None:
+        now = np.arange(len(rows)) >= since
+        if is_regime:
+            fit |= (part == 0) & normal & now
+            calibrate, gate = calibrate & now, gate & now
+        elif now.mean() >= training.regime_share:
+            calibrate = calibrate & now
+        keep = int((fit & now).sum() * (OLD / (1 - OLD) if is_regime else 1.0))
+        fit = (fit & now) | _thinned(fit & ~now, keep)
+    fit = _evened(fit, rows.entity)
+    if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
+        raise NoModelError(
+            f"{int(fit.sum())} rows are left to fit on: of {len(rows)}, {int((~quiet & normal).sum())} were"
+            f" published as"
+            f" anomalies or lie in incidents, {int((~normal).sum())} are confirmed anomalies or of faulty"
+            f" sensors. If they"
+            " are a new normal, dismiss them (`python -m worker label`), wait until they are most of the window"
+            " (OFFNORMAL_TRAINING__REGIME_SHARE), or look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    counts = {
+        "named_anomalies": int(rows.is_known(Known.NAMED).sum()),
+        "in_incidents": int(rows.is_known(Known.INCIDENT).sum()),
+        "dismissed": int(rows.is_known(Known.DISMISSED).sum()),
+        "confirmed": int(rows.is_known(Known.CONFIRMED).sum()),
+        "faulty": int(rows.is_known(Known.FAULTY).sum()),
+        "fitted": int(fit.sum()),
+        "held_out": int(calibrate.sum()),
+        "gate": int(gate.sum()),
+    }
+    return Selection(fit, calibrate, gate, since, is_regime, counts)
+
+
+def _drifted(rows: Window, floor: int) -> int | None:
+    """The first row since the last drift, if it is in the window, and enough came since."""
+    if rows.drift is None:
+        return None
+    begin = int(np.searchsorted(rows.time, rows.drift))
+    return begin if begin > 0 and len(rows) - begin >= floor else None
+
+
+def _parts(n: int, holdout: float, since: int | None) -> npt.NDArray[np.int64]:
+    """[n] 0 to fit, then _CALIBRATE and _GATE: the latest parts of each of some stretches, as `fit.is_held_out` has it;
+    before and since a change by themselves.
+    """
+    part = np.zeros(n, np.int64)
+    pieces = [np.arange(n)] if since is None else [np.arange(since), np.arange(since, n)]
+    for piece in pieces:
+        stretches = max(1, min(STRETCHES, int(len(piece) * GATE)))
+        for stretch in np.array_split(piece, stretches):
+            gate = max(1, round(len(stretch) * GATE)) if len(stretch) else 0
+            held = max(1, round(len(stretch) * holdout)) if len(stretch) else 0
+            part[stretch[max(len(stretch) - gate - held, 0) :]] = _CALIBRATE
+            part[stretch[len(stretch) - gate :]] = _GATE
+    return part
+
+
+def _thinned(rows: Bools, keep: int) -> Bools:
+    """About `keep` of these, spread evenly; all, where they are fewer."""
+    at = np.flatnonzero(rows)
+    if len(at) <= keep:
+        return rows
+    kept = np.zeros(len(rows), bool)
+    kept[at[np.linspace(0, len(at) - 1, max(keep, 1)).astype(int)]] = True
+    return kept
+
+
+def _evened(rows: Bools, entity: npt.NDArray[np.int64]) -> Bools:
+    """No entity has more than some times its even share: those that send more often are thinned out."""
+    counts = np.bincount(entity[rows])
+    several = int((counts > 0).sum())
+    if several < 2:
+        return rows
+    most = max(int(_UNEVEN * rows.sum() / several), 1)
+    found = rows.copy()
+    for code in np.flatnonzero(counts > most).tolist():
+        of_entity = rows & (entity == code)
+        found &= ~of_entity
+        found |= _thinned(of_entity, most)
+    return found
+
+
+def told(selection: Selection, rows: Window) -> dict[str, Any]:
+    """For the model card."""
+    if selection.since is None:
+        return {}
+    return {"since": int(rows.time[selection.since]), "regime": selection.regime}

@@ -1,0 +1,152 @@
+"""`python -m training serve`: trains on a schedule, when asked to, and as soon as there is enough for a first model.
+
+A request that was made before the last training began is settled by it. What is known lies in the registry and in the
+topic of requests: after a restart it goes on where it was.
+"""
+
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import orjson
+import structlog
+from cronsim import CronSim
+
+from training import job
+from worker import cli
+from worker.errors import NoModelError, OffnormalError
+from worker.kafka.reader import Reader
+from worker.kafka.topics import require
+from worker.registry import Registry, RegistryView
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+LOOK_EVERY: Final = 1.0  # seconds
+AGAIN: Final = (5.0, 300.0)  # seconds after a failure, at first and at most
+TRY_EVERY: Final = 60.0  # seconds, for a first model where there are fewer records than rows are needed
+FIRST: Final = "the first model"
+
+
+class Request(NamedTuple):
+    time: float  # seconds since the epoch
+    reason: str
+
+
+def run(settings: Settings, arguments: Namespace) -> None:
+    topics = settings.topics
+    reads = [*job.reads(settings), topics.training_requests]
+    require(settings, reads=reads, writes=[topics.models])
+    serve = Serve(settings)
+    cli.on_stop(serve.stop)
+    serve.run()
+
+
+class Serve:
+    """Of one model. `train` is what is run, with the reason."""
+
+    def __init__(self, settings: Settings, train: Callable[[Settings, str], object] = job.run):
+        self._settings, self._train = settings, train
+        self._stop = threading.Event()
+        self._asked: Request | None = None
+        self._scheduled: float | None = None
+        self._began = 0.0  # the last training that was run here
+        self._untrained = True
+        self._not_before, self._patience = 0.0, AGAIN[0]
+        self._tried = 0.0
+
+    def stop(self) -> None:
+        """A training that is under way is finished first."""
+        self._stop.set()
+
+    def run(self) -> None:
+        settings = self._settings
+        self._schedule(time.time())
+        log.info("training_serves", model=settings.model.name, schedule=settings.training.schedule)
+        with Reader(settings.kafka, settings.topics.training_requests, patience=0.5) as requests:
+            while not self._stop.is_set():
+                try:
+                    self._read(requests)
+                    why = self.due(time.time())
+                    if why is not None:
+                        self._run(why)
+                except OffnormalError as error:
+                    log.warning("training_waits", error=str(error), again_in=AGAIN[0])
+                    self._stop.wait(AGAIN[0])
+        log.info("training_stops")
+
+    def due(self, now: float) -> str | None:
+        """Why to train at time `now` (s), if there is a reason."""
+        scheduled = self._scheduled is not None and now >= self._scheduled
+        if now < self._not_before or not (scheduled or self._asked or self._untrained):
+            return None
+        view = Registry(self._settings).view()
+        self._untrained = view.champion() is None
+        if self._untrained:
+            return FIRST if self._may_be_enough(now) else None
+        last = max(self._began, last_training(view))
+        if scheduled:
+            missed = self._scheduled or 0.0
+            self._schedule(now)
+            if last < missed:  # else another has done it
+                return f"schedule {self._settings.training.schedule}"
+        if self._asked is not None and self._asked.time <= last:
+            self._asked = None
+        if self._asked is not None:
+            self._not_before = last + self._settings.training.cooldown
+            return self._asked.reason if now >= self._not_before else None
+        return None
+
+    def _run(self, why: str) -> None:
+        begin = self._tried = time.time()
+        try:
+            self._train(self._settings, why)
+        except NoModelError as error:
+            log.warning("training_waits_for_data", why=why, error=str(error))
+            self._not_before = time.time() + AGAIN[0]
+        except OffnormalError as error:
+            log.error("training_failed", why=why, error=str(error), again_in=self._patience)
+            self._not_before = time.time() + self._patience
+            self._patience = min(2 * self._patience, AGAIN[1])
+            return  # what asked for it stands
+        self._began, self._patience = begin, AGAIN[0]
+
+    def _schedule(self, after: float) -> None:
+        expression = self._settings.training.schedule
+        if expression:
+            self._scheduled = next(CronSim(expression, datetime.fromtimestamp(after, UTC))).timestamp()
+
+    def _read(self, requests: Reader) -> None:
+        """However many requests there are, they are one: the latest."""
+        block = requests.poll(LOOK_EVERY)
+        for value, timestamp in zip(block.values, block.timestamp.tolist(), strict=True) if block else ():
+            try:
+                doc = orjson.loads(value or b"")
+                if doc["model"] == self._settings.model.name:
+                    self._asked = Request(timestamp / 1000, str(doc.get("reason") or "asked for")[:200])
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+                log.warning("request_not_understood")
+
+    def _may_be_enough(self, now: float) -> bool:
+        """As many records as rows are needed; fewer may do, with several rows each: that is tried now and then."""
+        training = self._settings.training
+        with Reader(self._settings.kafka, self._settings.topics.sensors) as reader:
+            begin = reader.offsets_at(int((now - training.lookback) * 1000))
+            records = sum(reader.ends()[p] - begin[p] for p in begin)
+        return records >= training.min_rows or (records > 0 and now - self._tried >= TRY_EVERY)
+
+
+def last_training(view: RegistryView) -> float:
+    """When the last training was begun, or, of one that does not say, decided on, in seconds; 0 if there was none."""
+    found = 0.0
+    for entry in view.history():
+        if entry.get("what") in ("promoted", "refused", "challenger"):
+            try:
+                told = entry.get("trained_at") or entry.get("when")
+                found = max(found, datetime.fromisoformat(str(told)).timestamp())
+            except ValueError:
+                continue
+    return found

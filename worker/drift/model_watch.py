@@ -1,0 +1,153 @@
+"""What one version of a model sees of the plant: summaries of all its vectors, and of each entity's."""
+
+from typing import Final
+
+import numpy as np
+
+from worker.drift.found import Drift, SensorFault, Shift
+from worker.drift.monitor import Monitor, Noticed
+from worker.drift.sample import Entity, Sample
+from worker.drift.sensors import SensorWatch, Told
+from worker.drift.summary import Summary, Tally
+from worker.models.reference import Float64s, Reference
+
+Found = Drift | SensorFault
+
+RETOLD: Final = 10  # summaries after which a fault that lasts is told again: whoever reads it knows that it does
+_PIECES, _LARGEST_PIECE = 8, 64
+
+
+class _Entity:
+    def __init__(self, reference: Reference, row: int | None, monitored: bool):
+        self.tally = Tally(len(reference.deviation))
+        self.sensors = SensorWatch(reference, row)
+        self.monitor = Monitor(reference, row) if monitored else None
+        self.open: dict[int, SensorFault] = {}  # feature -> the fault that lasts
+        self.told = 0  # summaries since
+
+
+class ModelWatch:
+    """Takes samples, all of one version of a model that has a reference, and says what it has found."""
+
+    def __init__(self, resident_name: str, version: str, features: tuple[str, ...], reference: Reference, most: int):
+        self.model, self.version, self.features = resident_name, version, features
+        self._reference, self._most = reference, most
+        self._tally = Tally(len(reference.deviation))
+        self._off = np.zeros(len(features)), np.zeros(len(features))  # deviations added up, and how many
+        self._monitor = Monitor(reference, None)
+        self._entities: dict[Entity, _Entity] = {}
+        self.p_value = 0.5  # of the last summary
+
+    def take_over(self, other: "ModelWatch") -> None:
+        """Faults that last, from the watch of the version before: a sensor does not mend because a model was
+        trained.
+        """
+        if other.features == self.features:
+            self._entities |= {key: entity for key, entity in other._entities.items() if entity.sensors.faulty}
+
+    @property
+    def faults(self) -> list[SensorFault]:
+        """Those that last."""
+        return [fault for entity in self._entities.values() for fault in entity.open.values()]
+
+    def take(self, sample: Sample) -> list[Found]:
+        found: list[Found] = []
+        x = sample.x.astype(np.float64)
+        p_values = sample.resident.calibration.p_value(sample.scores)
+        over = sample.scores >= sample.resident.threshold
+        # Added up in pieces, so that a summary does not get much too long.
+        piece = min(max(int(self._reference.rows / _PIECES / sample.stands_for.max()), 1), _LARGEST_PIECE)
+        order = np.argsort(sample.entity, kind="stable")
+        for all_at in np.split(order, np.flatnonzero(np.diff(sample.entity[order])) + 1):
+            key = sample.names[int(sample.entity[all_at[0]])]
+            entity = self._entity(key)
+            for k in range(0, len(all_at), piece):
+                at = all_at[k : k + piece]
+                taken = x[at], p_values[at], over[at], sample.time[at], float(sample.stands_for[at].sum())
+                if entity is not None:
+                    entity.tally.add(*taken)
+                    if entity.tally.rows >= self._reference.rows:
+                        found += self._summarised(key, entity, entity.tally.take())
+                if entity is None or not entity.sensors.faulty:
+                    found += self._add(self._reference.row(key[1]), *taken)
+        return found
+
+    def _add(self, row: int | None, x: Float64s, *taken: object) -> list[Found]:
+        """To the summary of the whole."""
+        self._tally.add(x, *taken)  # type: ignore[arg-type]
+        if row is not None:
+            off = x - self._reference.location[row]
+            self._off[0][:] += np.nansum(off, 0)
+            self._off[1][:] += (~np.isnan(off)).sum(0)
+        if self._tally.rows < self._reference.rows:
+            return []
+        summary = self._tally.take()
+        if not np.isnan(summary.p_value):
+            self.p_value = summary.p_value
+        deviations = np.where(self._off[1] > 0, self._off[0] / np.maximum(self._off[1], 1), np.nan)
+        self._off[0][:], self._off[1][:] = 0, 0
+        noticed = self._monitor.take(summary, deviations)
+        return [] if noticed is None else [self._drift(None, noticed, 0)]
+
+    def _entity(self, key: Entity) -> _Entity | None:
+        entity = self._entities.get(key)
+        if entity is None and len(self._entities) < self._most:
+            row = self._reference.row(key[1])
+            several = len(self._reference.entities) > 1 and row is not None
+            entity = self._entities[key] = _Entity(self._reference, row, monitored=several)
+        return entity
+
+    def _summarised(self, key: Entity, entity: _Entity, summary: Summary) -> list[Found]:
+        found: list[Found] = []
+        for told in entity.sensors.take(summary):
+            fault = self._fault(key, told, summary)
+            if told.over:
+                entity.open.pop(told.feature, None)
+            else:
+                entity.open[told.feature], entity.told = fault, 0
+            found.append(fault)
+        entity.told += 1
+        if entity.open and entity.told % RETOLD == 0:
+            for j, fault in entity.open.items():
+                entity.open[j] = SensorFault(**{**vars(fault), "latest": summary.end})
+            found += entity.open.values()
+        if entity.monitor is not None and not entity.sensors.suspicious:
+            noticed = entity.monitor.take(summary)
+            if noticed is not None:
+                row = self._reference.row(key[1])
+                found.append(self._drift(key[1], noticed, row or 0))
+        return found
+
+    def _drift(self, entity: str | None, noticed: Noticed, row: int) -> Drift:
+        shifts = []
+        for j, off in noticed.features:
+            before = float(self._reference.location[row][j])
+            shift = off / max(float(self._reference.deviation[j]), 1e-30)
+            shifts.append(Shift(self.features[j], before, before + off, shift))
+        shifts.sort(key=lambda shift: -abs(shift.shift))
+        return Drift(
+            model=self.model,
+            version=self.version,
+            entity=entity,
+            detectors=noticed.detectors,
+            since=noticed.first,
+            noticed=noticed.latest,
+            p_value=noticed.p_value,
+            over=noticed.over,
+            features=shifts,
+        )
+
+    def _fault(self, key: Entity, told: Told, summary: Summary) -> SensorFault:
+        return SensorFault(
+            model=self.model,
+            version=self.version,
+            partition=key[0],
+            entity=key[1],
+            feature=self.features[told.feature],
+            fault=told.fault,
+            since=told.since,
+            latest=summary.end,
+            until=summary.end if told.over else None,
+            before=told.before,
+            now=None if np.isnan(told.now) else told.now,
+        )

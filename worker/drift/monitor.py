@@ -1,0 +1,169 @@
+"""The detectors of one stream of summaries: the model's as a whole, or one entity's.
+
+- ADWIN (Bifet and Gavalda 2007) and KSWIN (Raab, Heusinger and Schleif 2020) on the summaries' mean p-value: uniform
+  p-values have .5, and training has told how much it wavers. They remember training's own, so that a model that never
+  fitted is noticed as well.
+- Page-Hinkley (Page 1954) on the share of vectors over budget.
+- a CUSUM (Page 1954) for each feature on its mean reading, in both directions.
+
+Summaries are long enough to be nearly independent (training/reference.py). What is noticed has to last and to matter:
+after the first detector it is looked at for some summaries more, and a mean p-value near .5 is no drift.
+
+How often they err and how late they are: tests/benchmarks/drift.py, docs/closed-loop.md.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from worker.drift.summary import Summary
+from worker.models.reference import Float64s, Reference
+
+ADWIN_DELTA: Final = 1e-6
+KSWIN_ALPHA: Final = 1e-8
+KSWIN_WINDOW, KSWIN_RECENT = 100, 20
+# Of the summaries' share over budget: what is allowed for ever, and what may add up beyond it. A burst of anomalies for
+# some twenty summaries is no drift.
+RATE_ALLOWED, RATE_SUM = 0.01, 20.0
+# In spreads of a summary's mean: what a feature may be off for ever, how much a summary counts at most, and what may
+# add up. A shift is noticed after 10 summaries at the earliest.
+ALLOWED, MOST, SUM = 1.0, 2.0, 20.0
+MATERIAL_SHIFT: Final = 0.3  # standard deviations of a reading: less is allowed for ever, too
+MATERIAL_P: Final = 0.06  # the mean p-value's distance from .5 from which on the model is out of step
+CONFIRM: Final = 3  # summaries for which what was noticed is looked at before it is told
+_SPREADS: Final = 16.0  # of the mean p-value: ADWIN wants values in [0, 1]
+_REMEMBERED: Final = 2000
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """`first` is the time of the first summary that has to do with it."""
+
+    detectors: list[str]
+    first: int
+    p_value: float
+    over: float
+    features: list[tuple[int, float]]  # indices of those that have shifted, and their mean reading since
+    latest: int
+
+
+class Monitor:
+    """Sees one summary after another. Has river's detectors, which take a second to import: not in the loop's
+    thread.
+    """
+
+    def __init__(self, reference: Reference, row: int | None):
+        """`row` of the reference's locations; None where it knows none: then its features are not looked at."""
+        from river.drift import ADWIN, KSWIN, PageHinkley
+
+        self._reference, self._row = reference, row
+        known = reference.p_values[-KSWIN_WINDOW:]
+        self._p_spread = max(float(np.std(known)) if len(known) > 4 else 0.0, 0.29 / np.sqrt(reference.rows), 0.004)
+        self._detectors: dict[str, Any] = {
+            "adwin": ADWIN(delta=ADWIN_DELTA, clock=1),
+            "kswin": KSWIN(alpha=KSWIN_ALPHA, window_size=KSWIN_WINDOW, stat_size=KSWIN_RECENT, seed=1),
+            "page_hinkley": PageHinkley(min_instances=1, delta=RATE_ALLOWED, threshold=RATE_SUM, alpha=1.0, mode="up"),
+        }
+        for p_value in np.resize(known, KSWIN_WINDOW) if len(known) else ():
+            self._detectors["adwin"].update(self._scaled(float(p_value)))
+            self._detectors["kswin"].update(self._scaled(float(p_value)))
+        d = len(reference.deviation)
+        self._sums = np.zeros((2, d))
+        self._began = np.zeros((2, d), np.int64)  # summary with which the sum began to rise
+        self._off = np.zeros((2, d))  # the means since, added up
+        spread = np.maximum(reference.spread, 1e-9 * np.maximum(np.abs(reference.location[0]), 1e-30))
+        self._unit = spread
+        self._allowed = np.maximum(ALLOWED, MATERIAL_SHIFT * reference.deviation / spread)
+        self._past: deque[Summary] = deque(maxlen=_REMEMBERED)
+        self._seen = 0
+        self._suspected: dict[str, int] = {}  # detector -> summary with which it begins
+        self._confirm_at = 0
+
+    def _scaled(self, p_value: float) -> float:
+        return float(min(max(0.5 + (p_value - 0.5) / (_SPREADS * self._p_spread), 0.0), 1.0))
+
+    def take(self, summary: Summary, deviations: Float64s | None = None) -> Noticed | None:
+        """What is noticed, once: until then, or again after it, None. `deviations` [d] are the mean readings' distances
+        from their location; without, they are made from the summary.
+        """
+        self._past.append(summary)
+        self._seen += 1
+        if not np.isnan(summary.p_value):
+            for name in ("adwin", "kswin"):
+                self._update(name, self._scaled(summary.p_value), KSWIN_RECENT)
+            self._update("page_hinkley", summary.over, int(RATE_SUM))
+        if deviations is None and self._row is not None:
+            deviations = summary.mean - self._reference.location[self._row]
+        if deviations is not None:
+            self._cusum(deviations)
+        if not self._suspected or self._seen < self._confirm_at:
+            return None
+        noticed = self._confirmed()
+        self._suspected.clear()
+        return noticed
+
+    def _update(self, name: str, value: float, recent: int) -> None:
+        detector = self._detectors[name]
+        width = getattr(detector, "width", 0)
+        detector.update(value)
+        if detector.drift_detected:
+            since = int(detector.width) if name == "adwin" and detector.width < width else recent
+            self._suspect(name, self._seen - min(since, self._seen))
+
+    def _cusum(self, deviations: Float64s) -> None:
+        z = np.nan_to_num(deviations / self._unit)
+        for side, sign in enumerate((1, -1)):
+            sums = self._sums[side]
+            rises = np.minimum(sign * z - self._allowed, MOST)
+            new = np.maximum(sums + rises, 0.0)
+            begins = (sums == 0) & (new > 0)
+            self._began[side, begins] = self._seen - 1
+            self._off[side] = np.where(new > 0, np.where(begins, 0.0, self._off[side]) + np.nan_to_num(deviations), 0.0)
+            self._sums[side] = np.minimum(new, 2 * SUM)
+        if (self._sums > SUM).any():
+            self._suspect("features", int(self._began[self._sums > SUM].min()))
+
+    def _suspect(self, name: str, begin: int) -> None:
+        if not self._suspected:
+            self._confirm_at = self._seen + CONFIRM
+        self._suspected.setdefault(name, begin)
+
+    def _confirmed(self) -> Noticed | None:
+        """What of it still holds."""
+        held = {}
+        for name, begin in self._suspected.items():
+            p_value, over = self._means(begin)
+            shifted = self._shifted()
+            if (
+                (name == "features" and shifted)
+                or (name == "page_hinkley" and over > RATE_ALLOWED)
+                or (name in ("adwin", "kswin") and abs(p_value - 0.5) > MATERIAL_P)
+            ):
+                held[name] = begin
+        if not held:
+            return None
+        first = min(held.values())
+        p_value, over = self._means(first)
+        since = self._summary(first).begin
+        return Noticed(list(held), since, p_value, over, self._shifted(), self._past[-1].end)
+
+    def _shifted(self) -> list[tuple[int, float]]:
+        found = []
+        for side in (0, 1):
+            for j in np.flatnonzero(self._sums[side] > SUM).tolist():
+                found.append((j, float(self._off[side, j] / max(self._seen - self._began[side, j], 1))))
+        return found
+
+    def _summary(self, number: int) -> Summary:
+        return self._past[max(number - (self._seen - len(self._past)), 0)]
+
+    def _means(self, begin: int) -> tuple[float, float]:
+        """Mean p-value and share over budget of the summaries from this one on."""
+        recent = [
+            s for s in list(self._past)[max(begin - (self._seen - len(self._past)), 0) :] if s.p_value == s.p_value
+        ]
+        if not recent:
+            return 0.5, 0.0
+        return float(np.mean([s.p_value for s in recent])), float(np.mean([s.over for s in recent]))

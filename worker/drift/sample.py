@@ -1,0 +1,88 @@
+"""A sample of a batch: what drift is looked for in, and what a second opinion is asked about."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine import Resident
+from worker.vectors import VectorBlock
+from worker.vectors.block import Float32s, Int64s
+from worker.vectors.identity import UInt64s, hashes, names
+
+ROWS: Final = 256  # of a batch, if that is enough ...
+OF_SUMMARY: Final = 32  # ... for so many of each of the model's summaries
+
+Entity = tuple[int, str | None]  # partition and name: as everywhere, an entity is what it is within its partition
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """k of a batch's vectors, spread evenly: `x` [k, d], their `scores` [k] by `resident`, event `time` [k] in ms, how
+    many vectors each `stands_for` [k], the hash of its `entity` [k] (worker/vectors/identity.py), which `names` tells,
+    and what was scored, `scored` [k, D], by the rows `scaled_by` [k] of the model's entity scaler.
+    """
+
+    resident: Resident
+    x: Float32s
+    scores: Float32s
+    time: Int64s
+    stands_for: npt.NDArray[np.float64]
+    entity: UInt64s
+    names: Mapping[int, Entity]
+    scored: Float32s
+    scaled_by: Int64s | None
+
+    @classmethod
+    def of(
+        cls, block: VectorBlock, scores: Float32s, scored: Float32s, scaled_by: Int64s | None, resident: Resident
+    ) -> "Sample":
+        """Of one vector at least."""
+        n, reference = len(block), resident.reference
+        wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
+        at = np.arange(0, n, max(n // wanted, 1))
+        record = block.record[at]
+        of_record = record[np.flatnonzero(np.diff(record, prepend=-1))]  # records without repeats
+        records = block.records.take(of_record) if len(of_record) < len(block.records) else block.records
+        told = names(block) if block.entities else records.keys
+        found = hashes(records, told.take(of_record) if block.entities else told)
+        entity = found[np.searchsorted(of_record, record)] if len(of_record) < len(block.records) else found[record]
+        unique, first = np.unique(entity, return_index=True)
+        x = block.x[at]  # a copy: the batch's bytes must not be held for this
+        return cls(
+            resident=resident,
+            x=x,
+            scores=scores[at],
+            time=block.time[at],
+            stands_for=np.full(len(at), n / len(at)),
+            entity=entity,
+            names={
+                hash: (int(block.records.partition[record[i]]), block.entity_of_record(int(record[i])))
+                for hash, i in zip(unique.tolist(), first.tolist(), strict=True)
+            },
+            scored=x if scored is block.x else scored[at],
+            scaled_by=None if scaled_by is None else scaled_by[at],
+        )
+
+    @classmethod
+    def concat(cls, samples: Sequence["Sample"]) -> "Sample":
+        """Of one resident's, in order."""
+        if len(samples) == 1:
+            return samples[0]
+        first = samples[0]
+        return cls(
+            resident=first.resident,
+            x=np.concatenate([s.x for s in samples]),
+            scores=np.concatenate([s.scores for s in samples]),
+            time=np.concatenate([s.time for s in samples]),
+            stands_for=np.concatenate([s.stands_for for s in samples]),
+            entity=np.concatenate([s.entity for s in samples]),
+            names={hash: name for s in samples for hash, name in s.names.items()},
+            scored=np.concatenate([s.scored for s in samples]),
+            scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.x)

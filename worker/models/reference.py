@@ -1,0 +1,40 @@
+"""What training tells of normal operation, for drift to be told from it: made by training, travels in the artefact."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Float64s = npt.NDArray[np.float64]
+
+MOST_ENTITIES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Of d features, summaries of `rows` vectors each: so many that one summary hardly depends on the one before.
+
+    `location` [1 + e, d] are mean readings, of the fleet and of the `entities`; `deviation` [d] is the standard
+    deviation of a reading around its entity's, `spread` [d] that of a summary's mean, with the dependence between
+    summaries in it. `present` [d] is the share of readings that were there. `still` [d] is the longest run of summaries
+    in which an entity's reading did not change. `p_values` [m] are the mean p-values of stretches of held-out vectors,
+    in the order of time.
+    """
+
+    rows: int
+    entities: tuple[str, ...]
+    location: Float64s
+    deviation: Float64s
+    spread: Float64s
+    present: Float64s
+    still: Float64s
+    p_values: Float64s
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.entities, 1)}
+
+    def row(self, entity: str | None) -> int | None:
+        """Whose location an entity has; None where there are entities and this one was not among them."""
+        return self._row.get(entity) if self._row and entity is not None else None if self._row else 0
