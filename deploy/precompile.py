@@ -19,6 +19,7 @@ from worker.metrics import Metrics
 from worker.models import Artefact, ModelCard
 from worker.models.wavelet import blocks
 from worker.settings import BatchSettings, InputSettings, ModelSettings, Settings
+from worker.trials import Trials
 
 
 def artefact(window: int) -> Artefact:
@@ -50,7 +51,10 @@ def main() -> None:
                 input=InputSettings(format=kind),
                 model=ModelSettings(window=window),
             )
-            lane = Lane(settings, Incidents(settings.incidents, ""), EventEncoder(settings), Metrics())
+            metrics = Metrics()
+            lane = Lane(
+                settings, Incidents(settings.incidents, ""), EventEncoder(settings), metrics, Trials(settings, metrics)
+            )
             lane.serve(Engine(settings).load(artefact(window).dump()))
             lane.warm_up()
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)

@@ -59,6 +59,7 @@ class Stage:
                     "DRIFT",
                     "TRAINING_REQUESTS",
                     "LABELS",
+                    "SHADOW",
                 )
             },
             "OFFNORMAL_OUTPUTS": '["scores"]',

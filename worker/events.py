@@ -21,6 +21,7 @@ from worker.kafka import Output, Outputs
 from worker.kafka.outputs import encode_headers, headers_with, same_for_all
 from worker.settings import Settings
 from worker.template import Integer, Number, Template, Text
+from worker.trials.found import ShadowEvent, TakenBack
 from worker.vectors import BytesColumn, Reject, VectorBlock
 from worker.vectors.block import Float32s, Int64s
 
@@ -29,19 +30,15 @@ PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OU
 ANOMALY_TYPE: Final = "offnormal.anomaly.v1"
 INCIDENT_TYPE: Final = "offnormal.incident.v1"
 DRIFT_TYPE: Final = "offnormal.drift.v1"
+SHADOW_TYPE: Final = "offnormal.shadow.v1"
 _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 _CLOUDEVENT_HEADERS: Final = encode_headers(_CLOUDEVENT)
 
 
-def schema(name: Literal["anomaly", "drift", "incident"]) -> dict[str, Any]:
+def schema(name: Literal["anomaly", "drift", "incident", "shadow"]) -> dict[str, Any]:
     """The JSON Schema of such an event."""
     found: dict[str, Any] = json.loads(files("worker").joinpath(f"{name}.schema.json").read_text())
     return found
-
-
-def source_of(settings: Settings) -> str:
-    """Who publishes: the consumer group."""
-    return f"urn:offnormal:{settings.kafka.group}"
 
 
 class EventEncoder:
@@ -49,7 +46,7 @@ class EventEncoder:
 
     def __init__(self, settings: Settings):
         self._topics = settings.topics
-        self._source = source_of(settings)
+        self._source = settings.source
         self._f32 = settings.input.format == "f32"
         self._template: tuple[tuple[Scorer, str, int, int], AnomalyTemplate] | None = None
 
@@ -67,12 +64,22 @@ class EventEncoder:
         """Each as it now stands; keyed by entity, without one by the partition."""
         return Outputs.of(self._topics.incidents, [self._incident(incident) for incident in found])
 
-    def drifts(self, found: Sequence[Drift | SensorFault]) -> list[Outputs]:
+    def found(self, found: Sequence[Drift | SensorFault | ShadowEvent | TakenBack]) -> list[Outputs]:
         """Each as an event, keyed by entity, without one by the model; and what asks for a training as a request."""
-        events = [self._drift(each) if isinstance(each, Drift) else self._sensor(each) for each in found]
-        requests = [self._request(each) for each in found if isinstance(each, Drift) and each.asks]
-        parts = ((self._topics.drift, events), (self._topics.training_requests, requests))
-        return [Outputs.of(topic, records) for topic, records in parts if records]
+        topics = self._topics
+        records: dict[str, list[Output]] = {topics.drift: [], topics.shadow: [], topics.training_requests: []}
+        for each in found:
+            if isinstance(each, Drift):
+                records[topics.drift].append(self._drift(each))
+                if each.asks:
+                    records[topics.training_requests].append(self._request(each))
+            elif isinstance(each, SensorFault):
+                records[topics.drift].append(self._sensor(each))
+            elif isinstance(each, TakenBack):
+                records[topics.drift].append(self._taken_back(each))
+            else:
+                records[topics.shadow].append(self._shadow(each))
+        return [Outputs.of(topic, told) for topic, told in records.items() if told]
 
     def _drift(self, drift: Drift) -> Output:
         data = {
@@ -112,6 +119,33 @@ class EventEncoder:
         id = f"sensor/{place}/{fault.since}#{fault.latest}:{state}"
         told = self._cloudevent(DRIFT_TYPE, id, fault.entity, data["latest"], data)
         return Output(self._topics.drift, told, (fault.entity or fault.model).encode(), _CLOUDEVENT)
+
+    def _taken_back(self, taken: TakenBack) -> Output:
+        data = {
+            "kind": "taken_back",
+            "model": {"name": taken.model, "version": taken.version},
+            "back_to": taken.back_to,
+            "when": iso(taken.when),
+            **taken.figures,
+        }
+        told = self._cloudevent(DRIFT_TYPE, f"taken_back/{taken.model}/{taken.version}", None, data["when"], data)
+        return Output(self._topics.drift, told, taken.model.encode(), _CLOUDEVENT)
+
+    def _shadow(self, event: ShadowEvent) -> Output:
+        partition, offset, row = event.place
+        data = {
+            "entity": event.entity,
+            "time": iso(event.time),
+            "score": event.score,
+            "p_value": event.p_value,
+            "threshold": event.threshold,
+            "model": {"name": event.model, "version": event.version},
+            "champion": event.champion,
+            "named_by_champion": event.named,
+        }
+        id = f"{event.topic}/{partition}/{offset}/{row}"
+        told = self._cloudevent(SHADOW_TYPE, id, event.entity, data["time"], data)
+        return Output(self._topics.shadow, told, (event.entity or event.model).encode(), _CLOUDEVENT)
 
     def _request(self, drift: Drift) -> Output:
         reason = f"drift: {', '.join(drift.detectors)}" + (f" of {drift.entity}" if drift.entity else "")

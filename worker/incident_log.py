@@ -8,7 +8,7 @@ from kafka import TopicPartition, errors
 
 from worker.detection.incident import Incident
 from worker.errors import KafkaError
-from worker.events import read_incident, source_of
+from worker.events import read_incident
 from worker.kafka import connection
 from worker.kafka.reader import Reader
 from worker.settings import Settings
@@ -21,7 +21,7 @@ class IncidentLog:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._source = source_of(settings)
+        self._source = settings.source
         self._topic = settings.topics.sensors
         self._last: dict[int, dict[int, Incident]] = {}  # partition of the sensors -> entity -> incident
         self._reader = Reader(settings.kafka, settings.topics.incidents)

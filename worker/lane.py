@@ -15,6 +15,7 @@ from worker.events import EventEncoder, PerVector
 from worker.kafka import Outputs, Redo, produce
 from worker.metrics import Metrics
 from worker.settings import Settings
+from worker.trials import Trials
 from worker.vectors import BytesColumn, Decoder, RecordBlock, VectorBlock
 from worker.vectors.identity import identities, names
 from worker.windows import Windowed, Windows
@@ -42,9 +43,11 @@ class Scored:
 class Lane:
     """Decodes, looks at windows, scores and judges by the resident model it is given; a batch by one model."""
 
-    def __init__(self, settings: Settings, incidents: Incidents, encoder: EventEncoder, metrics: Metrics):
+    def __init__(
+        self, settings: Settings, incidents: Incidents, encoder: EventEncoder, metrics: Metrics, trials: Trials
+    ):
         self._settings = settings
-        self._incidents, self._encoder, self._metrics = incidents, encoder, metrics
+        self._incidents, self._encoder, self._metrics, self._trials = incidents, encoder, metrics, trials
         self._judge = Judge(settings.detection.top_features)
         self._resident: Resident | None = None
         self._decoder: Decoder | None = None
@@ -73,7 +76,7 @@ class Lane:
 
     def warm_up(self) -> None:
         """First calls load machine code, or compile it: that is not a live batch's to pay. Leaves no trace."""
-        twin = Lane(self._settings, Incidents(self._settings.incidents, ""), self._encoder, Metrics())
+        twin = Lane(self._settings, Incidents(self._settings.incidents, ""), self._encoder, Metrics(), self._trials)
         assert self._resident is not None
         twin.serve(self._resident)
         far = np.full(len(self._resident.features), 1e30, np.float32)
@@ -125,8 +128,16 @@ class Lane:
             cold=cold,
             late=windowed.late,
             restarted=windowed.restarted,
-            sample=Sample.of(block, scores, windowed.x, entity, resident) if len(block) else None,
+            sample=self._sample(block, scores, windowed.x, entity, resident),
         )
+
+    def _sample(
+        self, block: VectorBlock, scores: Float32s, x: Float32s, entity: Int64s | None, resident: Resident
+    ) -> Sample | None:
+        if not len(block):
+            return None
+        with self._metrics.stage.labels("sample").time():
+            return Sample.of(block, scores, x, entity, resident, self._trials.share(resident.name))
 
     def _window(self, block: VectorBlock) -> Windowed:
         if self.windows is None:

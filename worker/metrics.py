@@ -51,6 +51,11 @@ class Metrics:
         self.drifts = Counter("offnormal_drifts", "Drifts noticed", ["model"], registry=r)
         self.sensor_faults = Gauge("offnormal_sensor_faults", "Sensors at fault now", ["fault"], registry=r)
         self.p_value = Gauge("offnormal_p_value_mean", "Mean p-value of late; .5 as trained", ["model"], registry=r)
+        self.trial_rows = Counter("offnormal_trial_rows", "Vectors scored by a second model", ["trial"], registry=r)
+        self.trial_agreement = Gauge(
+            "offnormal_trial_agreement_ratio", "Of what either model names, what both do", ["trial"], registry=r
+        )
+        self.taken_back = Counter("offnormal_models_taken_back", "Champions taken back in probation", registry=r)
         self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)
 
     def profile(self) -> str:

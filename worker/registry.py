@@ -36,11 +36,10 @@ from worker.vectors import RecordBlock
 
 # `pin`: while it names the champion, trainings and the worker leave that be.
 Alias = Literal["champion", "challenger", "pin"]
-# Whatever has changed the champion; `taken back` is a rollback by a worker, in probation.
+# `taken back` is a rollback by a worker, in probation.
 What = Literal[
     "promoted", "rolled back", "taken back", "refused", "challenger", "challenger dropped", "pinned", "unpinned"
 ]
-CHAMPION_CHANGES: Final = ("promoted", "rolled back", "taken back")
 
 # A broker takes records of 1 MiB unless told otherwise; a part leaves room for its key and headers.
 PART_BYTES: Final = 900_000
@@ -159,14 +158,20 @@ class RegistryView:
         pin = self.aliases.get("pin")
         return pin is not None and pin.version == self.champion()
 
-    def predecessor(self) -> str | None:
-        """That of the champion: what the last change that led to it says."""
+    def last_change(self) -> dict[str, Any] | None:
+        """The last one that led to the champion."""
         current = self.champion()
-        for entry in reversed(self.history()):
-            if entry.get("version") == current and entry.get("alias") == "champion":
-                before = entry.get("from")
-                return None if before is None else str(before)
-        return None
+        changes = (entry for entry in reversed(self.history()) if entry.get("alias") == "champion")
+        return next((entry for entry in changes if entry.get("version") == current), None)
+
+    def predecessor(self) -> str | None:
+        """Of the champion."""
+        before = (self.last_change() or {}).get("from")
+        return None if before is None else str(before)
+
+    def challenger(self) -> str | None:
+        record = self.aliases.get("challenger")
+        return record.version if record else None
 
 
 @dataclass(frozen=True)
@@ -196,10 +201,11 @@ def _named(view: RegistryView, alias: Alias) -> str | None:
 class Registry:
     """Reads and writes the models topic for one model."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, name: str | None = None):
+        """Of OFFNORMAL_MODEL__NAME, unless another is named."""
         self._settings = settings
         self._topic = settings.topics.models
-        self._name = settings.model.name
+        self._name = name or settings.model.name
 
     def view(self) -> RegistryView:
         """The registry as it stands now. Raises KafkaError."""
@@ -230,43 +236,58 @@ class Registry:
             view.artefact(version)
             what: What = "promoted" if alias == "champion" else "challenger"
             changes: dict[Alias, str | None] = {alias: version}
-            if alias == "champion" and _named(view, "challenger") == version:
+            if alias == "champion" and view.challenger() == version:
                 changes["challenger"] = None
             return Decision(what, version, alias, changes, more)
 
         return self._decide(decide, who, why)
 
-    def rollback(self, who: str, why: str, of: str | None = None, **more: Any) -> RegistryView:
-        """Makes the champion's predecessor champion again; `of` a version, only if that is champion still, and then it
-        was taken back by a worker. Raises NoModelError if there is none.
-        """
+    def rollback(self, who: str, why: str) -> RegistryView:
+        """Makes the champion's predecessor champion again. Raises NoModelError if there is none."""
+        return self._decide(lambda view: self._undo(view, "rolled back", {}), who, why)
+
+    def take_back(self, version: str, who: str, why: str, **more: Any) -> RegistryView | None:
+        """A rollback of this version by a worker, unless it is no longer in probation: None."""
 
         def decide(view: RegistryView) -> Decision | None:
-            if of is not None and view.champion() != of:
+            change = view.last_change()
+            if change is None or change.get("what") != "promoted" or view.champion() != version or view.pinned():
                 return None
-            undone = view.predecessor()
-            if undone is None:
-                raise NoModelError(f"the champion of {self._name} has no predecessor to roll back to")
-            view.artefact(undone)
-            return Decision(
-                "rolled back" if of is None else "taken back", undone, "champion", {"champion": undone}, more
-            )
+            return self._undo(view, "taken back", more)
 
-        return self._decide(decide, who, why)
+        return self._decide_if(decide, who, why)
+
+    def _undo(self, view: RegistryView, what: What, more: Mapping[str, Any]) -> "Decision":
+        undone = view.predecessor()
+        if undone is None:
+            raise NoModelError(f"the champion of {self._name} has no predecessor to roll back to")
+        view.artefact(undone)
+        return Decision(what, undone, "champion", {"champion": undone}, more)
+
+    def promote_challenger(self, version: str, over: str, who: str, why: str, **more: Any) -> RegistryView | None:
+        """In place of the champion `over`; None where it is no longer a challenger, or that no longer champion."""
+
+        def decide(view: RegistryView) -> Decision | None:
+            if view.challenger() != version or view.champion() != over or view.pinned():
+                return None
+            view.artefact(version)
+            return Decision("promoted", version, "champion", {"champion": version, "challenger": None}, more)
+
+        return self._decide_if(decide, who, why)
 
     def refused(self, version: str, who: str, why: str, **more: Any) -> RegistryView:
         """Keeps in the history that the gate refused a version."""
         return self._decide(lambda _: Decision("refused", version, None, {}, more), who, why)
 
-    def drop_challenger(self, version: str, who: str, why: str, **more: Any) -> RegistryView:
-        """No longer a challenger, if it still is."""
+    def drop_challenger(self, version: str, who: str, why: str, **more: Any) -> RegistryView | None:
+        """No longer a challenger; None if it is none already."""
 
         def decide(view: RegistryView) -> Decision | None:
-            if _named(view, "challenger") != version:
+            if view.challenger() != version:
                 return None
             return Decision("challenger dropped", version, "challenger", {"challenger": None}, more)
 
-        return self._decide(decide, who, why)
+        return self._decide_if(decide, who, why)
 
     def pin(self, version: str | None, who: str, why: str) -> RegistryView:
         """Makes a version champion, to stay; None ends that."""
@@ -279,8 +300,17 @@ class Registry:
 
         return self._decide(decide, who, why)
 
-    def _decide(self, decide: "Callable[[RegistryView], Decision | None]", who: str, why: str) -> RegistryView:
-        """In one transaction, by somebody whom nobody has overtaken; None changes nothing. Prunes old artefacts."""
+    def _decide(self, decide: "Callable[[RegistryView], Decision]", who: str, why: str) -> RegistryView:
+        view = self._decide_if(decide, who, why)
+        assert view is not None
+        return view
+
+    def _decide_if(
+        self, decide: "Callable[[RegistryView], Decision | None]", who: str, why: str
+    ) -> RegistryView | None:
+        """In one transaction, by somebody whom nobody has overtaken; None where it was decided to change nothing.
+        Prunes old artefacts.
+        """
         for tried in range(1, _TRIES + 1):
             with readable_errors(f"writing {self._topic}", self._settings.kafka.bootstrap):
                 client = self._fencing()
@@ -288,12 +318,13 @@ class Registry:
                     client.init_transactions()  # from here on whoever began before can no longer decide
                     view = self.view()
                     decision = decide(view)
-                    if decision is not None:
-                        client.begin_transaction()
-                        for key, value in self._told(decision, view, who, why):
-                            client.send(self._topic, value, key.encode(), partition=0)
-                        client.commit_transaction()
-                        self._prune(view)
+                    if decision is None:
+                        return None
+                    client.begin_transaction()
+                    for key, value in self._told(decision, view, who, why):
+                        client.send(self._topic, value, key.encode(), partition=0)
+                    client.commit_transaction()
+                    self._prune(view)
                     return view
                 except _OVERTAKEN as error:
                     if tried == _TRIES:

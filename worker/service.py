@@ -21,8 +21,9 @@ import structlog
 from kafka import OffsetAndMetadata, TopicPartition
 from structlog.contextvars import bind_contextvars
 
+from worker.beside import Beside, Found
 from worker.detection import Incidents
-from worker.drift import Drift, DriftWatch, Sample, SensorFault
+from worker.drift import Sample
 from worker.engine import Engine
 from worker.events import EventEncoder
 from worker.http import Health, HttpServer
@@ -35,6 +36,7 @@ from worker.metrics import Metrics
 from worker.router import Router
 from worker.settings import Settings
 from worker.state import PartitionState
+from worker.trials import Trials
 from worker.vectors import RecordBlock
 from worker.watcher import ChampionWatcher
 
@@ -47,7 +49,7 @@ OBSERVE_EVERY = 1.0  # lag and other gauges
 ADOPT_PATIENCE, ADOPT_LONGEST = 0.1, 1.0  # seconds that the loop waits for what was committed, at first and at most
 ADOPT_AGAIN = 0.5
 STATE_EVERY = 1.0  # a look at where windows would have to be filled from
-DRIFT_PATIENCE = 3.0  # seconds at the end for what is still to be looked at
+BESIDE_PATIENCE = 3.0  # seconds at the end for what is still to be looked at
 REPORT_EVERY = 10.0  # a line of progress in the log
 
 
@@ -67,7 +69,7 @@ class Checkpoint:
     events: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
-    found: list[Drift | SensorFault] = field(default_factory=list)  # to be told with it
+    found: list[Found] = field(default_factory=list)  # to be told with it
     since: float = 0.0
 
     @property
@@ -108,13 +110,15 @@ class Worker:
         self._sweep_at = 0.0
         self.metrics = Metrics()
         self.engine = Engine(settings)
+        self._trials = Trials(settings, self.metrics)
         self._encoder = EventEncoder(settings)
         self._incidents = Incidents(settings.incidents, settings.topics.sensors)
         self._router = Router(settings.model.routes, settings.model.name)
         self._lanes = {
-            model: Lane(settings, self._incidents, self._encoder, self.metrics) for model in settings.model.names
+            model: Lane(settings, self._incidents, self._encoder, self.metrics, self._trials)
+            for model in settings.model.names
         }
-        self._drift = DriftWatch(settings, self.metrics)
+        self._beside = Beside(settings, self.metrics, self._trials)
         self._watcher: ChampionWatcher | None = None
 
     def stop(self) -> None:
@@ -134,12 +138,13 @@ class Worker:
                 reads=[topics.sensors, topics.models, topics.incidents],
                 writes=settings.written,
             )
-            self._watcher = ChampionWatcher(settings, self.engine, self.metrics)
+            self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
             self._watcher.start()
+            self._beside.start()
             if self._await_champion():
                 self._serve()
         finally:
-            self._drift.close()
+            self._beside.close()
             if self._watcher is not None:
                 self._watcher.close()
             if http is not None:
@@ -217,8 +222,8 @@ class Worker:
             if not self._checkpoint.empty:
                 self._commit(source, sink)
             self._settle(sink)
-            self._drift.settle(DRIFT_PATIENCE)
-            if self._drift.has_found:
+            self._beside.settle(BESIDE_PATIENCE)
+            if self._beside.has_found:
                 self._commit(source, sink)
                 self._settle(sink)
         except Redo as fault:
@@ -353,7 +358,7 @@ class Worker:
     def _due(self, full: bool, sink: Sink) -> bool:
         checkpoint = self._checkpoint
         if checkpoint.empty:
-            return self._drift.has_found and not full
+            return self._beside.has_found and not full
         waited = time.monotonic() - checkpoint.since >= self._settings.batch.commit_interval
         somebody_waits = checkpoint.has_outputs and (sink.holds_back or self._incidents.news)
         return waited or (somebody_waits and not full)
@@ -367,9 +372,9 @@ class Worker:
             checkpoint.incidents = sum(incident.notify for incident in changed)
             if changed:
                 sink.send([self._encoder.incidents(changed)])
-            checkpoint.found = self._drift.found()
+            checkpoint.found = self._beside.found()
             if checkpoint.found:
-                sink.send(self._encoder.drifts(checkpoint.found))
+                sink.send(self._encoder.found(checkpoint.found))
             offsets = {}
             for partition, end in checkpoint.ends.items():
                 state = self._state(partition, end).dump()
@@ -385,7 +390,7 @@ class Worker:
         with self.metrics.stage.labels("settle").time():
             sink.settle()
         self._committing = None
-        self._drift.observe(checkpoint.samples)
+        self._beside.observe(checkpoint.samples)
         m = self.metrics
         m.commits.inc()
         for version, rows in checkpoint.rows.items():
@@ -421,7 +426,7 @@ class Worker:
         log.warning("redo", reason=str(fault), rows=sum(each.rows.total() for each in open))
         self.metrics.redone.inc()
         for each in reversed(open):
-            self._drift.again(each.found)
+            self._beside.again(each.found)
         self._checkpoint, self._committing = Checkpoint(), None
         sink.discard()
         # Nothing is read before it is known what has been committed.

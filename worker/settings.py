@@ -167,6 +167,7 @@ class TopicSettings(Section):
     models: Topic = Field("offnormal.models", description="the registry (compacted)")
     drift: Topic = Field("offnormal.drift", description="out: drift, sensors at fault, models taken back")
     training_requests: Topic = Field("offnormal.training-requests", description="out: what `training serve` acts on")
+    shadow: Topic = Field("offnormal.shadow", description="out: what a challenger in the champion's shadow names")
     labels: Topic = Field("offnormal.labels", description="in: what people say of events and incidents (compacted)")
     scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
     latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
@@ -365,13 +366,22 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
 
     @property
+    def source(self) -> str:
+        """Who publishes: the consumer group."""
+        return f"urn:offnormal:{self.kafka.group}"
+
+    @property
     def written(self) -> list[str]:
         """The topics that a worker writes to."""
         topics = self.topics
         always = [topics.anomalies, topics.incidents, topics.dead_letters]
         if self.drift.enabled:
             always += [topics.drift, topics.training_requests]
-        return [*always, *(getattr(topics, output) for output in self.outputs)]
+        if self.model.probation or self.model.shadow_share:  # a worker then may change the champion, and says so
+            always += [topics.models, topics.drift]
+        if self.model.shadow_share:
+            always.append(topics.shadow)
+        return list(dict.fromkeys([*always, *(getattr(topics, output) for output in self.outputs)]))
 
     @classmethod
     def settings_customise_sources(

@@ -1,17 +1,20 @@
-"""Follows the registry beside the loop: loads each new champion, and swaps it in once it has proved itself. With routes
-there are several models: each is swapped by itself.
+"""Follows the registry beside the loop: loads each new champion, and swaps it in once it has proved itself; and sets up
+the trials, of a challenger, and of a champion in probation. With routes there are several models: each is by itself.
 """
 
 import threading
 import time
+from datetime import datetime
 
 import structlog
 
-from worker.engine import Engine
+from worker.engine import Engine, Resident
 from worker.errors import OffnormalError
 from worker.metrics import Metrics
 from worker.registry import RegistryFollower, RegistryView
 from worker.settings import Settings
+from worker.trials import Trials
+from worker.trials.trial import Kind
 
 log = structlog.get_logger()
 
@@ -25,10 +28,12 @@ class ChampionWatcher:
     model in service goes on.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics):
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, trials: Trials):
         self._settings = settings
         self._engine = engine
         self._metrics = metrics
+        self._trials = trials
+        self._others: dict[tuple[str, Kind], tuple[str, Resident | None]] = {}  # what takes part in trials, or cannot
         self._stop = threading.Event()
         self._follower = RegistryFollower(settings)
         self._settled: dict[str, tuple[str, int]] = {}  # model -> champion and artefact last served or refused
@@ -51,6 +56,8 @@ class ChampionWatcher:
                     for model, view in self._follower.views.items():
                         self._follow(model, view)
                     self.first_look.set()
+                for model, view in self._follower.views.items():
+                    self._try(model, view)
             except OffnormalError as error:
                 log.warning("registry_unavailable", error=str(error))
                 self._stop.wait(RETRY_SECONDS)
@@ -94,6 +101,51 @@ class ChampionWatcher:
             threshold=resident.threshold,
             false_alarm_rate=resident.budget,
         )
+
+    def _try(self, model: str, view: RegistryView) -> None:
+        """Trials that are due; those that are over end."""
+        champion = self._engine.residents.get(model)
+        others: dict[Kind, str | None] = {
+            "probation": self._former(view),
+            "shadow": view.challenger() if self._settings.model.shadow_share else None,
+        }
+        for kind, version in others.items():
+            if (
+                champion is None
+                or champion.version != view.champion()
+                or version is None
+                or version == champion.version
+            ):
+                self._trials.end(model, kind)
+                self._others.pop((model, kind), None)
+                continue
+            other = self._other(model, kind, version, view)
+            if other is not None:
+                newer, older = (other, champion) if kind == "shadow" else (champion, other)
+                self._trials.begin(kind, newer, older)
+
+    def _former(self, view: RegistryView) -> str | None:
+        """The champion before, while this one may be taken back to it."""
+        change = view.last_change()
+        if change is None or change.get("what") != "promoted" or view.pinned():
+            return None
+        try:
+            since = datetime.fromisoformat(str(change.get("when"))).timestamp()
+        except ValueError:
+            return None
+        return view.predecessor() if time.time() < since + self._settings.model.probation else None
+
+    def _other(self, model: str, kind: Kind, version: str, view: RegistryView) -> Resident | None:
+        """Loaded once; None where it must not be, or is not needed."""
+        known = self._others.get((model, kind))
+        if known is None or known[0] != version:
+            try:
+                known = version, self._engine.load(view.artefact(version))
+            except Exception as error:  # as with a champion
+                log.warning("no_trial", trial=kind, model=model, model_version=version, reason=str(error))
+                known = version, None
+            self._others[model, kind] = known
+        return known[1]
 
     def _refuse(self, model: str, version: str, error: Exception) -> None:
         resident = self._engine.residents.get(model)

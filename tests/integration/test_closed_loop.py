@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import jsonschema
 import numpy as np
@@ -12,7 +14,9 @@ from tests.brokers import Broker
 from tests.models import FEATURES, normal_rows
 from tests.stage import Stage, until
 from worker.events import schema
-from worker.registry import Registry
+from worker.kafka.topics import create
+from worker.models import Artefact
+from worker.registry import Registry, new_version
 
 MakeStage = Callable[..., Stage]
 Rows = np.ndarray
@@ -192,3 +196,85 @@ def test_two_trainings_at_once_go_one_after_the_other(loop: tuple[Stage, Plant],
     assert sorted(view.audit) == [1, 2]
     parent = view.card(json.loads(second.output.splitlines()[-1])["version"]).parent
     assert parent == json.loads(first.output.splitlines()[-1])["version"], "the later one knew of the first"
+
+
+def broken_copy(s: Stage) -> Artefact:
+    """The champion with a threshold that far too many vectors reach: a model that has fooled every gate."""
+    view = Registry(s.settings).view()
+    sound = Artefact.load(view.artefact(view.champion() or ""))
+    c = sound.detector.calibration
+    loud = replace(sound.detector, calibration=replace(c, body=c.body / 4, sigma=c.sigma / 4))
+    version = new_version(datetime.now(UTC), b"broken")
+    card = sound.card.model_copy(update={"version": version, "parent": sound.card.version})
+    return replace(sound, card=card, detector=loud)
+
+
+def test_a_champion_that_floods_is_taken_back_once(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
+    s, plant = loop
+    plant.send(normal_rows(10_000, rng))
+    assert s.training().wait() == 0
+    sound = Registry(s.settings).view().champion()
+    worker = s.worker()
+    worker.await_log("model_in_service")
+    broken = broken_copy(s)
+    s.publish(broken)
+    worker.await_log("trial_begins")
+    plant.send(normal_rows(8000, rng))
+    worker.await_log("model_in_service", 3, timeout=30)
+    plant.send(normal_rows(4000, rng))
+    until(lambda: sum(s.committed().values()) == 22_000)
+    assert worker.stop() == 0
+    view = Registry(s.settings).view()
+    assert view.champion() == sound
+    last = view.history()[-1]
+    assert (last["what"], last["version"], last["from"]) == ("taken back", sound, broken.card.version)
+    assert last["who"] == s.settings.source and last["trial"]["rate"] > 5 * last["trial"]["promised"]
+    assert [what for what, _ in history(s)] == ["promoted", "promoted", "taken back"]
+    (event,) = [event for event in drift_events(s) if event["kind"] == "taken_back"]
+    assert (event["model"]["version"], event["back_to"]) == (broken.card.version, sound)
+
+
+def test_a_challenger_in_the_shadow_is_promoted_when_it_has_proved_itself(
+    loop: tuple[Stage, Plant], rng: np.random.Generator
+) -> None:
+    s, plant = loop
+    shadow = {"OFFNORMAL_MODEL__SHADOW_SHARE": "0.5", "OFFNORMAL_MODEL__PROBATION": "0"}
+    s.environment |= shadow
+    create(s.load(), 1, 1)
+    plant.send(normal_rows(10_000, rng))
+    assert s.training().wait() == 0
+    first = Registry(s.settings).view().champion()
+    worker = s.worker()
+    worker.await_log("model_in_service")
+    made = s.training("--json")
+    assert made.wait() == 0, made.errors
+    told = json.loads(made.output.splitlines()[-1])
+    assert told["role"] == "challenger" and not told["promoted"]
+    worker.await_log("trial_begins")
+    for _ in range(8):
+        plant.send(normal_rows(2000, rng))
+        time.sleep(0.3)
+    worker.await_log("model_in_service", 2, timeout=30)
+    until(lambda: sum(s.committed().values()) == 26_000)
+    broken = broken_copy(s)
+    models = Registry(s.settings)
+    models.add(broken)
+    models.promote(broken.card.version, "test", "forced", "challenger")
+    worker.await_log("trial_begins", 2)
+    plant.send(normal_rows(8000, rng))
+    worker.await_log("trial_decided", 2, timeout=30)
+    assert worker.stop() == 0
+    view = Registry(s.settings).view()
+    assert view.champion() == told["version"] != first and view.challenger() is None
+    assert [what for what, _ in history(s)] == [
+        "promoted",
+        "challenger",
+        "promoted",
+        "challenger",
+        "challenger dropped",
+    ]
+    named = [json.loads(record.value) for record in s.read(s.topics.shadow)]
+    for event in named:
+        jsonschema.validate(event, schema("shadow"))
+    assert {event["data"]["model"]["version"] for event in named} == {told["version"], broken.card.version}
+    assert not {e["data"]["model"]["version"] for e in s.events()} & {broken.card.version}, "its events are kept apart"

@@ -61,6 +61,8 @@ class Watched:
                 np.ones(n),
                 np.full(n, hash(entity) % 2**63, np.uint64),
                 {hash(entity) % 2**63: (0, entity)},
+                "sensors",
+                np.zeros((n, 3), np.int64),
                 part,
                 None,
             )
@@ -201,7 +203,7 @@ def test_events_are_as_their_schema_says_and_ask_for_a_training(resident: Reside
     watched.send(normal_rows(10 * ROWS, rng), None)
     watched.send(bad, None)
     assert watched.drifts and watched.faults
-    outputs = {each.topic: list(each) for each in EventEncoder(SETTINGS).drifts(watched.found)}
+    outputs = {each.topic: list(each) for each in EventEncoder(SETTINGS).found(watched.found)}
     validator = jsonschema.Draft202012Validator(schema("drift"), format_checker=jsonschema.FormatChecker())
     ids = set()
     for record in outputs[SETTINGS.topics.drift]:

@@ -18,7 +18,7 @@ from hypothesis import given, settings as budget, strategies as st
 from worker.detection import Anomalies, Incidents
 from worker.detection.incident import Incident
 from worker.detection.judge import Scorer
-from worker.events import EventEncoder, read_incident, schema, source_of
+from worker.events import EventEncoder, read_incident, schema
 from worker.kafka import Output
 from worker.settings import IncidentSettings, KafkaSettings, Settings
 from worker.state import PartitionState
@@ -29,7 +29,7 @@ BUDGET, ALARM, EXTREME = 0.01, 0.001, 0.001
 QUIET, COOLDOWN = 10_000, 30_000  # ms
 NOON = 1_700_000_000_000
 SENSORS = ["flow", "heat", "pressure"]
-SOURCE, ENCODER = source_of(Settings()), EventEncoder(Settings())
+SOURCE, ENCODER = Settings().source, EventEncoder(Settings())
 VALIDATOR = jsonschema.Draft202012Validator(schema("incident"), format_checker=jsonschema.FormatChecker())
 
 Data = dict[str, Any]
@@ -646,7 +646,7 @@ def test_every_published_incident_fits_the_schema_and_comes_back(
         entity = data["entity"]
         assert output.key == (b"t/%d" % int(data["incident"].split("/")[1]) if entity is None else entity.encode())
         assert event.get("subject", "") == (entity or "")
-        assert read_incident(output.value, source_of(Settings(kafka=KafkaSettings(group="other")))) is None
+        assert read_incident(output.value, Settings(kafka=KafkaSettings(group="other")).source) is None
     for incident in (i for handed in worker.handed for i in handed):
         back = read_incident(ENCODER.incidents([incident])[0].value, SOURCE)
         assert back is not None

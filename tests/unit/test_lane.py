@@ -15,6 +15,7 @@ from worker.kafka import Redo
 from worker.lane import Lane
 from worker.metrics import Metrics
 from worker.settings import DetectionSettings, InputSettings, ModelSettings, Settings
+from worker.trials import Trials
 from worker.vectors import RecordBlock
 
 WINDOW = 4
@@ -32,7 +33,10 @@ def resident() -> Resident:
 
 @pytest.fixture
 def lane(resident: Resident) -> Lane:
-    made = Lane(SETTINGS, Incidents(SETTINGS.incidents, "t"), EventEncoder(SETTINGS), Metrics())
+    metrics = Metrics()
+    made = Lane(
+        SETTINGS, Incidents(SETTINGS.incidents, "t"), EventEncoder(SETTINGS), metrics, Trials(SETTINGS, metrics)
+    )
     made.serve(resident)
     return made
 
@@ -103,7 +107,10 @@ def test_the_same_version_may_come_again(lane: Lane) -> None:
 
 def test_each_entity_is_scored_by_its_own_scaler() -> None:
     settings = Settings(input=InputSettings(format="f32"), model=ModelSettings(scaler="entity"))
-    made = Lane(settings, Incidents(settings.incidents, "t"), EventEncoder(settings), Metrics())
+    metrics = Metrics()
+    made = Lane(
+        settings, Incidents(settings.incidents, "t"), EventEncoder(settings), metrics, Trials(settings, metrics)
+    )
     resident = Engine(settings).load(make_artefact(seed=0, entities=("a", "b")).dump())
     made.serve(resident)
     x = normal_rows(3, np.random.default_rng(0))

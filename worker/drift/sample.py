@@ -22,7 +22,8 @@ Entity = tuple[int, str | None]  # partition and name: as everywhere, an entity 
 class Sample:
     """k of a batch's vectors, spread evenly: `x` [k, d], their `scores` [k] by `resident`, event `time` [k] in ms, how
     many vectors each `stands_for` [k], the hash of its `entity` [k] (worker/vectors/identity.py), which `names` tells,
-    and what was scored, `scored` [k, D], by the rows `scaled_by` [k] of the model's entity scaler.
+    its `place` [k, 3], partition, offset and row of the `topic`; and what was scored, `scored` [k, D], by the rows
+    `scaled_by` [k] of the model's entity scaler.
     """
 
     resident: Resident
@@ -32,17 +33,25 @@ class Sample:
     stands_for: npt.NDArray[np.float64]
     entity: UInt64s
     names: Mapping[int, Entity]
+    topic: str
+    place: Int64s
     scored: Float32s
     scaled_by: Int64s | None
 
     @classmethod
     def of(
-        cls, block: VectorBlock, scores: Float32s, scored: Float32s, scaled_by: Int64s | None, resident: Resident
+        cls,
+        block: VectorBlock,
+        scores: Float32s,
+        scored: Float32s,
+        scaled_by: Int64s | None,
+        resident: Resident,
+        share: float = 0.0,
     ) -> "Sample":
-        """Of one vector at least."""
+        """Of one vector at least; `share` of the vectors, if that is more than is needed anyway."""
         n, reference = len(block), resident.reference
         wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
-        at = np.arange(0, n, max(n // wanted, 1))
+        at = np.arange(0, n, max(min(n // wanted, int(1 / share) if share else n), 1))
         record = block.record[at]
         of_record = record[np.flatnonzero(np.diff(record, prepend=-1))]  # records without repeats
         records = block.records.take(of_record) if len(of_record) < len(block.records) else block.records
@@ -62,6 +71,8 @@ class Sample:
                 hash: (int(block.records.partition[record[i]]), block.entity_of_record(int(record[i])))
                 for hash, i in zip(unique.tolist(), first.tolist(), strict=True)
             },
+            topic=block.records.topic,
+            place=np.column_stack((block.records.partition[record], block.records.offset[record], block.row[at])),
             scored=x if scored is block.x else scored[at],
             scaled_by=None if scaled_by is None else scaled_by[at],
         )
@@ -80,6 +91,8 @@ class Sample:
             stands_for=np.concatenate([s.stands_for for s in samples]),
             entity=np.concatenate([s.entity for s in samples]),
             names={hash: name for s in samples for hash, name in s.names.items()},
+            topic=first.topic,
+            place=np.concatenate([s.place for s in samples]),
             scored=np.concatenate([s.scored for s in samples]),
             scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),
         )

@@ -45,6 +45,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         # Keyed by event or incident: compaction keeps what was said last of each.
         TopicSpec(topics.labels, 1, {"cleanup.policy": "compact"}),
     ]
+    if settings.model.shadow_share:
+        always.append(TopicSpec(topics.shadow, None, {"retention.ms": str(7 * _DAY)}))
     # JSON says a score in more bytes than some vectors have.
     often = {"retention.ms": str(7 * _DAY), "max.message.bytes": str(_LARGE)}
     return [*always, *(TopicSpec(getattr(topics, output), None, often) for output in settings.outputs)]

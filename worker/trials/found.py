@@ -1,0 +1,31 @@
+"""What comes of trials, to be published."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ShadowEvent:
+    """A vector that the challenger names; `named` says whether the champion does."""
+
+    model: str
+    version: str
+    champion: str
+    topic: str
+    place: tuple[int, int, int]  # partition, offset, row
+    entity: str | None
+    time: int
+    score: float
+    p_value: float
+    threshold: float
+    named: bool
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """A champion that a worker has taken back in probation."""
+
+    model: str
+    version: str
+    back_to: str
+    when: int
+    figures: dict[str, float]

@@ -1,0 +1,127 @@
+"""All trials of a worker: which are on, and what comes of them."""
+
+import time
+from typing import Final
+
+import numpy as np
+import structlog
+
+from worker.drift.sample import Sample
+from worker.engine import Resident
+from worker.errors import OffnormalError
+from worker.metrics import Metrics
+from worker.registry import Registry, RegistryView
+from worker.settings import Settings
+from worker.trials.found import ShadowEvent, TakenBack
+from worker.trials.sequential import Outcome
+from worker.trials.trial import Bools, Kind, Trial
+from worker.vectors.block import Float32s
+
+log = structlog.get_logger()
+
+Found = ShadowEvent | TakenBack
+
+MOST_EVENTS: Final = 200  # of a challenger at once: an alarm storm in the shadow is counted, not written out
+AGAIN: Final = 5.0  # seconds after a decision that could not be written
+REPORT_EVERY: Final = 60.0
+
+
+class Trials:
+    """`begin` and `end` are called by who follows the registry, `take` by who looks at samples: two threads, which
+    share nothing but a mapping that is replaced as a whole.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics):
+        self._settings, self._metrics = settings, metrics
+        self._trials: dict[tuple[str, Kind], Trial] = {}
+        self._not_before = 0.0
+        self._report_at = 0.0
+
+    def begin(self, kind: Kind, newer: Resident, older: Resident) -> None:
+        key = (newer.name, kind)
+        current = self._trials.get(key)
+        if current is None or (current.newer.version, current.older.version) != (newer.version, older.version):
+            self._trials = {**self._trials, key: Trial(kind, newer, older)}
+            log.info("trial_begins", trial=kind, model=newer.name, newer=newer.version, older=older.version)
+
+    def end(self, model: str, kind: Kind) -> None:
+        if (model, kind) in self._trials:
+            trial = self._trials[model, kind]
+            self._trials = {key: each for key, each in self._trials.items() if key != (model, kind)}
+            log.info("trial_ends", trial=kind, model=model, newer=trial.newer.version, **trial.figures())
+
+    def share(self, model: str) -> float:
+        """Of the model's vectors that a sample has to have."""
+        return self._settings.model.shadow_share if (model, "shadow") in self._trials else 0.0
+
+    def take(self, sample: Sample) -> list[Found]:
+        found: list[Found] = []
+        for key, trial in self._trials.items():
+            in_service = trial.older if trial.kind == "shadow" else trial.newer
+            if key[0] != sample.resident.name or in_service.version != sample.resident.version:
+                continue
+            outcome, scores, named = trial.take(sample)
+            self._metrics.trial_rows.labels(trial.kind).inc(len(sample))
+            self._metrics.trial_agreement.labels(trial.kind).set(trial.figures()["agreement"])
+            if trial.kind == "shadow":
+                found += _events(trial, sample, scores, named)
+            if outcome is not None and time.monotonic() >= self._not_before:
+                found += self._decide(trial, outcome)
+        self._report()
+        return found
+
+    def _decide(self, trial: Trial, outcome: Outcome) -> list[Found]:
+        """In the registry, if nobody has decided otherwise meanwhile."""
+        registry = Registry(self._settings, trial.newer.name)
+        who, figures = self._settings.source, trial.figures()
+        version, older = trial.newer.version, trial.older.version
+        told = f"{figures['rate']:.2g} of {figures['rows']:,} vectors over budget, {figures['promised']:.2g} promised"
+        why = f"{told}; {older} names {figures['rate_of_older']:.2g}"
+        done: RegistryView | None
+        try:
+            if trial.kind == "probation":
+                done = registry.take_back(version, who, f"probation: {why}", trial=figures)
+            elif outcome == "good":
+                done = registry.promote_challenger(version, older, who, f"shadow: {why}", trial=figures)
+            else:
+                done = registry.drop_challenger(version, who, f"shadow: {why}", trial=figures)
+        except OffnormalError as error:
+            log.error("trial_not_decided", trial=trial.kind, outcome=outcome, error=str(error))
+            self._not_before = time.monotonic() + AGAIN
+            return []
+        self.end(trial.newer.name, trial.kind)
+        log.warning("trial_decided", trial=trial.kind, model=trial.newer.name, newer=version, outcome=outcome, why=why)
+        if trial.kind != "probation" or done is None:
+            return []
+        self._metrics.taken_back.inc()
+        back_to = done.champion() or older
+        return [TakenBack(trial.newer.name, version, back_to, int(time.time() * 1000), figures)]
+
+    def _report(self) -> None:
+        if time.monotonic() >= self._report_at:
+            self._report_at = time.monotonic() + REPORT_EVERY
+            for trial in self._trials.values():
+                log.info(
+                    "trial", trial=trial.kind, model=trial.newer.name, newer=trial.newer.version, **trial.figures()
+                )
+
+
+def _events(trial: Trial, sample: Sample, scores: Float32s, named: Bools) -> list[Found]:
+    at = np.flatnonzero(named)[:MOST_EVENTS]
+    p_values = trial.newer.calibration.p_value(scores[at])
+    return [
+        ShadowEvent(
+            model=trial.newer.name,
+            version=trial.newer.version,
+            champion=trial.older.version,
+            topic=sample.topic,
+            place=(int(sample.place[i, 0]), int(sample.place[i, 1]), int(sample.place[i, 2])),
+            entity=sample.names[int(sample.entity[i])][1],
+            time=int(sample.time[i]),
+            score=float(scores[i]),
+            p_value=p_value,
+            threshold=trial.newer.threshold,
+            named=bool(sample.scores[i] >= sample.resident.threshold),
+        )
+        for i, p_value in zip(at.tolist(), p_values.tolist(), strict=True)
+    ]
