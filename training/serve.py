@@ -15,7 +15,7 @@ import orjson
 import structlog
 from cronsim import CronSim
 
-from training import job
+from training import job, window
 from worker import cli
 from worker.errors import NoModelError, OffnormalError
 from worker.kafka.reader import Reader
@@ -134,7 +134,7 @@ class Serve:
         """As many records as rows are needed; fewer may do, with several rows each: that is tried now and then."""
         training = self._settings.training
         with Reader(self._settings.kafka, self._settings.topics.sensors) as reader:
-            begin = reader.offsets_at(int((now - training.lookback) * 1000))
+            begin = reader.offsets_at(window.reach(reader, training.lookback))
             records = sum(reader.ends()[p] - begin[p] for p in begin)
         return records >= training.min_rows or (records > 0 and now - self._tried >= TRY_EVERY)
 

@@ -62,9 +62,9 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
 
     Raises KafkaError, SettingsError, and NoModelError where the features cannot be told.
     """
-    since = int((time.time() - settings.training.lookback) * 1000)
-    evidence = Evidence.read(settings, since)
     with Reader(settings.kafka, settings.topics.sensors) as reader:
+        since = reach(reader, settings.training.lookback)
+        evidence = Evidence.read(settings, since)
         reader.seek(reader.offsets_at(since))
         first, blocks = _look_ahead(reader.to_end())
         features = schema.choose(settings.input, champion, first)
@@ -111,6 +111,15 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         confirmed_of,
         evidence.drift,
     )
+
+
+def reach(reader: Reader, lookback: float) -> int:
+    """Where the window begins, in ms: so many seconds before the newest record. A plant that has stopped is looked at
+    as it last ran.
+    """
+    now = int(time.time() * 1000)
+    newest = reader.newest()
+    return min(now, now if newest is None else newest) - int(lookback * 1000)
 
 
 def _router(model: ModelSettings) -> Router:

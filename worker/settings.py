@@ -310,7 +310,9 @@ class BatchSettings(Section):
 
 
 class TrainingSettings(Section):
-    lookback: Duration = Field(86400.0, gt=0, description="how far back the training window reaches")
+    lookback: Duration = Field(
+        86400.0, gt=0, description="how far back from the newest record the training window reaches"
+    )
     max_rows: int = Field(1_000_000, ge=50, description="rows at most, sampled evenly over the window")
     min_rows: int = Field(1000, ge=50, description="rows at least; with fewer, exit 5")
     holdout: float = Field(

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Final
 
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
@@ -22,6 +23,9 @@ from worker.vectors import RecordBlock
 def is_found(at: OffsetAndTimestamp | None) -> bool:
     """Whether a search by time found a record. (The embedded broker answers with offset 0 and no timestamp.)"""
     return at is not None and at.timestamp >= 0
+
+
+LAST: Final = 50  # records of a partition that are looked at for the newest: some may be transaction markers
 
 
 class Reader:
@@ -76,6 +80,16 @@ class Reader:
         with self._errors():
             found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, time_ms))
         return {p.partition: found[p].offset if is_found(found.get(p)) else self._ends[p] for p in self._partitions}
+
+    def newest(self) -> int | None:
+        """The latest timestamp (ms) among the last records of each partition; None where there are none. Where it reads
+        from next is to be said after it.
+        """
+        with self._errors():
+            first = self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
+        self.seek({p.partition: max(self._ends[p] - LAST, first[p]) for p in self._partitions})
+        times = [int(block.timestamp.max()) for block in self.to_end() if len(block)]
+        return max(times, default=None)
 
     def poll(self, timeout: float) -> RecordBlock | None:
         """What has come; a batch that cannot be read is passed over, with an error in the log."""

@@ -1,0 +1,207 @@
+"""The closed loop against labels, on a real Kafka, hands off: `python -m tests.benchmarks.closed_loop A.npz B.npz ...`
+
+Each pair of files is one plant that changes: the first machine's training rows (a model is made of them), its labelled
+test rows, then, at one blow, the second machine's training and test rows. A worker scores, `training serve` trains when
+it is asked to. One vector a second of event time; the stream waits while a training goes on, as a plant that sends one
+a second would hardly notice. Beside it: the same with the first model throughout (loop off), and a model made of the
+second machine's training rows at the change (oracle).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tests.brokers import any_broker
+from tests.stage import Stage, until
+from training.datasets import read
+from training.fit import Fitted, fit, split
+from worker.registry import Registry
+
+BUDGET = 1e-3
+CHUNK = 1000
+SECONDS_AGO = 4 * 86_400
+FEATURES = 38
+WINDOW_ROWS = 2000  # over which the rate of false alarms is looked at
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows [n, d] and labels [n], NaN where there are none; `segments` are name -> its first and last row but one."""
+
+    x: npt.NDArray[np.float32]
+    anomalous: npt.NDArray[np.bool_]
+    segments: dict[str, tuple[int, int]]
+
+
+def machines(first: Path, second: Path) -> Stream:
+    a, b = read(first), read(second)
+    parts = [("train", a.x_train, None), ("before", a.x_test, a.y_test)]
+    parts += [("change", b.x_train, None), ("after", b.x_test, b.y_test)]
+    segments, begin = {}, 0
+    for name, x, _ in parts:
+        segments[name] = (begin, begin + len(x))
+        begin += len(x)
+    labels = [np.zeros(len(x), bool) if y is None else y > 0 for _, x, y in parts]
+    return Stream(np.concatenate([x for _, x, _ in parts]), np.concatenate(labels), segments)
+
+
+class Run:
+    """A stream through a worker and `training serve`."""
+
+    def __init__(self, stage: Stage, stream: Stream):
+        self._stage, self._stream = stage, stream
+        self._begin = int(time.time()) - SECONDS_AGO
+        self.sent = 0
+
+    def send(self, upto: int) -> None:
+        stage, x = self._stage, self._stream.x
+        for i in range(self.sent, upto):
+            stage._producer.send(
+                stage.topics.sensors, x[i].tobytes(), b"plant", partition=0, timestamp_ms=(self._begin + i) * 1000
+            )
+        stage._producer.flush(30)
+        self.sent = upto
+
+    def go(self) -> tuple[npt.NDArray[np.bool_], list[dict[str, Any]]]:
+        """-> which rows were named [n], and the registry's history."""
+        stage, stream = self._stage, self._stream
+        first = stream.segments["before"][0]
+        serve = stage.training("serve", OFFNORMAL_TRAINING__COOLDOWN="1s")
+        self.send(first)
+        serve.await_log("model_is_champion", timeout=200)
+        worker = stage.worker(OFFNORMAL_KAFKA__START="latest", OFFNORMAL_TRAINING__COOLDOWN="1h")
+        worker.await_log("partitions_assigned")
+        asked = 0
+        for upto in [*range(first + CHUNK, len(stream.x), CHUNK), len(stream.x)]:
+            self.send(upto)
+            until(lambda: stage.committed().get(0, 0) >= self.sent, 120)
+            time.sleep(0.7)  # what has been committed is looked at
+            requests = len(stage.read(stage.topics.training_requests))
+            if requests > asked:
+                asked = requests
+                before = len(serve.log("training_begins"))
+                until(lambda: len(serve.log("training_begins")) > before, 30)  # noqa: B023
+                until(lambda: done(serve) >= len(serve.log("training_begins")), 200)
+                time.sleep(0.5)
+        assert worker.stop() == 0 and serve.stop(60) == 0
+        named = np.zeros(len(stream.x), bool)
+        for event in stage.events():
+            named[int(event["id"].rsplit("/", 2)[1])] = True
+        return named, Registry(stage.settings).view().history()
+
+
+def done(serve: Any) -> int:
+    ends = ("model_is_champion", "model_refused_by_gate", "training_failed", "training_waits_for_data")
+    return sum(len(serve.log(each)) for each in ends)
+
+
+def fitted(x: npt.NDArray[np.float32]) -> Fitted:
+    return fit(*split(x, 0.2), tuple(f"x{i}" for i in range(x.shape[1])), "denoising")
+
+
+def named_by(model: Fitted, x: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    calibration = model.detector.calibration
+    threshold = calibration.threshold(calibration.promised(BUDGET))
+    return np.asarray(model.detector.score(torch.from_numpy(x)).numpy() >= threshold)
+
+
+def events_found(labels: npt.NDArray[np.bool_], named: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Labelled stretches in which a vector was named, and stretches."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], labels.astype(int), [0]))))
+    found = [named[a:b].any() for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return sum(found), len(found)
+
+
+def quiet_after(stream: Stream, named: npt.NDArray[np.bool_], limit: float) -> int | None:
+    """Rows from the change until the false alarms of the next WINDOW_ROWS normal rows are within the limit."""
+    begin = stream.segments["change"][0]
+    normal = np.flatnonzero(~stream.anomalous[begin:])
+    rate = np.convolve(named[begin:][normal], np.ones(WINDOW_ROWS) / WINDOW_ROWS, "valid")
+    within = np.flatnonzero(rate <= limit)
+    return int(normal[within[0]]) if len(within) else None
+
+
+def report(stream: Stream, named: npt.NDArray[np.bool_], history: list[dict[str, Any]]) -> dict[str, Any]:
+    segments, x = stream.segments, stream.x
+    off = fitted(x[slice(*segments["train"])])
+    oracle = fitted(x[slice(*segments["change"])])
+    told: dict[str, Any] = {"trainings": [entry["what"] for entry in history]}
+    told["quiet_after"] = quiet_after(stream, named, 2 * BUDGET)
+    after = slice(*segments["after"])
+    for name, span in (("before", slice(*segments["before"])), ("after", after)):
+        labels = stream.anomalous[span]
+        by: dict[str, npt.NDArray[np.bool_]] = {"loop": named[span], "off": named_by(off, x[span])}
+        if name == "after":
+            by["oracle"] = named_by(oracle, x[span])
+        for who, flags in by.items():
+            found, of = events_found(labels, flags)
+            told[f"{name} {who}"] = {
+                "false_alarms": round(float(flags[~labels].mean()), 5),
+                "events": f"{found}/{of}",
+                "recall": round(float(flags[labels].mean()), 3),
+            }
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="pairs of npz files")
+    parser.add_argument("--out", type=Path, help="all figures, as JSON")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    with any_broker() as broker, tempfile.TemporaryDirectory() as folder:
+        print(f"Kafka: {broker.name}", file=sys.stderr)
+        for a, b in zip(arguments.files[::2], arguments.files[1::2], strict=True):
+            stream = machines(a, b)
+            stage = Stage(
+                broker.bootstrap,
+                Path(folder),
+                {
+                    "OFFNORMAL_INPUT__FORMAT": "f32",
+                    "OFFNORMAL_INPUT__FEATURES": str(stream.x.shape[1]),
+                    "OFFNORMAL_OUTPUTS": "[]",
+                    "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(BUDGET),
+                    "OFFNORMAL_TRAINING__LOOKBACK": "8h",
+                    "OFFNORMAL_TRAINING__MIN_ROWS": str(min(5000, stream.segments["train"][1])),
+                    "OFFNORMAL_MODEL__PROBATION": "0",
+                },
+            ).make_topics(1)
+            try:
+                named, history = Run(stage, stream).go()
+                name = f"{a.stem} > {b.stem}"
+                results[name] = report(stream, named, history)
+                print(name, json.dumps(results[name]), flush=True)
+                np.save(f"/tmp/named-{a.stem}-{b.stem}.npy", named)
+            finally:
+                stage.close()
+    _show(results)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def _show(results: dict[str, Any]) -> None:
+    columns = ("pair", "quiet after rows", "before", "before, off", "after", "after, off", "after, oracle", "decided")
+    table = Table(*columns)
+    for name, told in results.items():
+        cells = [
+            "{false_alarms:.2%}; {events}; {recall}".format(**told[key])
+            for key in ("before loop", "before off", "after loop", "after off", "after oracle")
+        ]
+        table.add_row(name, str(told["quiet_after"]), *cells, str(len(told["trainings"])))
+    Console(width=200).print(table, "false alarms of normal rows; labelled events found; share of their rows named")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
