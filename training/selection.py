@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training import regime
+from training.calibrate import SEEN
 from training.evidence import Known
 from training.fit import STRETCHES
 from training.opinion import Float64s
@@ -67,7 +68,7 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         if is_regime:
             fit |= (part == 0) & normal & now
             calibrate, gate = calibrate & now, gate & now
-        elif now.mean() >= training.regime_share:
+        elif now.mean() >= training.regime_share and _promises(settings, int((calibrate & now).sum())):
             calibrate = calibrate & now
         keep = int((fit & now).sum() * (OLD / (1 - OLD) if is_regime else 1.0))
         fit = (fit & now) | _thinned(fit & ~now, keep)
@@ -92,6 +93,11 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         "gate": int(gate.sum()),
     }
     return Selection(fit, calibrate, gate, since, is_regime, counts)
+
+
+def _promises(settings: Settings, rows: int) -> bool:
+    """Whether so many rows may be enough to keep to the false-alarm rate that is asked for."""
+    return rows * settings.detection.false_alarm_rate >= SEEN
 
 
 def _drifted(rows: Window, floor: int) -> int | None:
