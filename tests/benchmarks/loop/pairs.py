@@ -1,18 +1,12 @@
-"""The closed loop against labels, on a real Kafka, hands off: `python -m tests.benchmarks.closed_loop A.npz B.npz ...`
-
-Each pair of files is one plant that changes: the first machine's training rows (a model is made of them), its labelled
-test rows, then, at one blow, the second machine's training and test rows. A worker scores, `training serve` trains when
-it is asked to. One vector a second of event time; the stream waits while a training goes on, as a plant that sends one
-a second would hardly notice. Beside it: the same with the first model throughout (loop off), and a model made of the
-second machine's training rows at the change (oracle).
+"""A plant that changes. Each stream is a first part (a model is made of it), a labelled part, then, at one blow, the
+same of another plant. A worker scores, `training serve` trains when it is asked to. One vector a second of event time;
+the stream waits while a training goes on, as a plant that sends one a second would hardly notice. Beside it: the same
+with the first model throughout (loop off), and a model made of the second plant's first part at the change (oracle).
 """
 
-import argparse
 import json
-import sys
-import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +16,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.brokers import any_broker
+from tests.benchmarks.loop.streams import Stream
 from tests.stage import Stage, until
-from training.datasets import read
 from training.fit import Fitted, fit, split
 from worker.registry import Registry
 
 BUDGET = 1e-3
 CHUNK = 1000
 SECONDS_AGO = 4 * 86_400
-FEATURES = 38
 WINDOW_ROWS = 2000  # over which the rate of false alarms is looked at
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Rows [n, d] and labels [n], NaN where there are none; `segments` are name -> its first and last row but one."""
-
-    x: npt.NDArray[np.float32]
-    anomalous: npt.NDArray[np.bool_]
-    segments: dict[str, tuple[int, int]]
-
-
-def machines(first: Path, second: Path) -> Stream:
-    a, b = read(first), read(second)
-    parts = [("train", a.x_train, None), ("before", a.x_test, a.y_test)]
-    parts += [("change", b.x_train, None), ("after", b.x_test, b.y_test)]
-    segments, begin = {}, 0
-    for name, x, _ in parts:
-        segments[name] = (begin, begin + len(x))
-        begin += len(x)
-    labels = [np.zeros(len(x), bool) if y is None else y > 0 for _, x, y in parts]
-    return Stream(np.concatenate([x for _, x, _ in parts]), np.concatenate(labels), segments)
 
 
 class Run:
@@ -154,41 +125,30 @@ def report(stream: Stream, named: npt.NDArray[np.bool_], history: list[dict[str,
     return told
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="pairs of npz files")
-    parser.add_argument("--out", type=Path, help="all figures, as JSON")
-    arguments = parser.parse_args()
+def run(bootstrap: str, folder: Path, streams: Sequence[Stream]) -> dict[str, Any]:
+    """Figures by stream."""
     results: dict[str, Any] = {}
-    with any_broker() as broker, tempfile.TemporaryDirectory() as folder:
-        print(f"Kafka: {broker.name}", file=sys.stderr)
-        for a, b in zip(arguments.files[::2], arguments.files[1::2], strict=True):
-            stream = machines(a, b)
-            stage = Stage(
-                broker.bootstrap,
-                Path(folder),
-                {
-                    "OFFNORMAL_INPUT__FORMAT": "f32",
-                    "OFFNORMAL_INPUT__FEATURES": str(stream.x.shape[1]),
-                    "OFFNORMAL_OUTPUTS": "[]",
-                    "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(BUDGET),
-                    "OFFNORMAL_TRAINING__LOOKBACK": "8h",
-                    "OFFNORMAL_TRAINING__MIN_ROWS": str(min(5000, stream.segments["train"][1])),
-                    "OFFNORMAL_MODEL__PROBATION": "0",
-                },
-            ).make_topics(1)
-            try:
-                named, history = Run(stage, stream).go()
-                name = f"{a.stem} > {b.stem}"
-                results[name] = report(stream, named, history)
-                print(name, json.dumps(results[name]), flush=True)
-                np.save(f"/tmp/named-{a.stem}-{b.stem}.npy", named)
-            finally:
-                stage.close()
+    for stream in streams:
+        stage = Stage(
+            bootstrap,
+            folder,
+            {
+                "OFFNORMAL_INPUT__FORMAT": "f32",
+                "OFFNORMAL_INPUT__FEATURES": str(stream.x.shape[1]),
+                "OFFNORMAL_OUTPUTS": "[]",
+                "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(BUDGET),
+                "OFFNORMAL_TRAINING__LOOKBACK": f"{stream.segments['train'][1]}s",
+                "OFFNORMAL_TRAINING__MIN_ROWS": str(min(5000, stream.segments["train"][1])),
+            },
+        ).make_topics(1)
+        try:
+            named, history = Run(stage, stream).go()
+            results[stream.name] = report(stream, named, history)
+            print(stream.name, json.dumps(results[stream.name]), flush=True)
+        finally:
+            stage.close()
     _show(results)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1))
-    return 0
+    return results
 
 
 def _show(results: dict[str, Any]) -> None:
@@ -201,7 +161,3 @@ def _show(results: dict[str, Any]) -> None:
         ]
         table.add_row(name, str(told["quiet_after"]), *cells, str(len(told["trainings"])))
     Console(width=200).print(table, "false alarms of normal rows; labelled events found; share of their rows named")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
