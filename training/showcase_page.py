@@ -1,4 +1,4 @@
-"""The showcase's page: one file without scripts that loads nothing, in the light or the dark as the reader has it."""
+"""The showcase's page (training/page.py)."""
 
 import base64
 import struct
@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from training.page import document, figure
+
 Images = npt.NDArray[np.floating[Any]]  # [rows, columns, 64], grey levels of 0 to 16
 
 SIDE: Final = 8
@@ -17,22 +19,9 @@ GREATEST: Final = 16.0  # grey level
 _CANVAS: Final = 320  # of a scatter plot, in its own units
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c1f23; --faint: #667; --line: #d9dce1; --paper: #fff; --good: #10713a }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e6ea; --faint: #9aa; --line: #363b43; --paper: #14171b; --good: #5fce8e }
-  .pixels { filter: invert(1) }
-}
-body { margin: 0 auto; padding: 1rem; max-width: 52rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--ink);
-  background: var(--paper) }
-h1 { margin-bottom: 0; line-height: 1.2 } h2 { margin: 2.5rem 0 .3rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left }
-th { color: var(--faint); font-weight: normal } .wins { color: var(--good); font-weight: bold }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem }
-figure { margin: 0; flex: 1 1 18rem } figcaption, footer { color: var(--faint); font-size: .875rem }
-figure.row { flex-basis: 100% } .pixels { image-rendering: pixelated; width: 100%; display: block }
-svg { width: 100%; height: auto; border: 1px solid var(--line) }
-svg text { font: bold 9px system-ui, sans-serif; text-anchor: middle }
+@media (prefers-color-scheme: dark) { .pixels { filter: invert(1) } }
+.wins { color: var(--good); font-weight: bold } .pixels { image-rendering: pixelated; width: 100%; display: block }
+svg { border: 1px solid var(--line) } svg text { font: bold 9px system-ui, sans-serif; text-anchor: middle }
 .d0 { fill: #4e79d7 } .d1 { fill: #e8762c } .d2 { fill: #2f9e44 } .d3 { fill: #e03131 } .d4 { fill: #9260c8 }
 .d5 { fill: #9c6644 } .d6 { fill: #d6409f } .d7 { fill: #7a828e } .d8 { fill: #a0a010 } .d9 { fill: #12a5b8 }
 """
@@ -57,7 +46,7 @@ def sheet(images: Images, caption: str, row: bool = False) -> str:
     flat = tiles.transpose(0, 2, 1, 3).reshape(rows * (SIDE + 2), columns * (SIDE + 2))
     data = base64.b64encode(_png(np.rint(flat.clip(0, GREATEST) * (255 / GREATEST)).astype(np.uint8))).decode()
     picture = f'<img class="pixels" alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-    return _figure(picture, caption, row)
+    return figure(picture, caption, row)
 
 
 def scatter(points: Images, digits: npt.NDArray[np.int64], caption: str) -> str:
@@ -69,7 +58,7 @@ def scatter(points: Images, digits: npt.NDArray[np.int64], caption: str) -> str:
         for (x, y), digit in zip(at, digits.tolist(), strict=True)
     )
     picture = f'<svg viewBox="0 0 {_CANVAS} {_CANVAS}" role="img" aria-label="{escape(caption)}">{drawn}</svg>'
-    return _figure(picture, caption, False)
+    return figure(picture, caption)
 
 
 def page(sections: list[Section], made: dict[str, Any]) -> str:
@@ -81,13 +70,12 @@ def page(sections: list[Section], made: dict[str, Any]) -> str:
     )
     with_what = [f"{name} {version}" for name, version in made["versions"].items()]
     footer = f"Seed {made['seed']}, {made['steps']} training steps, {made['seconds']} s; {', '.join(with_what)}"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Offnormal: five uses of an autoencoder</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    return document(
+        "Offnormal: five uses of an autoencoder",
+        _STYLE,
         f"<h1>Five uses of an autoencoder</h1>\n<p>{escape(intro)}</p>\n"
         + "".join(map(_section, sections))
-        + f"<footer><p>{escape(footer)}</p></footer>\n</body>\n</html>\n"
+        + f"<footer><p>{escape(footer)}</p></footer>\n",
     )
 
 
@@ -114,11 +102,6 @@ def _row(comparison: dict[str, Any]) -> str:
         f'<td class="{ours}">{comparison["value"]:.3f}</td><td class="{theirs}">{comparison["baseline_value"]:.3f}</td>'
         f"<td>{escape(comparison['baseline'])}</td></tr>\n"
     )
-
-
-def _figure(picture: str, caption: str, row: bool) -> str:
-    kind = ' class="row"' if row else ""
-    return f"<figure{kind}>{picture}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
 def _png(ink: npt.NDArray[np.uint8]) -> bytes:
