@@ -16,6 +16,7 @@ GATE_REFUSED: Final = 3
 COMMANDS = {
     "serve": "training.serve",
     "models": "training.manage",
+    "report": "training.report",
     "evaluate": "training.evaluate",
     "sample": "training.sample",
     "showcase": "training.showcase",
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         action.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for action in (promote, rollback, pin):
         action.add_argument("--why", default="by hand", help="kept in the history")
+    report = commands.add_parser("report", help="what a version was trained on and how good it looked, as a page")
+    report.add_argument("version", nargs="?", help="default: the champion")
+    report.add_argument("--out", metavar="FILE", required=True, help=".html")
     evaluate = commands.add_parser(
         "evaluate", help="how well a model detects on labelled files, beside other detectors"
     )

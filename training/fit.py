@@ -47,7 +47,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Fitted:
-    """`calibrated` is the number of held-out rows behind the p-values; `sparsity` the share of zeros in their codes."""
+    """`calibrated` is the number of held-out rows behind the p-values, `scores` are theirs; `sparsity` is the share of
+    zeros in their codes.
+    """
 
     detector: Detector
     loss: float
@@ -55,6 +57,8 @@ class Fitted:
     sparsity: float
     calibrated: int
     seconds: float
+    rounds: Sequence[Round]
+    scores: Float64s
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,13 @@ def fit(
     autoencoder = KINDS[kind](rows.shape[1], **(architecture or {})).to(device)
     train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, held_out))
     generator = torch.Generator(device).manual_seed(seed)
-    loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, progress)
+    rounds: list[Round] = []
+
+    def looked(r: Round) -> None:
+        rounds.append(r)
+        progress(r)
+
+    loss, held_loss = _train(autoencoder, (train[0], train[1]), (held[0], held[1]), generator, steps, looked)
     autoencoder.eval().requires_grad_(False)
     module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
     if opinions is not None:
@@ -122,7 +132,8 @@ def fit(
         raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
     detector = Detector(features, module, calibrate(scores), window, entities)
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
-    return Fitted(detector, loss, held_loss, sparsity, len(scores), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Fitted(detector, loss, held_loss, sparsity, len(scores), seconds, rounds, scores)
 
 
 def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:

@@ -86,7 +86,8 @@ def _false_alarms(
         return told
     by_champion = theirs >= champion.threshold
     only, only_champion = int((flagged & ~by_champion).sum()), int((by_champion & ~flagged).sum())
-    told |= {"champion": float(by_champion.mean()), "only_challenger": only, "only_champion": only_champion}
+    told |= {"champion": float(by_champion.mean()), "champion_promised": champion.rate}
+    told |= {"only_challenger": only, "only_champion": only_champion}
     louder = only > 0 and binomtest(only, only + only_champion, 0.5, "greater").pvalue < SURELY
     if low > BEYOND * challenger.rate and louder:
         reasons.append(

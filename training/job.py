@@ -10,7 +10,7 @@ import structlog
 import torch
 
 import worker
-from training import gate, selection, window
+from training import gate, report, selection, window
 from training.fit import Fitted, Fleet, fit
 from training.gate import Contender, Verdict
 from training.lease import Lease
@@ -40,6 +40,7 @@ def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
     began = now()
     require(settings, reads=reads(settings), writes=[settings.topics.models])
     torch.set_num_threads(settings.threads)
+    report.prepare(settings.training.reports)
     with Lease(settings) as lease, Shown() as shown:
         registry = Registry(settings)
         view = registry.view()
@@ -54,8 +55,11 @@ def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
         fitted = _fit(settings, rows, selected, opinion, shown)
         verdict = _judge(settings, rows, selected, fitted.detector, champion)
         artefact = _artefact(settings, rows, selected, fitted, verdict, parent, why)
+        artefact = report.attach(artefact, rows, selected, fitted, verdict, opinion)
         lease.check()
-        return _publish(settings, registry, artefact, verdict, why, began)
+        made = _publish(settings, registry, artefact, verdict, why, began)
+        report.keep(settings.training.reports, artefact, made["role"] or "refused")
+        return made
 
 
 def reads(settings: Settings) -> list[str]:

@@ -31,7 +31,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
     elif arguments.action == "rollback":
         _changed(registry.rollback(who(), arguments.why), arguments.json)
     elif arguments.action == "pin":
-        version = None if arguments.off else arguments.version or _champion(registry.view())
+        version = None if arguments.off else arguments.version or champion_of(registry.view())
         _changed(registry.pin(version, who(), arguments.why), arguments.json)
     elif arguments.action == "compare":
         _compare(registry.view(), arguments.versions, arguments.json)
@@ -95,10 +95,11 @@ def _promise(card: ModelCard) -> str:
 
 
 def _show(view: RegistryView, version: str | None) -> None:
-    print(json.dumps(json.loads(view.card(version or _champion(view)).model_dump_json()), indent=2))
+    print(json.dumps(json.loads(view.card(version or champion_of(view)).model_dump_json()), indent=2))
 
 
-def _champion(view: RegistryView) -> str:
+def champion_of(view: RegistryView) -> str:
+    """Raises NoModelError where there is none."""
     champion = view.champion()
     if champion is None:
         raise NoModelError(f"no champion of {view.name}; `python -m training` makes and promotes one")
@@ -112,7 +113,7 @@ def _compare(view: RegistryView, versions: list[str], as_json: bool) -> None:
         before = versions[0] if versions else view.predecessor()
         if before is None:
             raise NoModelError(f"the champion of {view.name} has no predecessor to compare it with")
-        versions = [before, _champion(view)]
+        versions = [before, champion_of(view)]
     cards = [_figures(view.card(version)) for version in versions]
     if as_json:
         print(json.dumps(dict(zip(versions, cards, strict=True))))

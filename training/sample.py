@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.manage import champion_of
 from worker.errors import NoModelError, SettingsError
 from worker.kafka.topics import require
 from worker.models import Artefact
@@ -22,9 +23,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
         raise SettingsError(f"--out {out}: .npz, .npy or .csv")
     require(settings, reads=[settings.topics.models])
     view = Registry(settings).view()
-    champion = view.champion()
-    if champion is None:
-        raise NoModelError(f"no champion of {view.name}; `python -m training` makes and promotes one")
+    champion = champion_of(view)
     artefact = Artefact.load(view.artefact(champion))
     if artefact.card.kind != "variational":
         raise NoModelError(

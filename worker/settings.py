@@ -327,6 +327,7 @@ class TrainingSettings(Section):
         0.4, gt=0, le=1, description="share of the window from which on a new way of running is learned, see docs"
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
+    reports: str | None = Field(None, description="a directory for a report of each training, as a page")
 
 
 class HttpSettings(Section):

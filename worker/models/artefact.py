@@ -1,5 +1,5 @@
 """The model artefact: one safetensors file with weights, scaler, whitening, attribution, calibration, a probe, what
-drift is told from, and a model card.
+drift is told from, what a report of the training shows, and a model card.
 
 No code travels in it. `load` refuses, with the reason, whatever is damaged, too new, or does not give the scores that
 its trainer got.
@@ -66,6 +66,7 @@ class Artefact:
     probe_x: torch.Tensor
     probe_scores: torch.Tensor
     reference: Reference | None = None  # without it drift is not looked for
+    report: bytes | None = None  # training/report.py reads it; nothing else looks into it
 
     @classmethod
     def make(
@@ -102,6 +103,8 @@ class Artefact:
             # Names of people's machines are data, not metadata that every listing of versions reads.
             named = json.dumps([self.reference.rows, list(self.reference.entities)]).encode()
             tensors["reference.named"] = torch.frombuffer(bytearray(named), dtype=torch.uint8)
+        if self.report:
+            tensors[_REPORT] = torch.frombuffer(bytearray(self.report), dtype=torch.uint8)
         # One entry: the order of several is safetensors' own, and another each time.
         signature = {} if key is None else {"signature": _NO_DIGEST}
         told = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
@@ -117,7 +120,14 @@ class Artefact:
         try:
             tensors = load_tensors(data)
             detector = _detector(card, tensors)
-            artefact = cls(card, detector, tensors["probe.x"], tensors["probe.scores"], _reference(card, tensors))
+            artefact = cls(
+                card,
+                detector,
+                tensors["probe.x"],
+                tensors["probe.scores"],
+                _reference(card, tensors),
+                _report(tensors),
+            )
             scores = detector.score(artefact.probe_x)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
@@ -186,7 +196,7 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     if card.kind not in KINDS:
         raise ArtefactError(f"unknown kind {card.kind!r}")
     for name, tensor in tensors.items():
-        if not (tensor.isfinite().all() or name.startswith("probe.")):
+        if not (name == _REPORT or name.startswith("probe.") or tensor.isfinite().all()):
             raise ArtefactError(f"{name} is not finite")
     if not card.features or len(set(card.features)) < len(card.features):
         raise ArtefactError("the features are not names, each once")
@@ -218,6 +228,17 @@ def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler
     if not (ratio > 0).all():
         raise ArtefactError("an entity's scale is not positive")
     return EntityScaler(card.entities, location, ratio)
+
+
+_REPORT: Final = "report.json"
+
+
+def _report(tensors: dict[str, torch.Tensor]) -> bytes | None:
+    """Unread: a damaged one must not keep a model from being served."""
+    report = tensors.get(_REPORT)
+    if report is None:
+        return None
+    return report.numpy().tobytes() if report.dtype == torch.uint8 else b""
 
 
 _REFERENCE: Final = ("location", "deviation", "spread", "present", "still", "p_values")

@@ -1,0 +1,131 @@
+"""`python -m training report`, and the reports that trainings leave behind: an artefact carries what its page shows
+(training/report_data.py), so that the registry is enough to draw one.
+"""
+
+import errno
+import gzip
+import os
+import zlib
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+from pydantic import ValidationError
+
+from training.fit import Fitted
+from training.gate import Verdict
+from training.manage import champion_of
+from training.opinion import Opinion
+from training.report_data import Report, collect
+from training.report_page import page
+from training.selection import Selection
+from training.window import Window
+from worker.errors import ArtefactError, NoModelError, SettingsError
+from worker.kafka.topics import require
+from worker.models import Artefact
+from worker.registry import Registry, RegistryView
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+MOST_UNPACKED: Final = 4 * 2**20  # some ten times what a report has
+_SETTING: Final = "OFFNORMAL_TRAINING__REPORTS"
+
+
+def run(settings: Settings, arguments: Namespace) -> None:
+    require(settings, reads=[settings.topics.models])
+    view = Registry(settings).view()
+    version = arguments.version or champion_of(view)
+    drawn = draw(Artefact.load(view.artefact(version)), standing(view, version))
+    try:
+        Path(arguments.out).write_bytes(drawn)
+    except OSError as error:
+        raise SettingsError(f"--out {arguments.out}: {error.strerror}") from None
+    print(f"{view.name}/{version} in {arguments.out}")
+
+
+def standing(view: RegistryView, version: str) -> str:
+    """What the version is now; empty where it is nothing in particular."""
+    if version in (view.champion(), view.challenger()):
+        return "champion" if version == view.champion() else "challenger"
+    decided = [str(entry.get("what")) for entry in view.history() if entry.get("version") == version]
+    return "refused" if decided[-1:] == ["refused"] else "former champion" if "promoted" in decided else ""
+
+
+def attach(
+    artefact: Artefact,
+    rows: Window,
+    selected: Selection,
+    fitted: Fitted,
+    verdict: Verdict,
+    champion: Opinion | None,
+) -> Artefact:
+    """The artefact with its report; without, if none can be made: a model is not lost for a picture of it."""
+    try:
+        return replace(artefact, report=pack(collect(rows, selected, fitted, verdict, champion)))
+    except Exception:
+        log.warning("no_report_collected", model_version=artefact.card.version, exc_info=True)
+        return artefact
+
+
+def pack(report: Report) -> bytes:
+    return gzip.compress(report.model_dump_json().encode(), mtime=0)
+
+
+def unpack(data: bytes) -> Report:
+    """Raises ArtefactError unless it is a report; what others have written may be anything."""
+    try:
+        unpacking = zlib.decompressobj(wbits=31)
+        text = unpacking.decompress(data, MOST_UNPACKED)
+        if unpacking.unconsumed_tail:
+            raise ArtefactError(f"the report unpacks to more than {MOST_UNPACKED // 2**20} MiB")
+        if not unpacking.eof:
+            raise ArtefactError("the report is cut off")
+        return Report.model_validate_json(text)
+    except zlib.error:
+        raise ArtefactError("the report is damaged") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise ArtefactError(f"the report is damaged, or of another version: {where}: {first['msg']}") from None
+
+
+def draw(artefact: Artefact, role: str) -> bytes:
+    """The page. Raises NoModelError where the artefact carries no report, ArtefactError where that is damaged."""
+    card = artefact.card
+    if artefact.report is None:
+        raise NoModelError(f"{card.name}/{card.version} carries no report: it was made by an earlier program")
+    report = unpack(artefact.report)
+    try:
+        return page(card, report, role).encode("utf-8", "replace")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # Of the card only the names of its parts were checked when it was read.
+        raise ArtefactError(f"the model card of {card.name}/{card.version} has no figures to draw") from None
+
+
+def prepare(directory: str | None) -> None:
+    """Before a training: a directory that cannot be written is told now, not after all that work."""
+    if directory is None:
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        log.warning("reports_cannot_be_written", setting=_SETTING, directory=directory, reason=error.strerror)
+
+
+def keep(directory: str | None, artefact: Artefact, role: str) -> None:
+    """Writes the page of a training; a failure is told, and changes nothing else."""
+    if directory is None or artefact.report is None:
+        return
+    file = Path(directory) / f"{artefact.card.name}-{artefact.card.version}.html"
+    try:
+        file.write_bytes(draw(artefact, role))
+        log.info("report_written", file=str(file))
+    except OSError as error:
+        log.warning("report_not_written", setting=_SETTING, file=str(file), reason=error.strerror)
+    except Exception:
+        log.warning("report_not_drawn", file=str(file), exc_info=True)
