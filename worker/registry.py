@@ -340,7 +340,7 @@ class Registry:
         kafka = self._settings.kafka
         return connection.producer(
             kafka,
-            transactional_id=f"offnormal-registry-{self._topic}-{self._name}",
+            transactional_id=f"{self._topic}-{self._name}",
             transaction_timeout_ms=10_000,
             delivery_timeout_ms=10_000,
             request_timeout_ms=5_000,

@@ -118,7 +118,8 @@ def test_the_acls_of_the_documentation_suffice_and_each_is_needed(kafka: SecureK
             process = s.worker(*command) if command else s.training(OFFNORMAL_TRAINING__STEPS="100")
             assert process.wait(120) == 0, process.errors
         assert set(s.scores()) >= set(places)
-        for command in (["topics", "--verify"], ["check"], ["replay"], ["alerts", "--until-end"]):
+        label = f"{s.topics.sensors}/{places[0][0]}/{places[0][1]}/0"
+        for command in (["label", label, "dismissed"], ["topics", "--verify"], ["check"], ["replay"], ["alerts", "--until-end"]):
             process = s.worker(*command)
             assert process.wait() == 0, process.output + process.errors
         assert s.worker("--until-end").wait() == 0
@@ -222,7 +223,13 @@ def acls(s: Stage) -> list[tuple[ACL, str]]:
         if cells[0] not in ("Topic", "Group", "TransactionalId"):
             continue
         kind, told = cells[0], cells[1]
-        name = getattr(s.topics, defaults[told]) if kind == "Topic" else told.rstrip("*").replace("offnormal", group)
+        name = told.rstrip("*")
+        if kind == "Topic":
+            name = getattr(s.topics, defaults[told])
+        elif name.startswith("offnormal.models"):
+            name = name.replace("offnormal.models", s.topics.models)
+        else:
+            name = name.replace("offnormal", group)
         resource = ResourcePattern(
             ResourceType["TRANSACTIONAL_ID" if kind == "TransactionalId" else kind.upper()],
             name,
