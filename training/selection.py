@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from training import regime
 from training.calibrate import SEEN
@@ -14,6 +15,8 @@ from training.opinion import Float64s
 from training.window import Window
 from worker.errors import NoModelError
 from worker.settings import Settings
+
+log = structlog.get_logger()
 
 Bools = npt.NDArray[np.bool_]
 
@@ -54,6 +57,10 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         )
     normal = ~rows.is_known(Known.CONFIRMED | Known.FAULTY)
     quiet = normal & (~rows.is_known(Known.NAMED | Known.INCIDENT) | rows.is_known(Known.DISMISSED))
+    if quiet.sum() < training.min_rows // 2:
+        # One incident that does not end, for now and then a row is over budget: the others have to do.
+        log.warning("incidents_fill_the_window", rows=len(rows), outside=int(quiet.sum()))
+        quiet = normal & (~rows.is_known(Known.NAMED) | rows.is_known(Known.DISMISSED))
     begin = None
     if p_values is not None:
         # What a person has dismissed is normal already, and no sign of anything new.

@@ -119,7 +119,13 @@ def test_the_acls_of_the_documentation_suffice_and_each_is_needed(kafka: SecureK
             assert process.wait(120) == 0, process.errors
         assert set(s.scores()) >= set(places)
         label = f"{s.topics.sensors}/{places[0][0]}/{places[0][1]}/0"
-        for command in (["label", label, "dismissed"], ["topics", "--verify"], ["check"], ["replay"], ["alerts", "--until-end"]):
+        for command in (
+            ["label", label, "dismissed"],
+            ["topics", "--verify"],
+            ["check"],
+            ["replay"],
+            ["alerts", "--until-end"],
+        ):
             process = s.worker(*command)
             assert process.wait() == 0, process.output + process.errors
         assert s.worker("--until-end").wait() == 0

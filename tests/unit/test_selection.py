@@ -88,6 +88,12 @@ def test_an_entity_that_sends_most_does_not_outweigh_the_others() -> None:
     assert counts[0] < 0.5 * 0.9 * 7500 and (counts[1:][counts[1:] > 0] > 50).all()
 
 
+def test_an_incident_that_does_not_end_leaves_the_rows_within_budget() -> None:
+    named = list(range(0, 1000, 4))
+    found = select(SETTINGS, window(1000, {Known.INCIDENT: list(range(1000)), Known.NAMED: named}), None)
+    assert found.fit.sum() > 500 and not found.fit[named].any()
+
+
 def test_too_few_rows_and_too_many_anomalies_are_told_apart() -> None:
     with pytest.raises(NoModelError, match="99 rows"):
         select(SETTINGS, window(99), None)
