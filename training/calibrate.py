@@ -30,20 +30,26 @@ def explained(p_values: Float64s, scores: Float64s) -> npt.NDArray[np.bool_]:
     Rows that were published as anomalies are not all anomalies: a false-alarm budget names some normal rows too, and
     without these the tail, and with it the threshold, would shrink at each retraining. Nor are they all normal: with
     them, a frequent fault would lift the threshold over itself. But the champion's p-values of normal rows are
-    uniform: between p/2 and p lie n p/2 of them. Where a bin holds more than that and two standard deviations, the
-    rest is something else, and goes, those with the largest scores first. NaN counts as explained.
+    uniform: between p/2 and p lie n p/2 of them, and up to p lie n p. Where there are more than that and two standard
+    deviations, the rest is something else, and goes, those with the largest scores first. (Up to p as well: of the many
+    bins in which hardly a row is expected each might keep one.) NaN counts as explained.
     """
-    kept = np.ones(len(scores), bool)
-    for k in range(_HALVINGS):
+    kept, n = np.ones(len(scores), bool), len(scores)
+    below = 0  # kept in the bins of smaller p-values
+    for k in reversed(range(_HALVINGS)):
         upper = SUSPECT_BELOW / 2**k
         lower = upper / 2 if k < _HALVINGS - 1 else 0.0
         suspects = np.flatnonzero((p_values > lower) & (p_values <= upper))
-        expected = (upper - lower) * len(scores)
-        allowed = math.ceil(expected + 2 * math.sqrt(expected))
+        allowed = min(_by_chance((upper - lower) * n), max(_by_chance(upper * n) - below, 0))
         if len(suspects) > allowed:
             by_score = suspects[np.argsort(scores[suspects], kind="stable")]
             kept[by_score[allowed:]] = False
+        below += min(len(suspects), allowed)
     return kept
+
+
+def _by_chance(expected: float) -> int:
+    return math.ceil(expected + 2 * math.sqrt(expected))
 
 
 def calibrate(scores: Float64s) -> Calibration:

@@ -5,6 +5,9 @@ was fitted to nor calibrated by.
   does as much. (Recent rows hold anomalies that nobody has labelled; both name these.)
 - Injected faults of known size (training/injected.py): it finds as many as the champion, beyond noise. Where the plant
   has moved, so that the champion finds everything, normal rows included, the order of the scores is compared instead.
+- Rows that it has learned from: where the champion finds more of them unusual than chance explains, and not most of
+  them, they may be anomalies that nobody has labelled, and it has learned to overlook them. Where most of them are, the
+  plant has moved.
 - Confirmed anomalies of the window: what the champion finds of them, it finds as well.
 """
 
@@ -29,6 +32,8 @@ BEYOND: Final = 2.0  # times the promised rate
 SURELY: Final = 0.05
 # Of the injected faults, beyond two standard errors: in the mean, and of one kind.
 LESS, LESS_OF_KIND = 0.02, 0.1
+# Of the rows learned from, what is unexplained: more than so much, up to most, is not to be learned unseen.
+UNEXPLAINED, PLANT_MOVED = 0.1, 0.5
 LOST_CONFIRMED: Final = 0.1  # of the confirmed anomalies that the champion finds
 OUT_OF_STEP: Final = 0.25  # of the champion's median p-value from .5
 _LOOKED_AT: Final = 2000  # rows into which faults are put
@@ -63,14 +68,24 @@ class Contender:
         return self.detector.calibration.threshold(self.rate)
 
 
-def judge(challenger: Contender, champion: Contender | None, rows: Float32s, confirmed: Float32s) -> Verdict:
-    """`rows` [n, D] are held out, in the order of time; `confirmed` [m, D] are what people have called anomalies."""
+def judge(
+    challenger: Contender,
+    champion: Contender | None,
+    rows: Float32s,
+    confirmed: Float32s,
+    learned: Float64s | None = None,
+) -> Verdict:
+    """`rows` [n, D] are held out, in the order of time; `confirmed` [m, D] are what people have called anomalies;
+    `learned` [l] the champion's p-values of the rows learned from, without those of a new regime.
+    """
     reasons: list[str] = []
     ours = challenger.scores(rows, challenger.row)
     theirs = None if champion is None else champion.scores(rows, champion.row)
     figures: dict[str, Any] = {"rows": len(rows)}
     figures["false_alarms"] = _false_alarms(challenger, champion, ours, theirs, reasons)
     figures["injected"] = _injected(challenger, champion, rows, ours, theirs, reasons)
+    if learned is not None and len(learned):
+        figures["learned"] = _learned(learned, reasons)
     if len(confirmed):
         figures["confirmed"] = _confirmed(challenger, champion, confirmed, reasons)
     return Verdict(not reasons, reasons, figures)
@@ -145,6 +160,18 @@ def _injected(
             if mean < -(LESS_OF_KIND + 2 * error):
                 reasons.append(f"injected faults: finds {-mean:.1%} fewer of the kind {kind} than the champion")
     return told
+
+
+def _learned(p_values: Float64s, reasons: list[str]) -> dict[str, Any]:
+    """Uniform p-values have half of them below one half: of a share of anomalies among them nearly all lie there."""
+    low = np.where(np.isnan(p_values), 0.5, p_values < 0.5).astype(float)
+    unexplained, error = 2 * float(low.mean()) - 1, 2 * _error(low)
+    if unexplained - 2 * error > UNEXPLAINED and unexplained < PLANT_MOVED:
+        reasons.append(
+            f"learned from: {unexplained:.0%} of the rows are unusual to the champion beyond chance, and nobody has"
+            " labelled them: anomalies, or a change that most rows do not show yet (`python -m worker label`)"
+        )
+    return {"rows": len(p_values), "unexplained": unexplained, "error": error}
 
 
 def _confirmed(

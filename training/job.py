@@ -11,6 +11,7 @@ import torch
 
 import worker
 from training import gate, report, selection, window
+from training.evidence import Known
 from training.fit import Fitted, Fleet, fit
 from training.gate import Contender, Verdict
 from training.lease import Lease
@@ -53,7 +54,7 @@ def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
         opinion = None if champion is None else Opinion.of(champion, rows.x, rows.entity, rows.entities)
         selected = selection.select(settings, rows, None if opinion is None else opinion.p_value)
         fitted = _fit(settings, rows, selected, opinion, shown)
-        verdict = _judge(settings, rows, selected, fitted.detector, champion)
+        verdict = _judge(settings, rows, selected, fitted.detector, champion, opinion)
         artefact = _artefact(settings, rows, selected, fitted, verdict, parent, why)
         artefact = report.attach(artefact, rows, selected, fitted, verdict, opinion)
         lease.check()
@@ -101,7 +102,14 @@ def _fit(settings: Settings, rows: Window, selected: Selection, opinion: Opinion
     )
 
 
-def _judge(settings: Settings, rows: Window, selected: Selection, made: Detector, champion: Detector | None) -> Verdict:
+def _judge(
+    settings: Settings,
+    rows: Window,
+    selected: Selection,
+    made: Detector,
+    champion: Detector | None,
+    opinion: Opinion | None,
+) -> Verdict:
     asked = settings.detection.budget(_vectors_per_day(rows))
 
     def contender(detector: Detector) -> Contender:
@@ -112,8 +120,14 @@ def _judge(settings: Settings, rows: Window, selected: Selection, made: Detector
             scaler_rows(detector, rows.confirmed_of, rows.entities),
         )
 
+    # What a person has dismissed is normal, whatever the champion thinks of it.
+    told = selected.fit & ~rows.is_known(Known.DISMISSED)
     return gate.judge(
-        contender(made), None if champion is None else contender(champion), rows.x[selected.gate], rows.confirmed
+        contender(made),
+        None if champion is None else contender(champion),
+        rows.x[selected.gate],
+        rows.confirmed,
+        None if opinion is None or selected.regime else opinion.p_value[told],
     )
 
 

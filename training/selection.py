@@ -23,6 +23,8 @@ Bools = npt.NDArray[np.bool_]
 GATE: Final = 0.05  # of the rows, held out from calibration as well
 OLD: Final = 0.25  # of the rows fitted to, from before a new regime; as many as since, after a mere drift
 _CALIBRATE, _GATE = 1, 2
+# In an incident, a vector within budget is no normal one where so many of its entity's vectors around it are over.
+AROUND, DENSE = 10, 0.2
 _UNEVEN: Final = 4.0  # times an entity's even share of the rows
 
 
@@ -56,7 +58,7 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
             " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
         )
     normal = ~rows.is_known(Known.CONFIRMED | Known.FAULTY)
-    quiet = normal & (~rows.is_known(Known.NAMED | Known.INCIDENT) | rows.is_known(Known.DISMISSED))
+    quiet = normal & (~(rows.is_known(Known.NAMED) | _inside(rows)) | rows.is_known(Known.DISMISSED))
     if quiet.sum() < training.min_rows // 2:
         # One incident that does not end, for now and then a row is over budget: the others have to do.
         log.warning("incidents_fill_the_window", rows=len(rows), outside=int(quiet.sum()))
@@ -100,6 +102,19 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         "gate": int(gate.sum()),
     }
     return Selection(fit, calibrate, gate, since, is_regime, counts)
+
+
+def _inside(rows: Window) -> Bools:
+    """[n] In an incident, where a good part of its vectors are over budget: one that does not end, for now and then a
+    vector is, is mostly normal.
+    """
+    order = np.lexsort((rows.time, rows.entity))
+    sums = np.concatenate(([0], np.cumsum(rows.is_known(Known.NAMED)[order])))
+    at = np.arange(len(rows))
+    low, high = np.maximum(at - AROUND, 0), np.minimum(at + AROUND + 1, len(rows))
+    dense = np.empty(len(rows), bool)
+    dense[order] = (sums[high] - sums[low]) >= DENSE * (high - low)
+    return dense & rows.is_known(Known.INCIDENT)
 
 
 def _promises(settings: Settings, rows: int) -> bool:

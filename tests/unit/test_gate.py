@@ -85,6 +85,18 @@ def test_after_a_regime_change_scores_are_compared_by_their_order(champion: Cont
     assert verdict.figures["false_alarms"]["champion"] > 0.9
 
 
+@pytest.mark.parametrize(("share", "passes"), [(0.0, True), (0.05, True), (0.25, False), (0.9, True)])
+def test_one_that_may_have_learned_anomalies_is_refused(
+    champion: Contender, rows: np.ndarray, share: float, passes: bool
+) -> None:
+    """Unless most rows are unusual: then it is the plant that has moved."""
+    rng = np.random.default_rng(56)
+    learned = np.where(rng.random(4000) < share, 0.2 * rng.random(4000), rng.random(4000))
+    verdict = judge(Contender(trained(2), RATE), champion, rows, NONE, learned)
+    assert verdict.passed == passes, verdict.reasons
+    assert verdict.figures["learned"]["unexplained"] == pytest.approx(share, abs=0.05)
+
+
 def test_a_first_model_is_not_compared(rows: np.ndarray) -> None:
     verdict = judge(Contender(trained(2), RATE), None, rows, NONE)
     assert verdict.passed and "champion" not in verdict.figures["false_alarms"]

@@ -32,10 +32,11 @@ def test_each_row_is_of_one_use_and_what_is_held_out_is_spread() -> None:
 
 def test_published_anomalies_and_incidents_do_not_teach_but_set_the_threshold() -> None:
     named, incident = list(range(500, 1000, 7)), list(range(100, 160))
-    found = select(SETTINGS, window(1000, {Known.NAMED: named, Known.INCIDENT: incident}), None)
-    assert not found.fit[named].any() and not found.fit[incident].any()
+    known = {Known.NAMED: named + incident[::3], Known.INCIDENT: incident}
+    found = select(SETTINGS, window(1000, known), None)
+    assert not found.fit[named].any() and not found.fit[incident[5:-5]].any()
     assert found.calibrate[named].any() and found.gate[named].any()
-    assert found.counts["named_anomalies"] == len(named)
+    assert found.counts["named_anomalies"] == len(named) + 20
 
 
 def test_what_a_person_dismissed_teaches_and_what_one_confirmed_is_left_out_of_everything() -> None:
@@ -89,9 +90,10 @@ def test_an_entity_that_sends_most_does_not_outweigh_the_others() -> None:
 
 
 def test_an_incident_that_does_not_end_leaves_the_rows_within_budget() -> None:
-    named = list(range(0, 1000, 4))
-    found = select(SETTINGS, window(1000, {Known.INCIDENT: list(range(1000)), Known.NAMED: named}), None)
-    assert found.fit.sum() > 500 and not found.fit[named].any()
+    for every in (3, 12):
+        named = list(range(0, 1000, every))
+        found = select(SETTINGS, window(1000, {Known.INCIDENT: list(range(1000)), Known.NAMED: named}), None)
+        assert found.fit.sum() > 450 and not found.fit[named].any()
 
 
 def test_too_few_rows_and_too_many_anomalies_are_told_apart() -> None:

@@ -87,10 +87,11 @@ def poisoned(file: Path, share: float, contiguous: bool, seed: int = 0) -> tuple
     data, rng = read(file), np.random.default_rng(seed)
     assert data.y_test is not None
     bad, good = (rng.permutation(data.x_test[data.y_test > 0]), rng.permutation(data.x_test[data.y_test == 0]))
-    half = len(bad) // 2
-    most = min(half, int(len(good) // 2 * share / (1 - share)))
-    poison, others = bad[:most], bad[most:]
-    clean = good[: int(len(poison) * (1 - share) / share)]
+    half, clean = len(bad) // 2, good[: len(good) // 2]
+    others, wanted = bad[half:], int(len(clean) * share / (1 - share))
+    # Where there are too few anomalies they come again, a little different each time.
+    poison = bad[rng.integers(half, size=wanted)] if wanted > half else bad[:wanted]
+    poison = (poison + 0.02 * good.std(0) * rng.normal(size=poison.shape)).astype(np.float32)
     if contiguous:
         cut = len(clean) // 2
         window = np.concatenate((clean[:cut], poison, clean[cut:]))
