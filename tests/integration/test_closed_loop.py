@@ -1,71 +1,24 @@
-"""The closed loop on a real broker: it notices, asks, trains, checks, swaps, and takes back, without a person."""
+"""The closed loop on a real broker: it notices, asks, trains, checks and swaps, without a person."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable
 
-import jsonschema
 import numpy as np
-import pytest
 
 from tests.brokers import Broker
-from tests.models import FEATURES, normal_rows
+from tests.models import normal_rows
+from tests.plant import SETTINGS, Plant, drift_events, history
 from tests.stage import Stage, until
-from worker.events import schema
-from worker.kafka.topics import create
-from worker.models import Artefact
-from worker.registry import Registry, new_version
+from worker.registry import Registry
 
 MakeStage = Callable[..., Stage]
-Rows = np.ndarray
-
-ROWS = 500  # of a summary: of one vector a second of event time
 
 
-class Plant:
-    """Sends vectors, a second of event time apart, one machine's to one partition."""
-
-    def __init__(self, stage: Stage):
-        self._stage = stage
-        self._time = 1_790_000_000
-
-    def send(self, x: Rows) -> None:
-        values = []
-        for row in x.astype(float).tolist():
-            doc = {name: None if value != value else value for name, value in zip(FEATURES, row, strict=True)}
-            values.append(json.dumps(doc | {"t": self._time}).encode())
-            self._time += 1
-        self._stage.send(values, [b"m1"] * len(values), partition=0)
-
-
-@pytest.fixture
-def loop(stage: MakeStage, apache: Broker) -> Iterator[tuple[Stage, Plant]]:
-    s = stage(
-        OFFNORMAL_INPUT__TIME_FIELD="t",
-        OFFNORMAL_INPUT__FEATURES=json.dumps(FEATURES),
-        OFFNORMAL_TRAINING__STEPS="300",
-        OFFNORMAL_TRAINING__COOLDOWN="1s",
-        OFFNORMAL_TRAINING__MIN_ROWS="5000",
-        OFFNORMAL_MODEL__KIND="stacked",
-    ).make_topics(1)
-    yield s, Plant(s)
-
-
-def history(s: Stage) -> list[tuple[str, str]]:
-    return [(entry["what"], entry["why"]) for entry in Registry(s.settings).view().history()]
-
-
-def drift_events(s: Stage) -> list[dict]:
-    events = [json.loads(record.value) for record in s.read(s.topics.drift)]
-    for event in events:
-        jsonschema.validate(event, schema("drift"))
-    return [event["data"] for event in events]
-
-
-def test_from_nothing_to_a_new_regime_without_a_person(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
+def test_from_nothing_to_a_new_regime_without_a_person(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator
+) -> None:
+    s = stage(**SETTINGS).make_topics(1)
+    plant = Plant(s)
     serve = s.training("serve")
     worker = s.worker()
     plant.send(normal_rows(3000, rng))
@@ -91,190 +44,3 @@ def test_from_nothing_to_a_new_regime_without_a_person(loop: tuple[Stage, Plant]
     assert card.trained_on["new_regime"] and card.quality["gate"]["passed"]
     late = [event for event in s.events() if int(event["id"].rsplit("/", 2)[1]) >= 24_000]
     assert len(late) / 4000 < 2 * card.quality["false_alarm_rate"]["promised"]
-
-
-def test_a_frozen_sensor_is_told_and_not_trained_on(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
-    plant.send(normal_rows(10_000, rng))
-    assert s.training().wait() == 0
-    worker = s.worker()
-    frozen = normal_rows(6000, rng)
-    frozen[:, 1] = 0.25
-    plant.send(frozen)
-    worker.await_log("sensor_fault", timeout=60)
-    plant.send(normal_rows(6000, rng))
-    worker.await_log("sensor_fault", 2, timeout=60)
-    until(lambda: sum(s.committed().values()) == 22_000)
-    until(lambda: drift_events(s)[-1]["state"] == "closed", 10)
-    assert worker.stop() == 0
-    events = drift_events(s)
-    assert {event["kind"] for event in events} == {"sensor"}
-    assert (events[0]["fault"], events[0]["feature"], events[0]["entity"]) == ("frozen", "flow", "m1")
-    assert s.read(s.topics.training_requests) == []
-    again = s.training("--json")
-    assert again.wait() == 0, again.errors
-    rows = json.loads(again.output.splitlines()[-1])["rows"]
-    assert 6000 <= rows["faulty"] <= 6000 + 4 * ROWS
-    assert rows["fitted"] + rows["held_out"] + rows["gate"] <= rows["sampled"] - rows["faulty"]
-
-
-def test_labels_decide_what_teaches(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
-    plant.send(normal_rows(10_000, rng))
-    assert s.training().wait() == 0
-    for at in (np.array([0, 4, 0, 0]), np.array([0, 0, 4, 4])):
-        plant.send(normal_rows(200, rng) + at.astype(np.float32))
-        plant.send(normal_rows(2000, rng))
-    quiet = {"OFFNORMAL_INCIDENTS__QUIET": "60s", "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": "0.001"}
-    assert s.worker("--until-end", **quiet).wait() == 0
-    # An incident a stretch, but for false alarms: those of most vectors.
-    incidents = [json.loads(r.value)["data"] for r in s.read(s.topics.incidents)]
-    ids = list(dict.fromkeys(i["incident"] for i in sorted(incidents, key=lambda i: -i["vectors"])))[:2]
-    dismissed, confirmed = sorted(ids, key=lambda i: int(i.rsplit("/", 2)[1]))
-    for id, verdict in ((dismissed, "dismissed"), (confirmed, "confirmed")):
-        label = s.worker("label", id, verdict, "--note", "looked at it", "--who", "me", "--json")
-        assert label.wait() == 0, label.errors
-        assert json.loads(label.output)["verdict"] == verdict
-    made = s.training("--json")
-    assert made.wait() in (0, 3), made.errors
-    told = json.loads(made.output.splitlines()[-1])
-    assert 180 <= told["rows"]["dismissed"] <= 320 and 180 <= told["rows"]["confirmed"] <= 320
-    assert told["quality"]["gate"]["confirmed"]["recall"] > 0.9
-    wrong = s.worker("label", "elsewhere/0/1/0", "confirmed")
-    assert wrong.wait() == 2 and "no id of an event" in wrong.errors
-
-
-def test_the_gate_refuses_with_exit_code_3_and_the_champion_stays(
-    loop: tuple[Stage, Plant], rng: np.random.Generator
-) -> None:
-    s, plant = loop
-    plant.send(normal_rows(10_000, rng))
-    assert s.training().wait() == 0
-    before = Registry(s.settings).view().champion()
-    refused = s.training("--json", OFFNORMAL_DETECTION__FALSE_ALARM_RATE="0.000001", OFFNORMAL_TRAINING__STEPS="30")
-    pinned = s.training("models", "pin", "--why", "audit", "--json")
-    assert pinned.wait() == 0, pinned.errors
-    assert refused.wait() in (0, 3)
-    held = s.training("--json")
-    assert held.wait() == 3, held.errors
-    told = json.loads(held.output.splitlines()[-1])
-    assert told["reasons"] == ["the champion is pinned"] and not told["promoted"]
-    assert Registry(s.settings).view().champion() == json.loads(pinned.output)["version"]
-    assert before is not None
-    listed = s.training("models", "history")
-    assert listed.wait() == 0
-    assert "pinned" in listed.output and "refused" in listed.output and "audit" in listed.output
-    compared = s.training("models", "compare", told["version"], "--json")
-    assert compared.wait() == 0, compared.errors
-    assert json.loads(compared.output)[told["version"]]["gate"] == "passed"
-    assert s.training("models", "pin", "--off").wait() == 0
-
-
-def test_a_flood_of_requests_is_one_training(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
-    plant.send(normal_rows(8000, rng))
-    serve = s.training("serve", OFFNORMAL_TRAINING__COOLDOWN="5s")
-    serve.await_log("model_is_champion", timeout=90)
-    request = json.dumps({"model": "default", "reason": "a flood", "since": None, "who": "test"}).encode()
-    for value in [request] * 300 + [b"no request", b'{"model": 5}', b'{"model": "another"}']:
-        s._producer.send(s.topics.training_requests, value)
-    s._producer.flush()
-    serve.await_log("model_is_champion", 2, timeout=90)
-    time.sleep(8)
-    assert serve.stop(60) == 0
-    assert [why for _, why in history(s)] == ["the first model", "a flood"]
-    assert len(serve.log("request_not_understood")) == 1
-
-
-def test_two_trainings_at_once_go_one_after_the_other(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
-    plant.send(normal_rows(8000, rng))
-    both = [s.training("--json") for _ in range(2)]
-    assert [each.wait(120) for each in both] == [0, 0]
-    first, second = sorted(both, key=lambda each: json.loads(each.output.splitlines()[-1])["version"])
-    view = Registry(s.settings).view()
-    assert sorted(view.audit) == [1, 2]
-    parent = view.card(json.loads(second.output.splitlines()[-1])["version"]).parent
-    assert parent == json.loads(first.output.splitlines()[-1])["version"], "the later one knew of the first"
-
-
-def broken_copy(s: Stage) -> Artefact:
-    """The champion with a threshold that far too many vectors reach: a model that has fooled every gate."""
-    view = Registry(s.settings).view()
-    sound = Artefact.load(view.artefact(view.champion() or ""))
-    c = sound.detector.calibration
-    loud = replace(sound.detector, calibration=replace(c, body=c.body / 4, sigma=c.sigma / 4))
-    version = new_version(datetime.now(UTC), b"broken")
-    card = sound.card.model_copy(update={"version": version, "parent": sound.card.version})
-    return replace(sound, card=card, detector=loud)
-
-
-def test_a_champion_that_floods_is_taken_back_once(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
-    s, plant = loop
-    plant.send(normal_rows(10_000, rng))
-    assert s.training().wait() == 0
-    sound = Registry(s.settings).view().champion()
-    worker = s.worker()
-    worker.await_log("model_in_service")
-    broken = broken_copy(s)
-    s.publish(broken)
-    worker.await_log("trial_begins")
-    plant.send(normal_rows(8000, rng))
-    worker.await_log("model_in_service", 3, timeout=30)
-    plant.send(normal_rows(4000, rng))
-    until(lambda: sum(s.committed().values()) == 22_000)
-    assert worker.stop() == 0
-    view = Registry(s.settings).view()
-    assert view.champion() == sound
-    last = view.history()[-1]
-    assert (last["what"], last["version"], last["from"]) == ("taken back", sound, broken.card.version)
-    assert last["who"] == s.settings.source and last["trial"]["rate"] > 5 * last["trial"]["promised"]
-    assert [what for what, _ in history(s)] == ["promoted", "promoted", "taken back"]
-    (event,) = [event for event in drift_events(s) if event["kind"] == "taken_back"]
-    assert (event["model"]["version"], event["back_to"]) == (broken.card.version, sound)
-
-
-def test_a_challenger_in_the_shadow_is_promoted_when_it_has_proved_itself(
-    loop: tuple[Stage, Plant], rng: np.random.Generator
-) -> None:
-    s, plant = loop
-    shadow = {"OFFNORMAL_MODEL__SHADOW_SHARE": "0.5", "OFFNORMAL_MODEL__PROBATION": "0"}
-    s.environment |= shadow
-    create(s.load(), 1, 1)
-    plant.send(normal_rows(10_000, rng))
-    assert s.training().wait() == 0
-    first = Registry(s.settings).view().champion()
-    worker = s.worker()
-    worker.await_log("model_in_service")
-    made = s.training("--json")
-    assert made.wait() == 0, made.errors
-    told = json.loads(made.output.splitlines()[-1])
-    assert told["role"] == "challenger" and not told["promoted"]
-    worker.await_log("trial_begins")
-    for _ in range(8):
-        plant.send(normal_rows(2000, rng))
-        time.sleep(0.3)
-    worker.await_log("model_in_service", 2, timeout=30)
-    until(lambda: sum(s.committed().values()) == 26_000)
-    broken = broken_copy(s)
-    models = Registry(s.settings)
-    models.add(broken)
-    models.promote(broken.card.version, "test", "forced", "challenger")
-    worker.await_log("trial_begins", 2)
-    plant.send(normal_rows(8000, rng))
-    worker.await_log("trial_decided", 2, timeout=30)
-    assert worker.stop() == 0
-    view = Registry(s.settings).view()
-    assert view.champion() == told["version"] != first and view.challenger() is None
-    assert [what for what, _ in history(s)] == [
-        "promoted",
-        "challenger",
-        "promoted",
-        "challenger",
-        "challenger dropped",
-    ]
-    named = [json.loads(record.value) for record in s.read(s.topics.shadow)]
-    for event in named:
-        jsonschema.validate(event, schema("shadow"))
-    assert {event["data"]["model"]["version"] for event in named} == {told["version"], broken.card.version}
-    assert not {e["data"]["model"]["version"] for e in s.events()} & {broken.card.version}, "its events are kept apart"

@@ -214,3 +214,29 @@ def test_events_are_as_their_schema_says_and_ask_for_a_training(resident: Reside
     (request, *_) = outputs[SETTINGS.topics.training_requests]
     doc = orjson.loads(request.value or b"")
     assert doc["model"] == "default" and doc["reason"].startswith("drift: ") and doc["who"] == "urn:offnormal:offnormal"
+
+
+def test_a_reading_that_stands_still_where_the_plant_has_moved_is_no_fault(resident: Resident) -> None:
+    rng = np.random.default_rng(15)
+    watched = Watched(resident)
+    watched.send(normal_rows(10 * ROWS, rng))
+    other = normal_rows(30 * ROWS, rng) + 4 * normal_rows(5000, rng).std(0)
+    other[:, 1] = 0.5
+    watched.send(other)
+    assert watched.faults == [] and watched.drifts
+
+
+def test_a_model_that_knows_a_reading_to_stand_still_ends_its_fault(resident: Resident) -> None:
+    rng = np.random.default_rng(16)
+    watched = Watched(resident)
+    watched.send(normal_rows(10 * ROWS, rng))
+    frozen = normal_rows(10 * ROWS, rng)
+    frozen[:, 1] = 0.5
+    watched.send(frozen)
+    assert len(watched.watch.faults) == 1 and resident.reference is not None
+    for still, left in ((0.0, 1), (50.0, 0)):
+        learned = replace(resident.reference, still=np.full(4, still))
+        successor = ModelWatch("default", "later", tuple(resident.features), learned, 10)
+        over = successor.take_over(watched.watch)
+        assert len(successor.faults) == left
+        assert [fault.until is not None for fault in over if isinstance(fault, SensorFault)] == [True] * (1 - left)

@@ -27,22 +27,25 @@ class DriftWatch:
         self._asked: dict[str, int] = {}  # model -> the same of the last that asked for a training
 
     def take(self, sample: Sample) -> list[Found]:
-        watch = self._watch(sample)
+        over = self._renew(sample)
+        watch = self._watches[sample.resident.name]
         if watch is None:
-            return []
-        found = [told for each in watch.take(sample) if (told := self._told_once(each)) is not None]
+            return over
+        found = [*over, *watch.take(sample)]
+        found = [told for each in found if (told := self._told_once(each)) is not None]
         self._metrics.p_value.labels(watch.model).set(watch.p_value)
         faults = [fault for each in self._watches.values() if each for fault in each.faults]
         for kind in ("frozen", "silent", "unit"):
             self._metrics.sensor_faults.labels(kind).set(sum(fault.fault == kind for fault in faults))
         return found
 
-    def _watch(self, sample: Sample) -> ModelWatch | None:
-        """Of the version that scored it."""
+    def _renew(self, sample: Sample) -> list[Found]:
+        """A watch for the version that scored it, if that is another than before; the faults that are over with it."""
         resident = sample.resident
         before = self._watches.get(resident.name)
         if self._versions.get(resident.name) == resident.version:
-            return before
+            return []
+        over: list[Found] = []
         self._versions[resident.name] = resident.version
         watch = None
         if resident.reference is None:
@@ -56,9 +59,9 @@ class DriftWatch:
                 self._settings.drift.entities,
             )
             if before is not None:
-                watch.take_over(before)
+                over = watch.take_over(before)
         self._watches[resident.name] = watch
-        return watch
+        return over
 
     def _told_once(self, found: Found) -> Found | None:
         if not isinstance(found, Drift):

@@ -1,5 +1,6 @@
 """What one version of a model sees of the plant: summaries of all its vectors, and of each entity's."""
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -38,12 +39,21 @@ class ModelWatch:
         self._entities: dict[Entity, _Entity] = {}
         self.p_value = 0.5  # of the last summary
 
-    def take_over(self, other: "ModelWatch") -> None:
+    def take_over(self, other: "ModelWatch") -> list[Found]:
         """Faults that last, from the watch of the version before: a sensor does not mend because a model was
         trained.
         """
-        if other.features == self.features:
-            self._entities |= {key: entity for key, entity in other._entities.items() if entity.sensors.faulty}
+        found: list[Found] = []
+        if other.features != self.features:
+            return found
+        for key, entity in other._entities.items():
+            if entity.sensors.faulty:
+                for j in entity.sensors.settle(self._reference):
+                    fault = entity.open.pop(j)
+                    found.append(replace(fault, until=fault.latest))
+            if entity.sensors.faulty:
+                self._entities[key] = entity
+        return found
 
     @property
     def faults(self) -> list[SensorFault]:
@@ -109,7 +119,7 @@ class ModelWatch:
         entity.told += 1
         if entity.open and entity.told % RETOLD == 0:
             for j, fault in entity.open.items():
-                entity.open[j] = SensorFault(**{**vars(fault), "latest": summary.end})
+                entity.open[j] = replace(fault, latest=summary.end)
             found += entity.open.values()
         if entity.monitor is not None and not entity.sensors.suspicious:
             noticed = entity.monitor.take(summary)

@@ -2,7 +2,8 @@
 
 To retrain on these would teach the fault. They are told apart from a new way of running: a frozen reading does not
 change at all, though it always did; a silent one is not there, though it was; a changed unit multiplies level and
-fluctuation by the same factor, or is one of the usual conversions, at one blow and in few sensors.
+fluctuation by the same factor, or is one of the usual conversions, at one blow and in few sensors. Where other sensors
+have moved as well, it is the plant that runs differently, and a sensor that stands still is a part of that.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from worker.drift.found import Fault
 from worker.drift.summary import Summary
 from worker.models.reference import Float64s, Reference
 
+# Share of the other features, two at least, whose mean reading is a standard deviation off: then the plant has moved.
+MOVED: Final = 0.2
 LASTS: Final = 2  # summaries that a fault has to last, and after which it is over
 HISTORY: Final = 10  # summaries from which on an entity's own past tells how long a reading may stand still
 _SILENT, _TALKED = 0.05, 0.5  # share of readings
@@ -91,7 +94,7 @@ class SensorWatch:
                     feature.longest, feature.still = max(feature.longest, feature.still), 0
                 elif there:
                     feature.still += 1
-                fault = self._fault(j, feature)
+                fault = None if self._plant_moved(j, summary) else self._fault(j, feature)
                 if not (feature.silent or feature.unit or feature.still):
                     feature.since = summary.end
                 if fault is not None:
@@ -118,6 +121,23 @@ class SensorWatch:
         if feature.still > LASTS and self._stands_still(j, feature):
             return "frozen"
         return "unit" if feature.unit >= LASTS else None
+
+    def _plant_moved(self, j: int, summary: Summary) -> bool:
+        if self.row is None:
+            return False
+        off = np.abs(summary.mean - self._mean) > self._deviation
+        others = int(off.sum()) - int(off[j])
+        return others >= max(2.0, MOVED * len(off))
+
+    def settle(self, reference: Reference) -> list[int]:
+        """Goes on under another model; the features whose readings that one knows to stand still are at fault no
+        more.
+        """
+        self.reference = reference
+        known = [j for j, f in enumerate(self._features) if f.fault == "frozen" and 3 * reference.still[j] >= f.still]
+        for j in known:
+            self._features[j] = _Feature()
+        return known
 
     def _stands_still(self, j: int, feature: _Feature) -> bool:
         """For much longer than it ever did, here or in training."""
