@@ -23,6 +23,7 @@ SPEED = 2000.0
 EVERY = 10.0  # seconds between two vectors
 HOUR = int(3600 / EVERY)  # vectors
 DAY = 24 * HOUR
+WAIT = 45.0  # seconds for a first model and a worker; meanwhile it is before the begin
 SCHEDULE = "0 3 * * *"
 # Hours from the begin of the stream, after a day that the first model is made of.
 ANOMALY, DISMISSED, BROKEN, FROZEN, MOVED = 5, 10, 30, 62, 74
@@ -66,10 +67,14 @@ class Week:
     def run(self) -> dict[str, Any]:
         stage = self._stage
         try:
-            self._started = time.time()
-            self._send_until(DAY)  # the day before comes at once, and the clock begins with its end
-            self._started = time.time() - 86_400 / SPEED
-            serve, worker = self._start("training", "serve"), self._start("worker")
+            # The day before comes at once, and the clock stands until there is a model of it and a worker.
+            self._send_until(DAY)
+            self._started = time.time() + WAIT - 86_400 / SPEED
+            serve = self._start("training", "serve")
+            serve.await_log("model_is_champion", timeout=WAIT)
+            worker = self._start("worker")
+            worker.await_log("partitions_assigned", timeout=WAIT)
+            time.sleep(max(self._started + 86_400 / SPEED - time.time(), 0))
             labelled, broken = 0, None
             memory: list[int] = []
             end = DAY * (1 + self._days)
