@@ -23,7 +23,7 @@ SPEED = 2000.0
 EVERY = 10.0  # seconds between two vectors
 HOUR = int(3600 / EVERY)  # vectors
 DAY = 24 * HOUR
-WAIT = 45.0  # seconds for a first model and a worker; meanwhile it is before the begin
+WAIT = 90.0  # seconds for a first model and a worker; meanwhile it is before the begin
 SCHEDULE = "0 3 * * *"
 # Hours from the begin of the stream, after a day that the first model is made of.
 ANOMALY, DISMISSED, BROKEN, FROZEN, MOVED = 5, 10, 30, 62, 74
