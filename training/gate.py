@@ -2,7 +2,8 @@
 was fitted to nor calibrated by.
 
 - False alarms: its rate on recent rows may lie above what it promises by more than chance only where the champion's
-  does as much. (Recent rows hold anomalies that nobody has labelled; both name these.)
+  does as much; nor may it promise less than is asked for, where the champion's rate on them is lower. (Recent rows hold
+  anomalies that nobody has labelled; both name these.)
 - Injected faults of known size (training/injected.py): it finds as many as the champion, beyond noise. Where the plant
   has moved, so that the champion finds everything, normal rows included, the order of the scores is compared instead.
 - Rows that it has learned from: where the champion finds more of them unusual than chance explains, and not most of
@@ -52,10 +53,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Contender:
-    """A detector with the false-alarm rate that it keeps to; `row` [n], `confirmed_row` [m] of its entity scaler."""
+    """A detector with the false-alarm rate that it keeps to, and the one that is `asked` for; `row` [n],
+    `confirmed_row` [m] of its entity scaler.
+    """
 
     detector: Detector
     rate: float
+    asked: float = 1.0
     row: Int64s | None = None
     confirmed_row: Int64s | None = None
 
@@ -104,6 +108,12 @@ def _false_alarms(
     told |= {"champion": float(by_champion.mean()), "champion_promised": champion.rate}
     told |= {"only_challenger": only, "only_champion": only_champion}
     louder = only > 0 and binomtest(only, only + only_champion, 0.5, "greater").pvalue < SURELY
+    _, champions_high = interval(by_champion)
+    if challenger.rate > BEYOND * challenger.asked and challenger.rate > champions_high:
+        reasons.append(
+            f"false alarms: {challenger.rate:.2g} is all that can be promised, {challenger.asked:.2g} is asked for; the"
+            f" champion names {told['champion']:.2g} of the held-out rows"
+        )
     if low > BEYOND * challenger.rate and louder:
         reasons.append(
             f"false alarms: {told['observed']:.2g} of the held-out rows ({low:.2g} to {high:.2g}),"

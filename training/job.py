@@ -116,6 +116,7 @@ def _judge(
         return Contender(
             detector,
             rate_to_keep(detector.calibration, asked),
+            asked,
             scaler_rows(detector, rows.entity[selected.gate], rows.entities),
             scaler_rows(detector, rows.confirmed_of, rows.entities),
         )

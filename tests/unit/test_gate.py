@@ -52,6 +52,17 @@ def test_one_that_is_loud_is_refused(champion: Contender, rows: np.ndarray) -> N
     assert not verdict.passed and "false alarms" in verdict.reasons[0]
 
 
+def test_one_that_can_promise_less_than_the_champion_keeps_is_refused(champion: Contender, rows: np.ndarray) -> None:
+    loud = Contender(trained(2), 10 * RATE, asked=RATE)
+    verdict = judge(loud, champion, rows, NONE)
+    assert any("all that can be promised" in reason for reason in verdict.reasons)
+    moved = rows + np.array([3, 0, 4, 0], np.float32)
+    made = Contender(
+        trained(2, normal_rows(4000, np.random.default_rng(53)) + moved[0] - rows[0]), 10 * RATE, asked=RATE
+    )
+    assert judge(made, champion, moved, NONE).passed, "it is quieter than one that names everything"
+
+
 def test_one_that_sleeps_is_refused(champion: Contender, rows: np.ndarray) -> None:
     verdict = judge(Contender(broken(trained(2), 20), RATE), champion, rows, NONE)
     assert not verdict.passed and "injected faults" in verdict.reasons[0]
