@@ -44,7 +44,12 @@ def test_its_commands_run_in_their_order(
             arguments += ["--replication", "1"]
         if "--out" in arguments:
             arguments[-1] = str(tmp_path / arguments[-1])
+        if "ID" in arguments:
+            arguments[arguments.index("ID")] = f"{s.topics.sensors}/0/0/0"
         run = s.worker(*arguments) if program == "worker" else s.training(*arguments)
+        if arguments == ["serve"]:
+            run.await_log("training_serves")
+            run.popen.terminate()
         # Before there is a model, check says so.
         assert run.wait(90) == (5 if arguments == ["check"] else 0), (program, arguments, run.errors)
         ran.append(program)
@@ -69,7 +74,7 @@ def test_its_settings_are_there_with_their_defaults() -> None:
     assert len(rows) > 8
     for name, default in rows:
         value = known[name].default
-        shown = {"24h": "86400.0", "[]": "()"}.get(default, default)
+        shown = {"24h": "86400.0", "1h": "3600.0", "true": "True", "none": "None", "[]": "()"}.get(default, default)
         assert str(value) == shown, name
 
 
