@@ -79,13 +79,13 @@ class Evidence:
             place = _place(event, topic)
             if place is None or event.get("type") != ANOMALY_TYPE:
                 continue
-            incident = event["data"].get("incident")
+            incident, entity = event["data"].get("incident"), _name(event["data"].get("entity"))
             known = Known.NAMED | _said(labels.get(event["id"]) or labels.get(str(incident)))
             self.places[place] = int(known)
             if isinstance(incident, str):
                 time = _milliseconds(event["data"].get("time"))
                 if time is not None:
-                    extent = extents.setdefault(incident, [(place[0], event["data"].get("entity")), time, time])
+                    extent = extents.setdefault(incident, [(place[0], entity), time, time])
                     extent[1:] = min(extent[1], time), max(extent[2], time)
         for incident, (entity, begin, end) in extents.items():
             known = Known.INCIDENT | _said(labels.get(incident))
@@ -109,7 +109,7 @@ class Evidence:
             if data.get("topic") != topic or begin is None or seen is None or type(data.get("partition")) is not int:
                 continue
             end = _milliseconds(data.get("until")) or seen + _UNTOLD * max(seen - begin, 0)
-            latest[(data["partition"], data.get("entity"), str(data.get("feature")), begin)] = begin, end
+            latest[(data["partition"], _name(data.get("entity")), str(data.get("feature")), begin)] = begin, end
         for (partition, entity, *_), (begin, end) in latest.items():
             self.stretches[partition, entity].append(Stretch(begin, end, int(Known.FAULTY)))
 
@@ -155,9 +155,15 @@ def _documents(settings: Settings, topic: str, since: int | None) -> Iterator[di
 def _place(event: dict[str, Any], topic: str) -> Place | None:
     try:
         of, partition, offset, row = event["id"].rsplit("/", 3)
-        return (int(partition), int(offset), int(row)) if of == topic and isinstance(event["data"], dict) else None
+        place = int(partition), int(offset), int(row)
+        sound = of == topic and isinstance(event["data"], dict) and all(0 <= number < 2**63 for number in place)
+        return place if sound else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _name(entity: object) -> str | None:
+    return entity if isinstance(entity, str) else None
 
 
 def _milliseconds(told: object) -> int | None:
