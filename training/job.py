@@ -116,9 +116,9 @@ def _judge(
         return Contender(
             detector,
             rate_to_keep(detector.calibration, asked),
-            asked,
             scaler_rows(detector, rows.entity[selected.gate], rows.entities),
             scaler_rows(detector, rows.confirmed_of, rows.entities),
+            asked,
         )
 
     # What a person has dismissed is normal, whatever the champion thinks of it.
