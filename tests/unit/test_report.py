@@ -86,7 +86,8 @@ class Made:
         self.opinion = None if champion is None else Opinion.of(champion, rows.x, rows.entity, rows.entities)
         self.selected: Selection = selection.select(given, rows, None if self.opinion is None else self.opinion.p_value)
         self.fitted: Fitted = job._fit(given, rows, self.selected, self.opinion, Shown())
-        self.verdict: Verdict = job._judge(given, rows, self.selected, self.fitted.detector, champion)
+        detector = self.fitted.detector
+        self.verdict: Verdict = job._judge(given, rows, self.selected, detector, champion, self.opinion)
         parent = None if champion is None else "20260101T000000-aaaaaa"
         bare = job._artefact(given, rows, self.selected, self.fitted, self.verdict, parent, "a test")
         self.artefact = report.attach(bare, rows, self.selected, self.fitted, self.verdict, self.opinion)
