@@ -11,6 +11,7 @@ from kafka.record.memory_records import MemoryRecords
 
 from training.fit import fit
 from worker.detection import Incidents
+from worker.drift.summary import Tally
 from worker.engine import Engine
 from worker.events import EventEncoder
 from worker.kafka.columns import PartitionColumns, block_of
@@ -57,6 +58,8 @@ def main() -> None:
             )
             lane.serve(Engine(settings).load(artefact(window).dump()))
             lane.warm_up()
+    row = np.zeros((1, 2), np.float32)
+    Tally(2).add(row, np.ones(1), np.zeros(1, bool), np.zeros(1, np.int64), 1.0)
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)
     builder.append(0, 0, b"key", b"value", [("name", b"value")])
     for data in (bytes(builder.build()), bytearray(builder.build())):

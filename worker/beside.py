@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from worker.drift import Drift, DriftWatch, Sample, SensorFault
+from worker.drift.monitor import load_river
 from worker.metrics import Metrics
 from worker.settings import Settings
 from worker.trials import ShadowEvent, TakenBack, Trials
@@ -19,7 +20,7 @@ log = structlog.get_logger()
 
 Found = Drift | SensorFault | ShadowEvent | TakenBack
 
-EVERY: Final = 0.25  # seconds between looks: what is gathered meanwhile costs hardly more than one batch of it
+EVERY: Final = 0.5  # seconds between looks: what is gathered meanwhile costs hardly more than one batch of it
 MOST_WAITING: Final = 500  # samples; beyond, the oldest are not looked at
 MOST_FOUND: Final = 2000
 
@@ -37,6 +38,8 @@ class Beside:
         self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
 
     def start(self) -> None:
+        if self._drift is not None:
+            load_river()
         self._thread.start()
 
     def observe(self, samples: Sequence[Sample]) -> None:

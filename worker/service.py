@@ -140,7 +140,7 @@ class Worker:
             )
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
             self._watcher.start()
-            self._beside.start()
+            self._beside.start()  # while the registry is being read
             if self._await_champion():
                 self._serve()
         finally:

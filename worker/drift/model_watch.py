@@ -1,21 +1,34 @@
 """What one version of a model sees of the plant: summaries of all its vectors, and of each entity's."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from worker.drift.found import Drift, SensorFault, Shift
 from worker.drift.monitor import Monitor, Noticed
 from worker.drift.sample import Entity, Sample
 from worker.drift.sensors import SensorWatch, Told
-from worker.drift.summary import Summary, Tally
+from worker.drift.summary import Floats, Summary, Tally
 from worker.models.reference import Float64s, Reference
+from worker.vectors.block import Int64s
 
 Found = Drift | SensorFault
 
+# Of a sample: while a backlog is caught up with, summaries get longer. Each takes some milliseconds.
+MOST_SUMMARIES: Final = 16
 RETOLD: Final = 10  # summaries after which a fault that lasts is told again: whoever reads it knows that it does
-_PIECES, _LARGEST_PIECE = 8, 64
+
+
+Columns = tuple[Floats, Float64s, npt.NDArray[np.bool_], Int64s, Float64s]
+
+
+def _of(columns: Columns, at: Int64s) -> tuple[Floats, Float64s, npt.NDArray[np.bool_], Int64s, float]:
+    """Of these rows, with what they stand for in all."""
+    x, p_values, over, time, stands_for = columns
+    return x[at], p_values[at], over[at], time[at], float(stands_for[at].sum())
 
 
 class _Entity:
@@ -34,7 +47,10 @@ class ModelWatch:
         self.model, self.version, self.features = resident_name, version, features
         self._reference, self._most = reference, most
         self._tally = Tally(len(reference.deviation))
+        self._size = float(reference.rows)
         self._off = np.zeros(len(features)), np.zeros(len(features))  # deviations added up, and how many
+        nowhere = np.full((1, len(features)), np.nan)
+        self._location = np.concatenate((reference.location, nowhere))
         self._monitor = Monitor(reference, None)
         self._entities: dict[Entity, _Entity] = {}
         self.p_value = 0.5  # of the last summary
@@ -62,37 +78,49 @@ class ModelWatch:
 
     def take(self, sample: Sample) -> list[Found]:
         found: list[Found] = []
-        x = sample.x.astype(np.float64)
+        self._size = max(self._reference.rows, float(sample.stands_for.sum()) / MOST_SUMMARIES) * (1 - 1e-9)
         p_values = sample.resident.calibration.p_value(sample.scores)
-        over = sample.scores >= sample.resident.threshold
-        # Added up in pieces, so that a summary does not get much too long.
-        piece = min(max(int(self._reference.rows / _PIECES / sample.stands_for.max()), 1), _LARGEST_PIECE)
+        columns = sample.x, p_values, sample.over, sample.time, sample.stands_for
+        counts = np.ones(len(sample), bool)
         order = np.argsort(sample.entity, kind="stable")
-        for all_at in np.split(order, np.flatnonzero(np.diff(sample.entity[order])) + 1):
-            key = sample.names[int(sample.entity[all_at[0]])]
+        for at in np.split(order, np.flatnonzero(np.diff(sample.entity[order])) + 1):
+            key = sample.names[int(sample.entity[at[0]])]
             entity = self._entity(key)
-            for k in range(0, len(all_at), piece):
-                at = all_at[k : k + piece]
-                taken = x[at], p_values[at], over[at], sample.time[at], float(sample.stands_for[at].sum())
-                if entity is not None:
-                    entity.tally.add(*taken)
-                    if entity.tally.rows >= self._reference.rows:
-                        found += self._summarised(key, entity, entity.tally.take())
-                if entity is None or not entity.sensors.faulty:
-                    found += self._add(self._reference.row(key[1]), *taken)
+            if entity is None:
+                continue
+            for part in self._until_full(entity.tally, sample.stands_for[at]):
+                entity.tally.add(*_of(columns, at[part]))
+                if entity.tally.rows >= self._size:
+                    found += self._summarised(key, entity, entity.tally.take())
+            if entity.sensors.faulty:
+                counts[at] = False
+        at = np.flatnonzero(counts)
+        off = sample.x - self._location[self._rows(sample)]
+        for part in self._until_full(self._tally, sample.stands_for[at]):
+            self._tally.add(*_of(columns, at[part]))
+            self._off[0][:] += np.nansum(off[at[part]], 0)
+            self._off[1][:] += np.count_nonzero(off[at[part]] == off[at[part]], 0)
+            if self._tally.rows >= self._size:
+                found += self._of_all(self._tally.take())
         return found
 
-    def _add(self, row: int | None, x: Float64s, *taken: object) -> list[Found]:
-        """To the summary of the whole."""
-        self._tally.add(x, *taken)  # type: ignore[arg-type]
-        if row is not None:
-            off = x - self._reference.location[row]
-            self._off[0][:] += np.nansum(off, 0)
-            self._off[1][:] += (~np.isnan(off)).sum(0)
-        if self._tally.rows < self._reference.rows:
-            return []
-        summary = self._tally.take()
-        if not np.isnan(summary.p_value):
+    def _until_full(self, tally: Tally, stands_for: Float64s) -> Iterator[slice]:
+        """Pieces of rows [k] of which each fills the tally's summary, but for the last."""
+        begin = 0
+        while begin < len(stands_for):
+            reached = tally.rows + np.cumsum(stands_for[begin:])
+            end = begin + int(np.searchsorted(reached, self._size)) + 1
+            yield slice(begin, min(end, len(stands_for)))
+            begin = end
+
+    def _rows(self, sample: Sample) -> Int64s:
+        """[k] Whose location each row has: the last, all NaN, for an entity that training did not know."""
+        known, rows = np.unique(sample.entity, return_inverse=True)
+        of = [self._reference.row(sample.names[int(hash)][1]) for hash in known]
+        return np.array([-1 if row is None else row for row in of], np.int64)[rows]
+
+    def _of_all(self, summary: Summary) -> list[Found]:
+        if summary.p_value == summary.p_value:
             self.p_value = summary.p_value
         deviations = np.where(self._off[1] > 0, self._off[0] / np.maximum(self._off[1], 1), np.nan)
         self._off[0][:], self._off[1][:] = 0, 0

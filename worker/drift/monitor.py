@@ -14,6 +14,7 @@ How often they err and how late they are: tests/benchmarks/drift.py, docs/closed
 
 from collections import deque
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -49,22 +50,26 @@ class Noticed:
     latest: int
 
 
+def load_river() -> Any:
+    """Takes a second of CPU the first time: to be called before there is anything to do."""
+    return import_module("river.drift")
+
+
 class Monitor:
-    """Sees one summary after another. Has river's detectors, which take a second to import: not in the loop's
-    thread.
-    """
+    """Sees one summary after another."""
 
     def __init__(self, reference: Reference, row: int | None):
         """`row` of the reference's locations; None where it knows none: then its features are not looked at."""
-        from river.drift import ADWIN, KSWIN, PageHinkley
-
+        river = load_river()
         self._reference, self._row = reference, row
         known = reference.p_values[-KSWIN_WINDOW:]
         self._p_spread = max(float(np.std(known)) if len(known) > 4 else 0.0, 0.29 / np.sqrt(reference.rows), 0.004)
         self._detectors: dict[str, Any] = {
-            "adwin": ADWIN(delta=ADWIN_DELTA, clock=1),
-            "kswin": KSWIN(alpha=KSWIN_ALPHA, window_size=KSWIN_WINDOW, stat_size=KSWIN_RECENT, seed=1),
-            "page_hinkley": PageHinkley(min_instances=1, delta=RATE_ALLOWED, threshold=RATE_SUM, alpha=1.0, mode="up"),
+            "adwin": river.ADWIN(delta=ADWIN_DELTA, clock=1),
+            "kswin": river.KSWIN(alpha=KSWIN_ALPHA, window_size=KSWIN_WINDOW, stat_size=KSWIN_RECENT, seed=1),
+            "page_hinkley": river.PageHinkley(
+                min_instances=1, delta=RATE_ALLOWED, threshold=RATE_SUM, alpha=1.0, mode="up"
+            ),
         }
         for p_value in np.resize(known, KSWIN_WINDOW) if len(known) else ():
             self._detectors["adwin"].update(self._scaled(float(p_value)))

@@ -97,5 +97,11 @@ class Sample:
             scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),
         )
 
+    @property
+    def over(self) -> npt.NDArray[np.bool_]:
+        """[k] Which the resident names."""
+        found: npt.NDArray[np.bool_] = self.scores >= self.resident.threshold
+        return found
+
     def __len__(self) -> int:
         return len(self.x)

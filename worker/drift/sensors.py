@@ -94,7 +94,9 @@ class SensorWatch:
                     feature.longest, feature.still = max(feature.longest, feature.still), 0
                 elif there:
                     feature.still += 1
-                fault = None if self._plant_moved(j, summary) else self._fault(j, feature)
+                fault = self._fault(j, feature)
+                if fault is not None and self._plant_moved(j, summary):
+                    fault = None
                 if not (feature.silent or feature.unit or feature.still):
                     feature.since = summary.end
                 if fault is not None:

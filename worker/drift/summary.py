@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from worker.compiled import compiled, read_only
 from worker.models.reference import Float64s
+
+Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,23 @@ class Summary:
     over: float
 
 
+@compiled
+def _add_up(x, count, total, squares, shift, low, high):  # type: ignore[no-untyped-def]
+    """Rows x [k, d], NaN where missing; all others [d], `shift` the first reading of each feature."""
+    for i in range(len(x)):
+        for j in range(len(count)):
+            v = np.float64(x[i, j])
+            if v != v:
+                continue
+            if count[j] == 0:
+                shift[j] = v
+            count[j] += 1
+            total[j] += v - shift[j]
+            squares[j] += (v - shift[j]) ** 2
+            low[j] = min(low[j], v)
+            high[j] = max(high[j], v)
+
+
 class Tally:
     """Adds up vectors until a summary is full."""
 
@@ -35,17 +55,18 @@ class Tally:
         self._clear()
 
     def _clear(self) -> None:
+        d = self._d
         self.rows = 0.0
         self._read = 0  # vectors that were looked at
         self._begin, self._end = 2**63 - 1, 0
-        self._count, self._sum, self._squares = np.zeros(self._d), np.zeros(self._d), np.zeros(self._d)
-        self._shift = np.full(self._d, np.nan)  # variances are those around the first reading: no digits cancel
-        self._low, self._high = np.full(self._d, np.inf), np.full(self._d, -np.inf)
+        self._count, self._sum, self._squares = np.zeros(d), np.zeros(d), np.zeros(d)
+        self._shift = np.zeros(d)  # variances are those around the first reading: no digits cancel
+        self._low, self._high = np.full(d, np.inf), np.full(d, -np.inf)
         self._scored, self._p_value, self._over = 0, 0.0, 0
 
     def add(
         self,
-        x: Float64s,
+        x: Floats,
         p_values: Float64s,
         over: npt.NDArray[np.bool_],
         time: npt.NDArray[np.int64],
@@ -54,19 +75,11 @@ class Tally:
         """Vectors x [k, d], at least one, NaN where missing, that stand for `rows`; p-values [k], NaN without a
         score.
         """
-        there = ~np.isnan(x)
-        first = np.take_along_axis(x, there.argmax(0)[None], 0)[0]
-        self._shift = np.where(np.isnan(self._shift), first, self._shift)
-        shifted = np.where(there, x - self._shift, 0.0)
-        self._count += there.sum(0)
-        self._sum += shifted.sum(0)
-        self._squares += np.square(shifted).sum(0)
-        self._low = np.minimum(self._low, np.where(there, x, np.inf).min(0))
-        self._high = np.maximum(self._high, np.where(there, x, -np.inf).max(0))
-        scored = ~np.isnan(p_values)
-        self._scored += int(scored.sum())
+        _add_up(read_only(x), self._count, self._sum, self._squares, self._shift, self._low, self._high)
+        scored = p_values == p_values
+        self._scored += int(np.count_nonzero(scored))
         self._p_value += float(p_values[scored].sum())
-        self._over += int(over.sum())
+        self._over += int(np.count_nonzero(over))
         self._begin, self._end = min(self._begin, int(time.min())), max(self._end, int(time.max()))
         self._read += len(x)
         self.rows += rows
@@ -79,7 +92,7 @@ class Tally:
             rows=self.rows,
             begin=self._begin,
             end=self._end,
-            mean=np.where(read, mean + np.nan_to_num(self._shift), np.nan),
+            mean=np.where(read, mean + self._shift, np.nan),
             deviation=np.where(read, np.sqrt(np.maximum(self._squares / count - mean**2, 0)), np.nan),
             low=np.where(read, self._low, np.nan),
             high=np.where(read, self._high, np.nan),

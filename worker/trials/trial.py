@@ -57,7 +57,7 @@ class Trial:
         """
         others = self.other.score(sample.scored, self._scaled_by(sample))
         named_by_other = np.asarray(others >= self.other.threshold)
-        named = sample.scores >= sample.resident.threshold
+        named = sample.over
         newer, older = (named_by_other, named) if self.kind == "shadow" else (named, named_by_other)
         weight = sample.stands_for
         self.rows += float(weight.sum())

@@ -121,7 +121,7 @@ def _events(trial: Trial, sample: Sample, scores: Float32s, named: Bools) -> lis
             score=float(scores[i]),
             p_value=p_value,
             threshold=trial.newer.threshold,
-            named=bool(sample.scores[i] >= sample.resident.threshold),
+            named=bool(sample.over[i]),
         )
         for i, p_value in zip(at.tolist(), p_values.tolist(), strict=True)
     ]
