@@ -99,7 +99,7 @@ class ModelWatch:
         for part in self._until_full(self._tally, sample.stands_for[at]):
             self._tally.add(*_of(columns, at[part]))
             self._off[0][:] += np.nansum(off[at[part]], 0)
-            self._off[1][:] += np.count_nonzero(off[at[part]] == off[at[part]], 0)
+            self._off[1][:] += np.count_nonzero(~np.isnan(off[at[part]]), 0)
             if self._tally.rows >= self._size:
                 found += self._of_all(self._tally.take())
         return found
@@ -120,7 +120,7 @@ class ModelWatch:
         return np.array([-1 if row is None else row for row in of], np.int64)[rows]
 
     def _of_all(self, summary: Summary) -> list[Found]:
-        if summary.p_value == summary.p_value:
+        if not np.isnan(summary.p_value):
             self.p_value = summary.p_value
         deviations = np.where(self._off[1] > 0, self._off[0] / np.maximum(self._off[1], 1), np.nan)
         self._off[0][:], self._off[1][:] = 0, 0

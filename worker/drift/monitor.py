@@ -167,7 +167,7 @@ class Monitor:
     def _means(self, begin: int) -> tuple[float, float]:
         """Mean p-value and share over budget of the summaries from this one on."""
         recent = [
-            s for s in list(self._past)[max(begin - (self._seen - len(self._past)), 0) :] if s.p_value == s.p_value
+            s for s in list(self._past)[max(begin - (self._seen - len(self._past)), 0) :] if not np.isnan(s.p_value)
         ]
         if not recent:
             return 0.5, 0.0

@@ -76,7 +76,7 @@ class Tally:
         score.
         """
         _add_up(read_only(x), self._count, self._sum, self._squares, self._shift, self._low, self._high)
-        scored = p_values == p_values
+        scored = ~np.isnan(p_values)
         self._scored += int(np.count_nonzero(scored))
         self._p_value += float(p_values[scored].sum())
         self._over += int(np.count_nonzero(over))
