@@ -118,9 +118,8 @@ def _false_alarms(
         )
     if low > BEYOND * challenger.rate and louder:
         reasons.append(
-            f"false alarms: {told['observed']:.2g} of the held-out rows ({low:.2g} to {high:.2g}),"
-            f" {challenger.rate:.2g}"
-            f" are promised; {only} that the champion does not name"
+            f"false alarms: {told['observed']:.2g} of the held-out rows ({low:.2g} to {high:.2g}), promised are"
+            f" {challenger.rate:.2g}; {only} that the champion does not name"
         )
     return told
 

@@ -14,7 +14,7 @@ from training.fit import STRETCHES
 from training.opinion import Float64s
 from training.window import Window
 from worker.errors import NoModelError
-from worker.settings import Settings
+from worker.settings import Settings, TrainingSettings
 
 log = structlog.get_logger()
 
@@ -58,18 +58,8 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
             " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
         )
     normal = ~rows.is_known(Known.CONFIRMED | Known.FAULTY)
-    quiet = normal & (~(rows.is_known(Known.NAMED) | _inside(rows)) | rows.is_known(Known.DISMISSED))
-    if quiet.sum() < training.min_rows // 2:
-        # One incident that does not end, for now and then a row is over budget: the others have to do.
-        log.warning("incidents_fill_the_window", rows=len(rows), outside=int(quiet.sum()))
-        quiet = normal & (~rows.is_known(Known.NAMED) | rows.is_known(Known.DISMISSED))
-    begin = None
-    if p_values is not None:
-        # What a person has dismissed is normal already, and no sign of anything new.
-        known = np.where(rows.is_known(Known.DISMISSED), np.nan, p_values)
-        begin = regime.begins(rows.x, known, normal, training.regime_share)
-    is_regime = begin is not None and int(normal[begin:].sum()) >= training.min_rows
-    since = begin if is_regime else _drifted(rows, training.min_rows)
+    quiet = _quiet(rows, normal, training.min_rows // 2)
+    since, is_regime = _changed(rows, normal, p_values, training)
     part = _parts(len(rows), training.holdout, since)
     fit, calibrate, gate = (part == 0) & quiet, (part == _CALIBRATE) & normal, (part == _GATE) & normal
     if since is not None:
@@ -83,25 +73,51 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         fit = (fit & now) | _thinned(fit & ~now, keep)
     fit = _evened(fit, rows.entity)
     if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
+        out, known = int((~quiet & normal).sum()), int((~normal).sum())
         raise NoModelError(
-            f"{int(fit.sum())} rows are left to fit on: of {len(rows)}, {int((~quiet & normal).sum())} were"
-            f" published as"
-            f" anomalies or lie in incidents, {int((~normal).sum())} are confirmed anomalies or of faulty"
-            f" sensors. If they"
-            " are a new normal, dismiss them (`python -m worker label`), wait until they are most of the window"
-            " (OFFNORMAL_TRAINING__REGIME_SHARE), or look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+            f"{int(fit.sum())} rows are left to fit on: of {len(rows)}, {out} were published as anomalies or lie in"
+            f" incidents, {known} are confirmed anomalies or of faulty sensors. If they are a new normal, dismiss them"
+            " (`python -m worker label`), wait until they are most of the window (OFFNORMAL_TRAINING__REGIME_SHARE), or"
+            " look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
         )
-    counts = {
-        "named_anomalies": int(rows.is_known(Known.NAMED).sum()),
-        "in_incidents": int(rows.is_known(Known.INCIDENT).sum()),
-        "dismissed": int(rows.is_known(Known.DISMISSED).sum()),
-        "confirmed": int(rows.is_known(Known.CONFIRMED).sum()),
-        "faulty": int(rows.is_known(Known.FAULTY).sum()),
-        "fitted": int(fit.sum()),
-        "held_out": int(calibrate.sum()),
-        "gate": int(gate.sum()),
-    }
-    return Selection(fit, calibrate, gate, since, is_regime, counts)
+    uses = {"fitted": fit, "held_out": calibrate, "gate": gate}
+    counts = {name: int(rows.is_known(what).sum()) for name, what in _TOLD.items()}
+    return Selection(
+        fit, calibrate, gate, since, is_regime, counts | {name: int(use.sum()) for name, use in uses.items()}
+    )
+
+
+_TOLD: Final = {
+    "named_anomalies": Known.NAMED,
+    "in_incidents": Known.INCIDENT,
+    "dismissed": Known.DISMISSED,
+    "confirmed": Known.CONFIRMED,
+    "faulty": Known.FAULTY,
+}
+
+
+def _quiet(rows: Window, normal: Bools, least: int) -> Bools:
+    """[n] Of the normal ones, those within budget and outside of incidents, or dismissed by a person."""
+    dismissed = rows.is_known(Known.DISMISSED)
+    quiet = normal & (~(rows.is_known(Known.NAMED) | _inside(rows)) | dismissed)
+    if quiet.sum() >= least:
+        return quiet
+    # One incident that does not end, for now and then a row is over budget: the others have to do.
+    log.warning("incidents_fill_the_window", rows=len(rows), outside=int(quiet.sum()))
+    return normal & (~rows.is_known(Known.NAMED) | dismissed)
+
+
+def _changed(
+    rows: Window, normal: Bools, p_values: Float64s | None, training: TrainingSettings
+) -> tuple[int | None, bool]:
+    """The first row of what the plant is doing now, and whether that is a new regime; None where it has not changed."""
+    if p_values is not None:
+        # What a person has dismissed is normal already, and no sign of anything new.
+        known = np.where(rows.is_known(Known.DISMISSED), np.nan, p_values)
+        begin = regime.begins(rows.x, known, normal, training.regime_share)
+        if begin is not None and int(normal[begin:].sum()) >= training.min_rows:
+            return begin, True
+    return _drifted(rows, training.min_rows), False
 
 
 def _inside(rows: Window) -> Bools:
