@@ -1,5 +1,6 @@
 """All trials of a worker: which are on, and what comes of them."""
 
+import threading
 import time
 from typing import Final
 
@@ -27,13 +28,12 @@ REPORT_EVERY: Final = 60.0
 
 
 class Trials:
-    """`begin` and `end` are called by who follows the registry, `take` by who looks at samples: two threads, which
-    share nothing but a mapping that is replaced as a whole.
-    """
+    """`begin` and `end` are called by who follows the registry, `take` and `end` by who looks at samples: two threads."""
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self._settings, self._metrics = settings, metrics
-        self._trials: dict[tuple[str, Kind], Trial] = {}
+        self._trials: dict[tuple[str, Kind], Trial] = {}  # replaced as a whole: who reads it needs no lock
+        self._changes = threading.Lock()
         self._not_before = 0.0
         self._report_at = 0.0
 
@@ -41,13 +41,15 @@ class Trials:
         key = (newer.name, kind)
         current = self._trials.get(key)
         if current is None or (current.newer.version, current.older.version) != (newer.version, older.version):
-            self._trials = {**self._trials, key: Trial(kind, newer, older)}
+            with self._changes:
+                self._trials = {**self._trials, key: Trial(kind, newer, older)}
             log.info("trial_begins", trial=kind, model=newer.name, newer=newer.version, older=older.version)
 
     def end(self, model: str, kind: Kind) -> None:
-        if (model, kind) in self._trials:
-            trial = self._trials[model, kind]
+        with self._changes:
+            trial = self._trials.get((model, kind))
             self._trials = {key: each for key, each in self._trials.items() if key != (model, kind)}
+        if trial is not None:
             log.info("trial_ends", trial=kind, model=model, newer=trial.newer.version, **trial.figures())
 
     def share(self, model: str) -> float:
