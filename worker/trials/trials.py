@@ -28,7 +28,9 @@ REPORT_EVERY: Final = 60.0
 
 
 class Trials:
-    """`begin` and `end` are called by who follows the registry, `take` and `end` by who looks at samples: two threads."""
+    """`begin` and `end` are called by who follows the registry, `take` and `end` by who looks at samples: two
+    threads.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self._settings, self._metrics = settings, metrics
