@@ -1,6 +1,7 @@
 """A plant for tests of the closed loop: its vectors, and what has come of them."""
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -32,6 +33,13 @@ class Plant:
         self._time = 1_790_000_000
 
     def send(self, x: Rows) -> None:
+        """A burst is looked at more coarsely than a stream: they come a few summaries at a time."""
+        for begin in range(0, len(x), 4 * ROWS):
+            if begin:
+                time.sleep(0.6)
+            self._send(x[begin : begin + 4 * ROWS])
+
+    def _send(self, x: Rows) -> None:
         values = []
         for row in x.astype(float).tolist():
             doc = {name: None if value != value else value for name, value in zip(FEATURES, row, strict=True)}
