@@ -31,6 +31,7 @@ class Plant:
     def __init__(self, stage: Stage):
         self._stage = stage
         self._time = 1_790_000_000
+        self.sent = 0
 
     def send(self, x: Rows) -> None:
         """A burst is looked at more coarsely than a stream: they come a few summaries at a time."""
@@ -45,6 +46,7 @@ class Plant:
             doc = {name: None if value != value else value for name, value in zip(FEATURES, row, strict=True)}
             values.append(json.dumps(doc | {"t": self._time}).encode())
             self._time += 1
+        self.sent += len(values)
         self._stage.send(values, [b"m1"] * len(values), partition=0)
 
 

@@ -185,7 +185,7 @@ def _learned(p_values: Float64s, reasons: list[str]) -> dict[str, Any]:
     """Uniform p-values have half of them below one half: of a share of anomalies among them nearly all lie there."""
     low = np.where(np.isnan(p_values), 0.5, p_values < 0.5).astype(float)
     unexplained, error = 2 * float(low.mean()) - 1, 2 * _error(low)
-    if unexplained - 2 * error > UNEXPLAINED and unexplained < PLANT_MOVED:
+    if unexplained - error > UNEXPLAINED and unexplained < PLANT_MOVED:
         reasons.append(
             f"learned from: {unexplained:.0%} of the rows are unusual to the champion beyond chance, and nobody has"
             " labelled them: anomalies, or a change that most rows do not show yet (`python -m worker label`)"
