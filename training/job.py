@@ -142,7 +142,7 @@ def _publish(
     if registry.view().pinned():
         reasons.append("the champion is pinned")
     made = {"model": card.name, "version": card.version, "rows": card.rows, "quality": card.quality}
-    told = {"trained_at": began, "gate": {"reasons": reasons, **_brief(verdict)}}
+    told = {"trained_at": began, "trained_for": why, "gate": {"reasons": reasons, **_brief(verdict)}}
     role = None
     if reasons:
         registry.refused(card.version, who(), "; ".join(reasons), **told)
