@@ -429,7 +429,7 @@ def training(setting: Setting, rng: random.Random, n: int) -> Outcome:
         world.done["trainings at once"] += 2
         complaints = [] if codes == [0, 0] else [f"two trainings at once: exit codes {codes}: {pair[1].errors[-800:]}"]
         view = Registry(world.stage.settings).view()
-        made = {line["model_version"] for line in world.logged("model_promoted")}
+        made = {line["model_version"] for line in world.logged("model_is_champion")}
         if view.champion() not in made:
             complaints.append(f"the champion {view.champion()} is of neither of the two trainings")
         told = {entry["version"] for entry in view.history()}
