@@ -34,6 +34,8 @@ def reference(
     dependence is left widens the spread: the variance of a mean over many of them is (1 + r) / (1 - r) of what
     independent ones have, where r is the autocorrelation of a first-order process.
     """
+    # A row without any reading has no p-value.
+    told = [known for stretch in p_values if len(known := stretch[~np.isnan(stretch)])]
     wide = x.astype(np.float64)
     low, high = np.nanquantile(wide, (_GARBAGE, 1 - _GARBAGE), axis=0)
     wide = np.clip(wide, low, high)
@@ -48,7 +50,7 @@ def reference(
     means = _means(off, size)
     while (
         _autocorrelation([means]).mean() > _MAKES_UP_FOR
-        or _autocorrelation([_means(stretch[:, None], size) for stretch in p_values])[0] > INDEPENDENT
+        or _autocorrelation([_means(stretch[:, None], size) for stretch in told])[0] > INDEPENDENT
     ) and len(off) // (2 * size) >= FEWEST:
         size *= 2
         means = _means(off, size)
@@ -64,7 +66,7 @@ def reference(
         spread=np.maximum(np.nan_to_num(spread), np.nan_to_num(deviation) / np.sqrt(size)),
         present=(~np.isnan(x)).mean(0),
         still=_still(x, entity, size),
-        p_values=np.array([float(part.mean()) for stretch in p_values for part in _parts(stretch, size) if len(part)]),
+        p_values=np.array([float(part.mean()) for stretch in told for part in _parts(stretch, size) if len(part)]),
     )
 
 
@@ -104,6 +106,8 @@ def _means(x: Float64s, size: int) -> Float64s:
 
 def _autocorrelation(stretches: Sequence[Float64s]) -> Float64s:
     """[d] of neighbours within stretches [n, d]."""
+    if not stretches:
+        return np.zeros(1, np.float64)
     mean = np.nanmean(np.concatenate(stretches), 0)
     off = [np.nan_to_num(stretch - mean) for stretch in stretches]
     pairs = sum(len(part) - 1 for part in off)

@@ -240,3 +240,16 @@ def test_a_model_that_knows_a_reading_to_stand_still_ends_its_fault(resident: Re
         over = successor.take_over(watched.watch)
         assert len(successor.faults) == left
         assert [fault.until is not None for fault in over if isinstance(fault, SensorFault)] == [True] * (1 - left)
+
+
+@pytest.mark.parametrize("gone", [slice(5, 6), slice(0, 30_000)])
+def test_held_out_rows_without_a_score_leave_a_reference_that_can_be_served(artefact: Artefact, gone: slice) -> None:
+    rows = normal_rows(30_000, np.random.default_rng(17))
+    p_values = [np.random.default_rng(18).random(3000) for _ in range(10)]
+    flat = np.concatenate(p_values)
+    flat[gone] = np.nan
+    found = reference(rows, np.zeros(len(rows), np.int64), [""], np.array_split(flat, 10), 1.0, 0.0)
+    assert np.isfinite(found.p_values).all()
+    watched = Watched(Engine(SETTINGS).load(replace(artefact, reference=found).dump()))
+    watched.send(normal_rows(10 * ROWS, np.random.default_rng(19)))
+    assert watched.found == []
