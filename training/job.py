@@ -115,7 +115,7 @@ def _judge(
     def contender(detector: Detector) -> Contender:
         return Contender(
             detector,
-            rate_to_keep(detector.calibration, asked),
+            detector.calibration.promised(asked),
             scaler_rows(detector, rows.entity[selected.gate], rows.entities),
             scaler_rows(detector, rows.confirmed_of, rows.entities),
             asked,

@@ -35,7 +35,7 @@ def reference(
     independent ones have, where r is the autocorrelation of a first-order process.
     """
     # A row without any reading has no p-value.
-    told = [known for stretch in p_values if len(known := stretch[~np.isnan(stretch)])]
+    told = [scored for stretch in p_values if len(scored := stretch[~np.isnan(stretch)])]
     wide = x.astype(np.float64)
     low, high = np.nanquantile(wide, (_GARBAGE, 1 - _GARBAGE), axis=0)
     wide = np.clip(wide, low, high)

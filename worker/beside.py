@@ -23,6 +23,7 @@ Found = Drift | SensorFault | ShadowEvent | TakenBack
 EVERY: Final = 0.5  # seconds between looks: what is gathered meanwhile costs hardly more than one batch of it
 MOST_WAITING: Final = 500  # samples; beyond, the oldest are not looked at
 MOST_FOUND: Final = 2000
+END: Final = 2.0  # seconds that the end waits for what is being looked at
 
 
 class Beside:
@@ -38,8 +39,6 @@ class Beside:
         self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
 
     def start(self) -> None:
-        if self._drift is not None:
-            load_river()
         self._thread.start()
 
     def observe(self, samples: Sequence[Sample]) -> None:
@@ -65,8 +64,12 @@ class Beside:
 
     def close(self) -> None:
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(END)
 
     def _run(self) -> None:
+        if self._drift is not None:
+            load_river()
         while not self._stop.wait(EVERY):
             try:
                 self._look()

@@ -132,6 +132,7 @@ class Worker:
         keep_freed()
         http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
         try:
+            self._beside.start()
             topics = settings.topics
             require(
                 settings,
@@ -140,7 +141,6 @@ class Worker:
             )
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
             self._watcher.start()
-            self._beside.start()  # while the registry is being read
             if self._await_champion():
                 self._serve()
         finally:

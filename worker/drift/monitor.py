@@ -46,12 +46,12 @@ class Noticed:
     first: int
     p_value: float
     over: float
-    features: list[tuple[int, float]]  # indices of those that have shifted, and their mean reading since
+    features: list[tuple[int, float]]  # those that have shifted, and how far off their mean is since
     latest: int
 
 
 def load_river() -> Any:
-    """Takes a second of CPU the first time: to be called before there is anything to do."""
+    """Takes a second of CPU the first time: to be called while the start waits for Kafka."""
     return import_module("river.drift")
 
 

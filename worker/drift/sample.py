@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine import Resident
-from worker.vectors import VectorBlock
+from worker.vectors import BytesColumn, VectorBlock
 from worker.vectors.block import Float32s, Int64s
-from worker.vectors.identity import UInt64s, hashes, names
+from worker.vectors.identity import UInt64s, hashes
 
 ROWS: Final = 256  # of a batch, if that is enough ...
 OF_SUMMARY: Final = 32  # ... for so many of each of the model's summaries
@@ -53,11 +53,11 @@ class Sample:
         wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
         at = np.arange(0, n, max(min(n // wanted, int(1 / share) if share else n), 1))
         record = block.record[at]
-        of_record = record[np.flatnonzero(np.diff(record, prepend=-1))]  # records without repeats
-        records = block.records.take(of_record) if len(of_record) < len(block.records) else block.records
-        told = names(block) if block.entities else records.keys
-        found = hashes(records, told.take(of_record) if block.entities else told)
-        entity = found[np.searchsorted(of_record, record)] if len(of_record) < len(block.records) else found[record]
+        sampled, inverse = np.unique(record, return_inverse=True)
+        records = block.records.take(sampled)
+        named = [block.entity_of_record(r) for r in sampled.tolist()] if block.entities else None
+        told = records.keys if named is None else BytesColumn.of([None if n is None else n.encode() for n in named])
+        entity = hashes(records, told)[inverse]
         unique, first = np.unique(entity, return_index=True)
         x = block.x[at]  # a copy: the batch's bytes must not be held for this
         return cls(
