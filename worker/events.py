@@ -149,12 +149,9 @@ class EventEncoder:
 
     def _request(self, drift: Drift) -> Output:
         reason = f"drift: {', '.join(drift.detectors)}" + (f" of {drift.entity}" if drift.entity else "")
-        return Output(
-            self._topics.training_requests,
-            training_request(drift.model, reason, iso(drift.since), self._source),
-            drift.model.encode(),
-            [("content-type", b"application/json")],
-        )
+        told = orjson.dumps({"model": drift.model, "reason": reason, "since": iso(drift.since), "who": self._source})
+        kind = [("content-type", b"application/json")]
+        return Output(self._topics.training_requests, told, drift.model.encode(), kind)
 
     def _incident(self, incident: Incident) -> Output:
         state, place = "closed" if incident.closed else "open", f"{incident.topic}/{incident.partition}"
@@ -367,11 +364,6 @@ def _json_rows(rows: Float32s, first: Int64s, ends: Int64s) -> BytesColumn:
     told = Template(Text(0), "[", *numbers, "]", Text(1)).render(n, texts, list(rows.T))
     start = told.start[first]
     return BytesColumn(told.buffer, start, told.start[ends - 1] + told.length[ends - 1] - start)
-
-
-def training_request(model: str, reason: str, since: str | None, who: str) -> bytes:
-    """`since` when what is asked for has its reason, in RFC 3339."""
-    return orjson.dumps({"model": model, "reason": reason, "since": since, "who": who})
 
 
 def read_incident(value: bytes | None, source: str) -> Incident | None:

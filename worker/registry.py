@@ -378,16 +378,7 @@ class Registry:
             self._write([(key, None, []) for key in keys])
 
     def _write(self, records: Iterable[tuple[str, bytes | None, list[tuple[str, bytes]]]]) -> None:
-        """In order, all acknowledged, or KafkaError."""
-        with readable_errors(f"writing {self._topic}", self._settings.kafka.bootstrap):
-            client = connection.producer(self._settings.kafka)
-            try:
-                for key, value, headers in records:
-                    client.send(self._topic, value, key.encode(), headers, partition=0).get(30)
-            except errors.KafkaTimeoutError as error:
-                raise OffnormalError(f"{self._topic} cannot be written: {error}") from error
-            finally:
-                client.close(timeout=5)
+        connection.write(self._settings.kafka, self._topic, records, partition=0)
 
 
 def _is_number(text: str) -> bool:

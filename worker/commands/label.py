@@ -10,12 +10,10 @@ from argparse import Namespace
 from typing import Any
 
 import orjson
-from kafka import errors
 
-from worker.errors import OffnormalError, SettingsError
+from worker.errors import SettingsError
 from worker.events import iso
 from worker.kafka import connection
-from worker.kafka.faults import readable_errors
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
 from worker.settings import Settings
@@ -41,24 +39,12 @@ def run(settings: Settings, arguments: Namespace) -> None:
         "note": arguments.note,
         "time": iso(int(time.time() * 1000)),
     }
-    send(settings, label)
+    # Keyed by what it is about: what was said last counts.
+    record = (arguments.id, orjson.dumps(label), [("content-type", b"application/json")])
+    connection.write(settings.kafka, topics.labels, [record])
     what = "event" if incident is None else f"incident of {incident['vectors']:,} vectors"
     entity = f" of {incident['entity']}" if incident is not None and incident["entity"] else ""
     print(json.dumps(label) if arguments.json else f"{arguments.verdict}: {what} {arguments.id}{entity}")
-
-
-def send(settings: Settings, label: dict[str, Any]) -> None:
-    """Keyed by what it is about: what was said last counts. Raises KafkaError, OffnormalError."""
-    topic = settings.topics.labels
-    with readable_errors(f"writing {topic}", settings.kafka.bootstrap):
-        client = connection.producer(settings.kafka)
-        try:
-            kind = [("content-type", b"application/json")]
-            client.send(topic, orjson.dumps(label), label["id"].encode(), kind).get(30)
-        except errors.KafkaTimeoutError as error:
-            raise OffnormalError(f"{topic} cannot be written: {error}") from error
-        finally:
-            client.close(timeout=5)
 
 
 def _incident(settings: Settings, id: str) -> dict[str, Any] | None:

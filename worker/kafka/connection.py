@@ -4,7 +4,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import kafka
@@ -82,6 +82,22 @@ def producer(settings: KafkaSettings, timeout: float | None = None, **more: Any)
         "max_request_size": 32 * 1024 * 1024,  # the broker's limit is the one that counts
     }
     return _connected(KafkaProducer, settings, settings.startup_timeout if timeout is None else timeout, mine | more)
+
+
+def write(
+    settings: KafkaSettings,
+    topic: str,
+    records: Iterable[tuple[str, bytes | None, Sequence[tuple[str, bytes]]]],
+    partition: int | None = None,
+) -> None:
+    """A few records, key, value and headers of each: in order, all acknowledged. Raises worker.errors.KafkaError."""
+    with readable_errors(f"writing {topic}", settings.bootstrap):
+        client = producer(settings)
+        try:
+            for key, value, headers in records:
+                client.send(topic, value, key.encode(), list(headers), partition=partition).get(30)
+        finally:
+            client.close(timeout=5)
 
 
 def admin(settings: KafkaSettings) -> KafkaAdminClient:
