@@ -228,8 +228,8 @@ class Registry:
     def promote(
         self, version: str, who: str, why: str, alias: Literal["champion", "challenger"] = "champion", **more: Any
     ) -> RegistryView:
-        """Points the alias at a version; `more` goes into the audit record. Raises NoModelError if it is not there, or
-        not whole.
+        """Points the alias at a version, whatever is pinned; `more` goes into the audit record. Raises NoModelError if
+        it is not there, or not whole.
         """
 
         def decide(view: RegistryView) -> Decision:

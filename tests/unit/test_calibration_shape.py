@@ -132,3 +132,11 @@ def test_five_retrainings_on_stationary_data_do_not_shrink_the_threshold(seed: i
         fresh = rng.gamma(3.0, size=8000)
         champion = Calibration.fit(fresh[explained(champion.p_value(fresh), fresh)])
     assert champion.threshold(1e-3) > 0.9 * first.threshold(1e-3)
+
+
+def test_rows_that_chance_hardly_has_are_few_in_all_not_few_in_each_bin() -> None:
+    rng = np.random.default_rng(3)
+    p = np.concatenate((rng.random(2000), 10.0 ** -np.arange(4, 16, 0.5)))  # one in each of the smallest bins
+    kept = explained(p, -np.log(p))
+    assert kept[2000:].sum() <= 3
+    assert kept[:2000].mean() > 0.99
