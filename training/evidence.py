@@ -83,7 +83,7 @@ class Evidence:
             known = Known.NAMED | _said(labels.get(event["id"]) or labels.get(str(incident)))
             self.places[place] = int(known)
             if isinstance(incident, str):
-                time = _milliseconds(event["data"].get("time"))
+                time = milliseconds(event["data"].get("time"))
                 if time is not None:
                     extent = extents.setdefault(incident, [(place[0], entity), time, time])
                     extent[1:] = min(extent[1], time), max(extent[2], time)
@@ -102,13 +102,13 @@ class Evidence:
                 and isinstance(data.get("model"), dict)
                 and data["model"].get("name") == model
             ):
-                self.drift = _milliseconds(data.get("since")) or self.drift
+                self.drift = milliseconds(data.get("since")) or self.drift
             if data.get("kind") != "sensor":
                 continue
-            begin, seen = _milliseconds(data.get("since")), _milliseconds(data.get("latest"))
+            begin, seen = milliseconds(data.get("since")), milliseconds(data.get("latest"))
             if data.get("topic") != topic or begin is None or seen is None or type(data.get("partition")) is not int:
                 continue
-            end = _milliseconds(data.get("until")) or seen + _UNTOLD * max(seen - begin, 0)
+            end = milliseconds(data.get("until")) or seen + _UNTOLD * max(seen - begin, 0)
             latest[(data["partition"], _name(data.get("entity")), str(data.get("feature")), begin)] = begin, end
         for (partition, entity, *_), (begin, end) in latest.items():
             self.stretches[partition, entity].append(Stretch(begin, end, int(Known.FAULTY)))
@@ -166,7 +166,8 @@ def _name(entity: object) -> str | None:
     return entity if isinstance(entity, str) else None
 
 
-def _milliseconds(told: object) -> int | None:
+def milliseconds(told: object) -> int | None:
+    """Of a time as RFC 3339, since the epoch; None where it is none."""
     try:
         return round(datetime.fromisoformat(str(told)).timestamp() * 1000)
     except (ValueError, OverflowError):

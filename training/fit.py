@@ -112,7 +112,9 @@ def fit(
     device = device or torch.device("cpu")
     scaler = Scaler.fit(rows)
     autoencoder = KINDS[kind](rows.shape[1], **(architecture or {})).to(device)
-    train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, held_out))
+    # Nor may the round be chosen that knows them best.
+    looked_at = held_out if opinions is None else held_out[_known(opinions[1], opinions[1].score)]
+    train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, looked_at))
     generator = torch.Generator(device).manual_seed(seed)
     rounds: list[Round] = []
 

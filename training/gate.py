@@ -4,11 +4,12 @@ was fitted to nor calibrated by.
 - False alarms: what it names and the champion does not may not be more than it promises. (Recent rows hold anomalies
   that nobody has labelled; both name these.) Nor may it promise less than is asked for, where the champion names fewer.
 - Injected faults of known size (training/injected.py): it tells them from normal rows as well as the champion does,
-  beyond noise, by the order of the scores; and, unless the champion names more than it promises, it has about as many
+  beyond noise, by the order of the scores; and, unless the champion names more than is asked for, it has about as many
   of them over its threshold.
-- Rows that it has learned from: where the champion finds more of them unusual than chance explains, they may be
-  anomalies that nobody has labelled, and it has learned to overlook them. Beyond a third of them it is the plant that
-  has moved.
+- The window's rows that are unusual to the champion: those learned from may not be many more than chance explains, and
+  of all of them not more may be usual now. They may be anomalies that nobody has labelled, which it has learned to
+  overlook. Where a third of the rows learned from are, it is the plant that has moved; and a champion that could not
+  promise what is asked for, of a plant in motion, is no judge of one that promises half of that.
 - Confirmed anomalies of the window: what the champion finds of them, it finds as well.
 """
 
@@ -36,6 +37,9 @@ LESS, LESS_OF_KIND, LESS_OVER, LESS_OVER_OF_KIND = 0.02, 0.1, 0.15, 0.3
 # Of the rows learned from, what is unexplained: more than so much, and less than a plant that has moved, is not to be
 # learned unseen.
 UNEXPLAINED, PLANT_MOVED = 0.1, 0.35
+# By the champion's p-values and the challenger's. Chance has not more than the first of the rows below the first.
+UNUSUAL, USUAL = 0.02, 0.05
+_BELOW: Final = (0.1, 0.2, 0.5)
 LOST_CONFIRMED: Final = 0.1  # of the confirmed anomalies that the champion finds
 OUT_OF_STEP: Final = 0.25  # of the champion's median p-value from .5
 _LOOKED_AT: Final = 2000  # rows into which faults are put
@@ -50,6 +54,17 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         return {"passed": self.passed, "reasons": list(self.reasons), **self.figures}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The window's rows that no one has called anomalous or normal, without those before the present regime, and none
+    where that is new: p-values [n] by champion and challenger, and which of them were learned from [n].
+    """
+
+    champion: Float64s
+    challenger: Float64s
+    learned: Bools
 
 
 @dataclass(frozen=True)
@@ -78,19 +93,17 @@ def judge(
     champion: Contender | None,
     rows: Float32s,
     confirmed: Float32s,
-    learned: Float64s | None = None,
+    seen: Seen | None = None,
 ) -> Verdict:
-    """`rows` [n, D] are held out, in the order of time; `confirmed` [m, D] are what people have called anomalies;
-    `learned` [l] the champion's p-values of the rows learned from, without those of a new regime.
-    """
+    """`rows` [n, D] are held out, in the order of time; `confirmed` [m, D] are what people have called anomalies."""
     reasons: list[str] = []
     ours = challenger.scores(rows, challenger.row)
     theirs = None if champion is None else champion.scores(rows, champion.row)
     figures: dict[str, Any] = {"rows": len(rows)}
     figures["false_alarms"] = _false_alarms(challenger, champion, ours, theirs, reasons)
     figures["injected"] = _injected(challenger, champion, rows, ours, theirs, reasons)
-    if learned is not None and len(learned):
-        figures["learned"] = _learned(learned, reasons)
+    if seen is not None and seen.learned.any() and champion is not None:
+        figures["learned"] = _learned(seen, _is_makeshift(champion, challenger), reasons)
     if len(confirmed):
         figures["confirmed"] = _confirmed(challenger, champion, confirmed, reasons)
     return Verdict(not reasons, reasons, figures)
@@ -106,10 +119,10 @@ def _false_alarms(
         return told
     by_champion = theirs >= champion.threshold
     only = flagged & ~by_champion
-    least, most = interval(only)[0], interval(by_champion)[1]
+    least = interval(only)[0]
     told |= {"champion": float(by_champion.mean()), "champion_promised": champion.rate}
     told |= {"only_challenger": int(only.sum()), "only_champion": int((by_champion & ~flagged).sum())}
-    if challenger.rate > BEYOND * challenger.asked and challenger.rate > most:
+    if challenger.rate > max(BEYOND * challenger.asked, by_champion.mean()):
         reasons.append(
             f"false alarms: {challenger.rate:.2g} is all that can be promised, {challenger.asked:.2g} is asked for; the"
             f" champion names {told['champion']:.2g} of the held-out rows"
@@ -132,7 +145,7 @@ def _injected(
     reasons: list[str],
 ) -> dict[str, Any]:
     at = np.linspace(0, len(rows) - 1, min(len(rows), _LOOKED_AT)).astype(int)
-    keeps = champion is not None and theirs is not None and _keeps_its_promise(champion, theirs)
+    keeps = champion is not None and theirs is not None and _keeps_the_budget(champion, theirs)
     found: list[dict[str, Any]] = []
     order: dict[str, list[Float64s]] = {}  # kind -> by how much the challenger is better at each row, size by size
     over: dict[str, list[Float64s]] = {}
@@ -158,13 +171,13 @@ def _injected(
     return told
 
 
-def _keeps_its_promise(champion: Contender, scores: Float64s) -> bool:
-    """Of recent rows, so that what is over its threshold may be compared. One that names too many finds more faults,
-    and one that the plant has left behind finds everything.
+def _keeps_the_budget(champion: Contender, scores: Float64s) -> bool:
+    """Of recent rows, so that what is over its threshold may be compared. One that names more than is asked for, as it
+    may have promised, finds more faults, and one that the plant has left behind finds everything.
     """
     low, _ = interval(scores >= champion.threshold)
     median = float(np.nanmedian(champion.detector.calibration.p_value(scores)))
-    return low <= BEYOND * champion.rate and abs(median - 0.5) < OUT_OF_STEP
+    return low <= BEYOND * champion.asked and abs(median - 0.5) < OUT_OF_STEP
 
 
 def _fewer(
@@ -180,16 +193,33 @@ def _fewer(
             reasons.append(f"injected faults: finds {-of_kind.mean():.1%} fewer of the kind {kind}, {how}")
 
 
-def _learned(p_values: Float64s, reasons: list[str]) -> dict[str, Any]:
-    """Uniform p-values have half of them below one half: of a share of anomalies among them nearly all lie there."""
-    low = np.where(np.isnan(p_values), 0.5, p_values < 0.5).astype(float)
-    unexplained, error = 2 * float(low.mean()) - 1, 2 * _error(low)
-    if unexplained - error > UNEXPLAINED and unexplained < PLANT_MOVED:
-        reasons.append(
-            f"learned from: {unexplained:.0%} of the rows are unusual to the champion beyond chance, and nobody has"
-            " labelled them: anomalies, or a change that most rows do not show yet (`python -m worker label`)"
-        )
-    return {"rows": len(p_values), "unexplained": unexplained, "error": error}
+def _is_makeshift(champion: Contender, challenger: Contender) -> bool:
+    return (
+        champion.rate > BEYOND * max(champion.asked, challenger.rate) and challenger.rate <= BEYOND * challenger.asked
+    )
+
+
+def _learned(seen: Seen, makeshift: bool, reasons: list[str]) -> dict[str, Any]:
+    """Of uniform p-values a share of t is below t: what is more than that are others, which nearly all lie there."""
+    p_values = seen.champion[seen.learned]
+    excess = []
+    for t in _BELOW:
+        low = (np.where(np.isnan(p_values), t, p_values < t) - t) / (1 - t)
+        excess.append((float(low.mean()), 2 * _error(low)))
+    unexplained, error = max(excess, key=lambda each: each[0] - each[1])
+    overlooked = float(((seen.champion < UNUSUAL) & (seen.challenger > USUAL)).mean())
+    if unexplained < PLANT_MOVED and not makeshift:
+        if unexplained - error > UNEXPLAINED:
+            reasons.append(
+                f"learned from: {unexplained:.0%} of the rows are unusual to the champion beyond chance, and nobody has"
+                " labelled them: anomalies, or a change that most rows do not show yet (`python -m worker label`)"
+            )
+        if overlooked > UNUSUAL:
+            reasons.append(
+                f"overlooks: {overlooked:.1%} of the window's rows are unusual to the champion, usual to it, and nobody"
+                " has labelled them (`python -m worker label`)"
+            )
+    return {"rows": len(p_values), "unexplained": unexplained, "error": error, "overlooked": overlooked}
 
 
 def _confirmed(

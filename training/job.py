@@ -11,14 +11,14 @@ import torch
 
 import worker
 from training import gate, report, selection, window
-from training.evidence import Known
+from training.evidence import Known, milliseconds
 from training.fit import Fitted, Fleet, fit
-from training.gate import Contender, Verdict
+from training.gate import Contender, Seen, Verdict
 from training.lease import Lease
 from training.opinion import Opinion, scaler_rows
 from training.progress import Shown
 from training.reference import reference
-from training.selection import Selection
+from training.selection import Learned, Selection
 from training.window import Window
 from worker.engine import pick_device, rate_to_keep
 from worker.errors import ArtefactError, NoModelError
@@ -52,7 +52,8 @@ def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
         if not _same_rows(champion, rows, settings):
             champion = None
         opinion = None if champion is None else Opinion.of(champion, rows.x, rows.entity, rows.entities)
-        selected = selection.select(settings, rows, None if opinion is None else opinion.p_value)
+        learned = None if champion is None or parent is None else _learned(view.card(parent))
+        selected = selection.select(settings, rows, None if opinion is None else opinion.p_value, learned)
         fitted = _fit(settings, rows, selected, opinion, shown)
         verdict = _judge(settings, rows, selected, fitted.detector, champion, opinion)
         artefact = _artefact(settings, rows, selected, fitted, verdict, parent, why)
@@ -78,6 +79,12 @@ def _detector(view: RegistryView, version: str) -> Detector | None:
         return None
 
 
+def _learned(card: ModelCard) -> Learned | None:
+    """The regime that a champion was made of; a card of an earlier release tells of none."""
+    begin, until = (milliseconds(at) for at in card.trained_on.get("regime") or (None, None))
+    return None if begin is None or until is None else Learned(begin, until)
+
+
 def _same_rows(champion: Detector | None, rows: Window, settings: Settings) -> bool:
     """Whether the champion can score the rows."""
     return champion is not None and (champion.features, champion.window) == (rows.features, settings.model.window)
@@ -94,7 +101,7 @@ def _fit(settings: Settings, rows: Window, selected: Selection, opinion: Opinion
         window=settings.model.window,
         fleet=Fleet(rows.entities, rows.entity[fit_on], rows.entity[held]) if by_entity else None,
         # Of a new regime the champion knows nothing.
-        opinions=None if opinion is None or selected.regime else (opinion.take(fit_on), opinion.take(held)),
+        opinions=None if opinion is None or selected.new else (opinion.take(fit_on), opinion.take(held)),
         seed=settings.training.seed,
         steps=settings.training.steps,
         device=pick_device(settings.device),
@@ -121,15 +128,21 @@ def _judge(
             asked,
         )
 
-    # What a person has dismissed is normal, whatever the champion thinks of it.
-    told = selected.fit & ~rows.is_known(Known.DISMISSED)
     return gate.judge(
         contender(made),
         None if champion is None else contender(champion),
         rows.x[selected.gate],
         rows.confirmed,
-        None if opinion is None or selected.regime else opinion.p_value[told],
+        None if opinion is None or selected.new else _seen(rows, selected, made, opinion),
     )
+
+
+def _seen(rows: Window, selected: Selection, made: Detector, opinion: Opinion) -> Seen:
+    # What a person has dismissed is normal, whatever the champion thinks of it.
+    counted = ~rows.is_known(Known.CONFIRMED | Known.FAULTY | Known.DISMISSED)
+    counted[: selected.regime or 0] = False
+    ours = Opinion.of(made, rows.x[counted], rows.entity[counted], rows.entities)
+    return Seen(opinion.p_value[counted], ours.p_value, selected.fit[counted])
 
 
 def _publish(
@@ -199,8 +212,9 @@ def _artefact(
             "offsets": {str(partition): offsets for partition, offsets in sorted(rows.offsets.items())},
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
-            "since": None if selected.since is None else iso(int(rows.time[selected.since])),
-            "new_regime": selected.regime,
+            "drift": None if selected.drift is None else iso(int(rows.time[selected.drift])),
+            "regime": None if selected.learned is None else [iso(at) for at in selected.learned],
+            "new_regime": selected.new,
         },
         quality={
             "loss": fitted.loss,
@@ -226,8 +240,7 @@ def _artefact(
 def _reference(rows: Window, selected: Selection, detector: Detector) -> Any:
     """Of the rows that stand for normal operation now."""
     current = np.ones(len(rows), bool)
-    if selected.since is not None:
-        current[: selected.since] = not selected.regime
+    current[: selected.regime or 0] = False
     normal = current & (selected.fit | selected.calibrate | selected.gate)
     x = newest(torch.from_numpy(rows.x[normal]), detector.window).numpy()
     held = np.flatnonzero(selected.calibrate & current)

@@ -223,11 +223,12 @@ def _timeline(rows: Window, selected: Selection) -> Timeline:
         return tuple(np.bincount(at[of], minlength=BINS).tolist())
 
     used = selected.fit | selected.calibrate | selected.gate
+    changed = selected.drift if selected.regime is None else selected.regime
     uses = {"fitted": selected.fit, "calibrated": selected.calibrate, "gate": selected.gate, "left out": ~used}
     return Timeline(
         begin=int(begin),
         end=int(end),
-        since=None if selected.since is None else int(rows.time[selected.since]),
+        since=None if changed is None else int(rows.time[changed]),
         uses={name: counts(of) for name, of in uses.items()},
         known={_word(known): counts(rows.is_known(known)) for known in Known},
     )

@@ -139,7 +139,7 @@ def _verdict(card: ModelCard) -> str:
 
 
 def _rows(card: ModelCard, report: Report) -> str:
-    told, regime = report.timeline, card.trained_on.get("new_regime")
+    told, regime, new = report.timeline, card.trained_on.get("regime"), card.trained_on.get("new_regime")
     lanes = {name: told.known[name] for name in _KNOWN}
     kinds = dict(zip(_USES, ("blue", "green", "purple", "grey"), strict=True))
     totals = [sum(counts) for counts in zip(*(told.uses[use] for use in _USES), strict=True)]
@@ -169,7 +169,7 @@ def _rows(card: ModelCard, report: Report) -> str:
                 told_there = f"{_KNOWN[name]}: {count:,} of {total:,} rows"
                 plot.box(plot.left + i * step, y, step, _LANE - 4, _LANES[name], told_there, share)
     if told.since is not None:
-        plot.down_at(told.since / 1000, "new regime begins" if regime else "drift")
+        plot.down_at(told.since / 1000, "new regime begins" if new else "regime begins" if regime else "drift")
     legend = _legend([(_USES[use], kind) for use, kind in kinds.items()])
     sums = ", ".join(f"{sum(counts):,} {_KNOWN[name]}" for name, counts in lanes.items() if sum(counts))
     caption = f"Strips: what is known of the rows, the stronger the more of them. {sums or 'Nothing is known of any'}."

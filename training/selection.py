@@ -1,7 +1,8 @@
 """Which rows of the window are fitted to, which set the threshold, and which the gate looks at."""
 
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,29 +27,46 @@ _CALIBRATE, _GATE = 1, 2
 # In an incident, a vector within budget is no normal one where so many of its entity's vectors around it are over.
 AROUND, DENSE = 10, 0.2
 _UNEVEN: Final = 4.0  # times an entity's even share of the rows
+# What was named before a regime was learned is named no more where the champion that knows it has such p-values.
+_USUAL: Final = 0.01
+
+
+class Learned(NamedTuple):
+    """The plant's present regime, where a training of the window has learned it: its begin, and up to when that one has
+    seen it, in ms.
+    """
+
+    begin: int
+    until: int
 
 
 @dataclass(frozen=True)
 class Selection:
-    """[n] each, of the window's rows. `since` is the first row of what the plant is doing now, where it has changed;
-    `regime` says that the champion does not know that.
+    """[n] each, of the window's rows. `regime` is the first row of the plant's regime, where another was before, and
+    `learned` is what the next training is told of it; `new` says that the champion does not know it. `drift` is the
+    first row since a drift.
     """
 
     fit: Bools
     calibrate: Bools
     gate: Bools
-    since: int | None
-    regime: bool
+    regime: int | None
+    learned: Learned | None
+    new: bool
+    drift: int | None
     counts: dict[str, int]
 
 
-def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selection:
-    """`p_values` [n] are the champion's. Raises NoModelError where too few rows are left.
+def select(
+    settings: Settings, rows: Window, p_values: Float64s | None = None, learned: Learned | None = None
+) -> Selection:
+    """`p_values` [n] are the champion's, `learned` is the regime that it was made of, if another was before. Raises
+    NoModelError where too few rows are left.
 
     Fitted to are rows within budget, outside of incidents, or dismissed by a person; the threshold is set by all but
     confirmed anomalies and those of faulty sensors. A new regime (training/regime.py) is fitted to as it is, with some
-    of what was before, and alone sets the threshold. After a drift that the champion can cope with, what came since
-    weighs as much as what was before.
+    of what was before, and alone sets the threshold; so it does in later trainings, as long as the window reaches back
+    to before it. After a drift that the champion can cope with, what came since weighs as much as what was before.
     """
     training = settings.training
     if len(rows) < training.min_rows:
@@ -58,19 +76,23 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
             " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
         )
     normal = ~rows.is_known(Known.CONFIRMED | Known.FAULTY)
+    regime, new = _regime(rows, normal, p_values, learned, training)
+    if p_values is not None and learned is not None and not new:
+        rows = _settled(rows, p_values, learned)
     quiet = _quiet(rows, normal, training.min_rows // 2)
-    since, is_regime = _changed(rows, normal, p_values, training)
-    part = _parts(len(rows), training.holdout, since)
+    drift = None if new else _drifted(rows, training.min_rows)
+    part = _parts(len(rows), training.holdout, [cut for cut in (regime, drift) if cut is not None])
     fit, calibrate, gate = (part == 0) & quiet, (part == _CALIBRATE) & normal, (part == _GATE) & normal
-    if since is not None:
-        now = np.arange(len(rows)) >= since
-        if is_regime:
-            fit |= (part == 0) & normal & now
-            calibrate, gate = calibrate & now, gate & now
-        elif now.mean() >= training.regime_share and _promises(settings, int((calibrate & now).sum())):
-            calibrate = calibrate & now
-        keep = int((fit & now).sum() * (OLD / (1 - OLD) if is_regime else 1.0))
-        fit = (fit & now) | _thinned(fit & ~now, keep)
+    row = np.arange(len(rows))
+    if drift is not None:
+        fit = _weighed(fit, row >= drift, 1.0)
+        if (row >= drift).mean() >= training.regime_share and _promises(settings, int(calibrate[drift:].sum())):
+            calibrate &= row >= drift
+    if regime is not None:
+        if new:
+            fit |= (part == 0) & normal & (row >= regime)
+        fit = _weighed(fit, row >= regime, OLD / (1 - OLD))
+        calibrate, gate = calibrate & (row >= regime), gate & (row >= regime)
     fit = _evened(fit, rows.entity)
     if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
         out, known = int((~quiet & normal).sum()), int((~normal).sum())
@@ -82,9 +104,10 @@ def select(settings: Settings, rows: Window, p_values: Float64s | None) -> Selec
         )
     uses = {"fitted": fit, "held_out": calibrate, "gate": gate}
     counts = {name: int(rows.is_known(what).sum()) for name, what in _TOLD.items()}
-    return Selection(
-        fit, calibrate, gate, since, is_regime, counts | {name: int(use.sum()) for name, use in uses.items()}
-    )
+    counts |= {name: int(use.sum()) for name, use in uses.items()}
+    if new and regime is not None:
+        learned = Learned(int(rows.time[regime]), int(rows.time[-1]))
+    return Selection(fit, calibrate, gate, regime, None if regime is None else learned, new, drift, counts)
 
 
 _TOLD: Final = {
@@ -107,17 +130,25 @@ def _quiet(rows: Window, normal: Bools, least: int) -> Bools:
     return normal & (~rows.is_known(Known.NAMED) | dismissed)
 
 
-def _changed(
-    rows: Window, normal: Bools, p_values: Float64s | None, training: TrainingSettings
+def _regime(
+    rows: Window, normal: Bools, p_values: Float64s | None, learned: Learned | None, training: TrainingSettings
 ) -> tuple[int | None, bool]:
-    """The first row of what the plant is doing now, and whether that is a new regime; None where it has not changed."""
-    if p_values is not None:
-        # What a person has dismissed is normal already, and no sign of anything new.
-        known = np.where(rows.is_known(Known.DISMISSED), np.nan, p_values)
-        begin = regime.begins(rows.x, known, normal, training.regime_share)
-        if begin is not None and int(normal[begin:].sum()) >= training.min_rows:
-            return begin, True
-    return _drifted(rows, training.min_rows), False
+    """The first row of the plant's regime, where another was before it in the window, and whether it is a new one."""
+    if p_values is None:
+        return None, False
+    # What a person has dismissed is normal already, and no sign of anything new.
+    known = np.where(rows.is_known(Known.DISMISSED), np.nan, p_values)
+    begin = regime.begins(rows.x, known, normal, training.regime_share)
+    if begin is not None and int(normal[begin:].sum()) >= training.min_rows:
+        return begin, True
+    before = 0 if learned is None else int(np.searchsorted(rows.time, learned.begin))
+    return (before, False) if 0 < before < len(rows) else (None, False)
+
+
+def _settled(rows: Window, p_values: Float64s, learned: Learned) -> Window:
+    """What was named as the regime began, by a champion that did not know it, is no anomaly of it to one that does."""
+    usual = (rows.time >= learned.begin) & (rows.time <= learned.until) & (p_values > _USUAL)
+    return replace(rows, known=np.where(usual, rows.known & ~np.uint8(Known.NAMED), rows.known))
 
 
 def _inside(rows: Window) -> Bools:
@@ -146,13 +177,12 @@ def _drifted(rows: Window, floor: int) -> int | None:
     return begin if begin > 0 and len(rows) - begin >= floor else None
 
 
-def _parts(n: int, holdout: float, since: int | None) -> npt.NDArray[np.int64]:
+def _parts(n: int, holdout: float, cuts: Sequence[int]) -> npt.NDArray[np.int64]:
     """[n] 0 to fit, then _CALIBRATE and _GATE: the latest parts of each of some stretches, as `fit.is_held_out` has it;
-    before and since a change by themselves.
+    before and since each change by themselves.
     """
     part = np.zeros(n, np.int64)
-    pieces = [np.arange(n)] if since is None else [np.arange(since), np.arange(since, n)]
-    for piece in pieces:
+    for piece in np.split(np.arange(n), sorted(set(cuts))):
         stretches = max(1, min(STRETCHES, int(len(piece) * GATE)))
         for stretch in np.array_split(piece, stretches):
             gate = max(1, round(len(stretch) * GATE)) if len(stretch) else 0
@@ -160,6 +190,11 @@ def _parts(n: int, holdout: float, since: int | None) -> npt.NDArray[np.int64]:
             part[stretch[max(len(stretch) - gate - held, 0) :]] = _CALIBRATE
             part[stretch[len(stretch) - gate :]] = _GATE
     return part
+
+
+def _weighed(rows: Bools, now: Bools, ratio: float) -> Bools:
+    """Of those that are not `now` at most `ratio` times as many as of those that are, spread evenly."""
+    return (rows & now) | _thinned(rows & ~now, int((rows & now).sum() * ratio))
 
 
 def _thinned(rows: Bools, keep: int) -> Bools:
@@ -185,10 +220,3 @@ def _evened(rows: Bools, entity: npt.NDArray[np.int64]) -> Bools:
         found &= ~of_entity
         found |= _thinned(of_entity, most)
     return found
-
-
-def told(selection: Selection, rows: Window) -> dict[str, Any]:
-    """For the model card."""
-    if selection.since is None:
-        return {}
-    return {"since": int(rows.time[selection.since]), "regime": selection.regime}

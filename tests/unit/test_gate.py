@@ -9,7 +9,7 @@ import torch
 from tests.models import FEATURES, normal_rows
 from training import injected
 from training.fit import fit
-from training.gate import Contender, judge
+from training.gate import Contender, Seen, judge
 from training.series import windows
 from worker.models import Detector
 from worker.settings import ModelSettings, Settings
@@ -96,16 +96,45 @@ def test_after_a_regime_change_scores_are_compared_by_their_order(champion: Cont
     assert verdict.figures["false_alarms"]["champion"] > 0.9
 
 
+def seen(champion: np.ndarray, challenger: np.ndarray) -> Seen:
+    return Seen(champion, challenger, np.ones(len(champion), bool))
+
+
 @pytest.mark.parametrize(("share", "passes"), [(0.0, True), (0.05, True), (0.25, False), (0.9, True)])
 def test_one_that_may_have_learned_anomalies_is_refused(
     champion: Contender, rows: np.ndarray, share: float, passes: bool
 ) -> None:
     """Unless most rows are unusual: then it is the plant that has moved."""
     rng = np.random.default_rng(56)
-    learned = np.where(rng.random(4000) < share, 0.2 * rng.random(4000), rng.random(4000))
-    verdict = judge(Contender(trained(2), RATE), champion, rows, NONE, learned)
+    theirs = np.where(rng.random(4000) < share, 0.2 * rng.random(4000), rng.random(4000))
+    verdict = judge(Contender(trained(2), RATE), champion, rows, NONE, seen(theirs, rng.random(4000)))
     assert verdict.passed == passes, verdict.reasons
     assert verdict.figures["learned"]["unexplained"] == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize(("share", "now", "passes"), [(0.0, 0.9, True), (0.06, 0.01, True), (0.06, 0.9, False)])
+def test_one_that_overlooks_what_was_unusual_is_refused(
+    champion: Contender, rows: np.ndarray, share: float, now: float, passes: bool
+) -> None:
+    """Though it has learned from none of it."""
+    rng = np.random.default_rng(57)
+    unusual, theirs = rng.random(4000) < share, rng.random(4000)
+    told = Seen(np.where(unusual, 1e-3, theirs), np.where(unusual, now, theirs), ~unusual)
+    verdict = judge(Contender(trained(2), RATE), champion, rows, NONE, told)
+    assert verdict.passed == passes, verdict.reasons
+    assert verdict.figures["learned"]["overlooked"] == pytest.approx(share if now > 0.05 else 0, abs=0.02)
+
+
+def test_a_makeshift_champion_is_no_judge_of_what_was_learned(champion: Contender, rows: np.ndarray) -> None:
+    """One that could not promise what is asked for, where the other one can."""
+    rng = np.random.default_rng(56)
+    theirs = np.where(rng.random(4000) < 0.25, 0.2 * rng.random(4000), rng.random(4000))
+    told, asked = seen(theirs, rng.random(4000)), 0.01
+    for promise, passes in ((asked, False), (5 * asked, True)):
+        makeshift = Contender(champion.detector, promise, asked=asked)
+        assert judge(Contender(trained(2), asked, asked=asked), makeshift, rows, NONE, told).passed == passes
+    vague = Contender(trained(2), 2.4 * asked, asked=asked)
+    assert not judge(vague, Contender(champion.detector, 5 * asked, asked=asked), rows, NONE, told).passed
 
 
 def test_a_first_model_is_not_compared(rows: np.ndarray) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.evidence import Known
-from training.selection import OLD, select
+from training.selection import OLD, Learned, select
 from training.window import Window
 from worker.errors import NoModelError
 from worker.settings import Settings, TrainingSettings
@@ -56,9 +56,9 @@ def test_what_a_person_dismissed_teaches_and_what_one_confirmed_is_left_out_of_e
 def test_a_dismissed_incident_is_no_new_regime() -> None:
     rows = list(range(500, 1000))
     p_values = np.where(np.arange(1000) < 500, 0.5, 1e-6)
-    assert select(SETTINGS, window(1000), p_values).regime
+    assert select(SETTINGS, window(1000), p_values).new
     found = select(SETTINGS, window(1000, {Known.NAMED: rows, Known.DISMISSED: rows}), p_values)
-    assert not found.regime and found.since is None
+    assert not found.new and found.regime is None
     assert found.fit[rows].sum() > 300
 
 
@@ -67,18 +67,36 @@ def test_a_new_regime_teaches_with_some_of_what_was_before_and_alone_sets_the_th
     known = {Known.NAMED: np.flatnonzero(new).tolist()}
     p_values = np.where(new, 1e-6, np.random.default_rng(0).random(1000))
     found = select(SETTINGS, window(1000, known), p_values)
-    assert found.regime and abs(found.since - 500) <= 20
+    assert found.new and found.regime is not None and abs(found.regime - 500) <= 20
+    assert found.learned == (found.regime, 999)
     assert not found.calibrate[:480].any() and not found.gate[:480].any()
     assert found.fit[new].sum() > 350
     assert found.fit[~new].sum() <= OLD / (1 - OLD) * found.fit[new].sum() + 20
 
 
+def test_what_was_before_a_regime_that_was_learned_is_not_what_is_normal_now() -> None:
+    """Nor is what was named before it was learned, unless the champion that has learned it names it too."""
+    flood, p_values = list(range(400, 600)), np.random.default_rng(0).random(1000)
+    p_values[400:420] = 1e-4
+    rows = window(1000, {Known.NAMED: flood, Known.INCIDENT: flood})
+    found = select(SETTINGS, rows, p_values, Learned(400, 700))
+    assert not found.new and found.regime == 400 and found.learned == Learned(400, 700)
+    assert not found.calibrate[:400].any() and not found.gate[:400].any()
+    assert found.fit[:400].sum() == pytest.approx(OLD * found.fit.sum(), rel=0.05)
+    assert not found.fit[400:420].any() and found.fit[430:600].sum() > 100
+    assert not select(SETTINGS, rows, p_values).fit[400:600].any(), "unless a training has learned it"
+    assert select(SETTINGS, rows, p_values, Learned(-5, 700)).regime is None, "all of the window is of it"
+    assert select(SETTINGS, window(1000), np.where(np.arange(1000) < 500, 0.5, 1e-6), Learned(100, 200)).new, (
+        "another one"
+    )
+
+
 def test_after_a_mere_drift_both_sides_weigh_the_same() -> None:
     found = select(SETTINGS, window(1000, drift=800), np.random.default_rng(0).random(1000))
-    assert not found.regime and found.since == 800
+    assert found.regime is None and found.drift == 800
     assert abs(int(found.fit[800:].sum()) - int(found.fit[:800].sum())) <= 2
     assert found.calibrate[:800].any(), "a fifth of the window is too little to set the threshold by"
-    assert select(SETTINGS, window(1000, drift=950), None).since is None, "too few rows since"
+    assert select(SETTINGS, window(1000, drift=950), None).drift is None, "too few rows since"
 
 
 def test_an_entity_that_sends_most_does_not_outweigh_the_others() -> None:
