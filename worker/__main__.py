@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from worker import cli
-from worker.settings import Settings
+from worker.settings import Settings, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     replay = commands.add_parser("replay", help="put dead letters back into the sensors topic, once each")
     replay.add_argument("--dry-run", action="store_true", help="only count them")
     replay.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+    leave = commands.add_parser("leave", help="scaled in: static members that are gone for good leave the group")
+    leave.add_argument("name", metavar="NAME", help="of members NAME-0, NAME-1, ... as a StatefulSet names its pods")
+    leave.add_argument("--keep", type=int, required=True, metavar="N", help="NAME-N and above leave")
+    leave.add_argument("--after", type=seconds, default=0.0, metavar="TIME", help="so that they end first, such as 15s")
+    leave.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")

@@ -1,6 +1,6 @@
 """The worker's Prometheus metrics. Names by its conventions, units in the names, no label that grows with the data."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.samples import Sample
 
@@ -20,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
+        ProcessCollector(registry=r)
         self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", ["model_version"], registry=r)
         self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
         self.cold = Counter("offnormal_vectors_cold", "Vectors not scored: their window was not full yet", registry=r)
@@ -46,9 +47,22 @@ class Metrics:
         self.model_since = Gauge(
             "offnormal_model_since_timestamp_seconds", "When it went into service", ["model"], registry=r
         )
+        self.model_made = Gauge(
+            "offnormal_model_created_timestamp_seconds", "When it was trained", ["model"], registry=r
+        )
+        self.budget = Gauge(
+            "offnormal_false_alarm_budget_ratio",
+            "Share of normal vectors that the model keeps to",
+            ["model"],
+            registry=r,
+        )
+        self.decisions = Gauge(
+            "offnormal_decisions", "Decisions on a model in the registry so far", ["model", "what"], registry=r
+        )
         self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
         self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
         self.drifts = Counter("offnormal_drifts", "Drifts noticed", ["model"], registry=r)
+        self.drift_at = Gauge("offnormal_drift_timestamp_seconds", "When the last one was", ["model"], registry=r)
         self.sensor_faults = Gauge("offnormal_sensor_faults", "Sensors at fault now", ["fault"], registry=r)
         self.p_value = Gauge("offnormal_p_value_mean", "Mean p-value of late; .5 as trained", ["model"], registry=r)
         self.trial_rows = Counter("offnormal_trial_rows", "Vectors scored by a second model", ["trial"], registry=r)

@@ -2,16 +2,19 @@
 the trials, of a challenger, and of a champion in probation. With routes there are several models: each is by itself.
 """
 
+import math
 import threading
 import time
+from collections import Counter
 from datetime import datetime
+from typing import get_args
 
 import structlog
 
 from worker.engine import Engine, Resident
 from worker.errors import OffnormalError
 from worker.metrics import Metrics
-from worker.registry import RegistryFollower, RegistryView
+from worker.registry import RegistryFollower, RegistryView, What
 from worker.settings import Settings
 from worker.trials import Trials
 from worker.trials.trial import Kind
@@ -67,6 +70,9 @@ class ChampionWatcher:
         self._follower.close()
 
     def _follow(self, model: str, view: RegistryView) -> None:
+        decided = Counter(entry.get("what") for entry in view.history())
+        for what in get_args(What):
+            self._metrics.decisions.labels(model, what).set(decided[what])
         version = view.champion()
         if version is None:
             return
@@ -90,8 +96,11 @@ class ChampionWatcher:
         if before is not None:
             self._metrics.swaps.inc()
         card = resident.card
-        self._metrics.model.labels(model).info({"version": card.version, "kind": card.kind})
+        told = {"version": card.version, "kind": card.kind, "device": str(self._engine.device)}
+        self._metrics.model.labels(model).info(told)
         self._metrics.model_since.labels(model).set_to_current_time()
+        self._metrics.model_made.labels(model).set(_timestamp(card.created))
+        self._metrics.budget.labels(model).set(resident.budget)
         log.info(
             "model_in_service",
             model=model,
@@ -129,11 +138,8 @@ class ChampionWatcher:
         change = view.last_change()
         if change is None or change.get("what") != "promoted" or view.pinned():
             return None
-        try:
-            since = datetime.fromisoformat(str(change.get("when"))).timestamp()
-        except ValueError:
-            return None
-        return view.predecessor() if time.time() < since + self._settings.model.probation else None
+        until = _timestamp(str(change.get("when"))) + self._settings.model.probation
+        return view.predecessor() if time.time() < until else None
 
     def _other(self, model: str, kind: Kind, version: str, view: RegistryView) -> Resident | None:
         """Loaded once; None where it must not be, or is not needed."""
@@ -153,3 +159,11 @@ class ChampionWatcher:
         self.refusals[model] = f"{version}: {error}"
         self._metrics.refused.inc()
         log.error("model_refused", model=model, model_version=version, reason=str(error), serving=serving)
+
+
+def _timestamp(told: str) -> float:
+    """Seconds since the epoch; NaN where it is no time."""
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except ValueError:
+        return math.nan

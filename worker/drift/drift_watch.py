@@ -77,6 +77,7 @@ class DriftWatch:
         if asks:
             self._asked[found.model] = found.noticed
         self._metrics.drifts.labels(found.model).inc()
+        self._metrics.drift_at.labels(found.model).set_to_current_time()
         log.warning(
             "drift",
             entity=found.entity,

@@ -1,0 +1,1 @@
+"""The chart, the alert rules and the dashboard, without a cluster: rendered, checked, and run as processes."""

@@ -1,0 +1,71 @@
+"""Tools that are not Python's: taken from PATH, or else fetched once into a cache."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal"
+HELM = "v3.19.2"
+KEDA, PROMETHEUS_OPERATOR = "2.0.0", "6.0.0"
+
+
+def helm() -> Path:
+    """Built by Go's module proxy, where it is not installed: some minutes, once."""
+    return _found("helm", CACHE / f"helm-{HELM}", lambda to: _go(f"helm.sh/helm/v3/cmd/helm@{HELM}", to))
+
+
+def prometheus(program: str) -> Path:
+    """`prometheus` or `promtool`, out of Debian's package: unpacked, not installed."""
+    return _found(program, CACHE / "prometheus" / "usr" / "bin", lambda _: _deb("prometheus", CACHE / "prometheus"))
+
+
+def node_modules() -> Path:
+    """A folder where node finds the schemas of KEDA's and Prometheus's kinds."""
+    if shutil.which("npm") is None:
+        _missing("npm")
+    folder = CACHE / f"crds-{KEDA}-{PROMETHEUS_OPERATOR}"
+    if not (folder / "node_modules").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        packages = [
+            f"@kubernetes-models/keda@{KEDA}",
+            f"@kubernetes-models/prometheus-operator@{PROMETHEUS_OPERATOR}",
+        ]
+        _run(["npm", "install", "--no-audit", "--no-fund", *packages], folder)
+    return folder
+
+
+def _found(program: str, folder: Path, fetch: Callable[[Path], None]) -> Path:
+    on_path = shutil.which(program)
+    if on_path is not None:
+        return Path(on_path)
+    if not (folder / program).exists():
+        fetch(folder)
+    return folder / program
+
+
+def _go(package: str, to: Path) -> None:
+    if shutil.which("go") is None:
+        _missing("helm, or go to build it,")
+    _run(["go", "install", package], Path("/"), GOBIN=str(to), GOFLAGS="-mod=mod")
+
+
+def _deb(package: str, to: Path) -> None:
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        _missing(f"{package}, or Debian to take it from,")
+    to.mkdir(parents=True, exist_ok=True)
+    _run(["apt-get", "download", package], to)
+    _run(["dpkg-deb", "-x", str(max(to.glob("*.deb"))), str(to)], to)
+
+
+def _run(command: list[str], folder: Path, **environment: str) -> None:
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    if done.returncode:
+        _missing(f"{' '.join(command)} failed: {done.stderr[-500:]}:")
+
+
+def _missing(what: str) -> None:
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not to be had here")

@@ -1,0 +1,42 @@
+"""`python -m worker leave NAME --keep N`: static members NAME-N and above leave the group.
+
+A worker with OFFNORMAL_KAFKA__INSTANCE_ID keeps its partitions when it stops, so that one that comes back at once takes
+them up without a rebalance. One that is gone for good would keep them until its session ends.
+"""
+
+import json
+import time
+from argparse import Namespace
+
+from kafka.admin import MemberToRemove
+
+from worker.errors import KafkaError
+from worker.kafka import connection
+from worker.settings import Settings
+
+
+def run(settings: Settings, arguments: Namespace) -> None:
+    time.sleep(arguments.after)
+    group = settings.kafka.group
+    with connection.admin(settings.kafka) as client:
+        described = client.describe_groups([group])[group]
+        gone = [
+            name for name in map(_instance, described["members"]) if _is_beyond(name, arguments.name, arguments.keep)
+        ]
+        results = client.remove_group_members(group, [MemberToRemove(group_instance_id=name) for name in sorted(gone)])
+    failed = [error.__name__ for error in results.values() if error.errno]
+    if failed:
+        raise KafkaError(f"of {len(gone)} members of {group} {len(failed)} did not leave: {', '.join(failed)}")
+    if arguments.json:
+        print(json.dumps({"group": group, "left": sorted(gone)}))
+    else:
+        print(f"{group}: {', '.join(sorted(gone)) or 'nobody'} left")
+
+
+def _instance(member: dict[str, object]) -> str:
+    return str(member.get("group_instance_id") or "")
+
+
+def _is_beyond(instance: str, name: str, keep: int) -> bool:
+    prefix, _, ordinal = instance.rpartition("-")
+    return prefix == name and ordinal.isascii() and ordinal.isdigit() and int(ordinal) >= keep
