@@ -40,10 +40,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
      tolerations, affinity), hook (it runs before anything else is there). */}}
 {{- define "offnormal.pod" -}}
 {{- $root := .root -}}
+automountServiceAccountToken: false
 {{- if not .hook }}
 serviceAccountName: {{ include "offnormal.fullname" $root }}
 {{- end }}
-automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -140,4 +140,8 @@ volumeMounts:
 
 {{- define "offnormal.scaled" -}}
 {{- if or .Values.autoscaling.keda.enabled .Values.autoscaling.hpa.enabled }}true{{ end -}}
+{{- end -}}
+
+{{- define "offnormal.port" -}}
+{{- dig "http" "port" 8080 .Values.settings -}}
 {{- end -}}
