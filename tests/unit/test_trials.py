@@ -81,6 +81,12 @@ def test_a_loud_champion_in_probation_is_found_and_a_sound_one_is_not() -> None:
     assert outcome(Trial("probation", newer, older), 200)[0] is None
 
 
+def test_a_champion_is_not_taken_back_for_one_that_is_louder_still() -> None:
+    newer, older = residents(loud=0.3)
+    louder = replace(older, threshold=older.threshold * 0.1)
+    assert outcome(Trial("probation", newer, louder), 40)[0] is None
+
+
 @pytest.mark.parametrize("kind", ["shadow", "probation"])
 def test_real_anomalies_are_held_against_nobody(kind: Kind) -> None:
     newer, older = residents()

@@ -84,11 +84,16 @@ class Trial:
             self._only = self._looked_at = 0
             reached = reached - reached[end - 1]
             self._stood_for, begin = 0.0, end
-            if outcome == "good" and self.kind == "probation":
+            # Nothing is won by taking a champion back for one that is louder still.
+            if self.kind == "probation" and outcome is not None and (outcome == "good" or self._is_quieter):
                 self._test = self._new_test()  # it goes on as long as the probation does
             elif outcome is not None:
                 return outcome
         return None
+
+    @property
+    def _is_quieter(self) -> bool:
+        return self.by_newer <= self.by_older
 
     def _scaled_by(self, sample: Sample) -> Int64s | None:
         names = [sample.names[hash][1] for hash in sample.entity.tolist()] if self.other.card.entities else []

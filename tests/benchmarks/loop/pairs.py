@@ -35,6 +35,7 @@ class Run:
         self._stage, self._stream = stage, stream
         self._begin = int(time.time()) - SECONDS_AGO
         self.sent = 0
+        self.swaps: list[int] = []  # rows sent when a model went into service
 
     def send(self, upto: int) -> None:
         stage, x = self._stage, self._stream.x
@@ -59,6 +60,7 @@ class Run:
             self.send(upto)
             until(lambda: stage.committed().get(0, 0) >= self.sent, 120)
             time.sleep(0.7)  # what has been committed is looked at
+            self.swaps += [self.sent] * (len(worker.log("model_in_service")) - len(self.swaps))
             requests = len(stage.read(stage.topics.training_requests))
             if requests > asked:
                 asked = requests
@@ -144,8 +146,9 @@ def run(bootstrap: str, folder: Path, streams: Sequence[Stream]) -> dict[str, An
             },
         ).make_topics(1)
         try:
-            named, history = Run(stage, stream).go()
-            results[stream.name] = report(stream, named, history)
+            run = Run(stage, stream)
+            named, history = run.go()
+            results[stream.name] = report(stream, named, history) | {"swaps": run.swaps}
             print(stream.name, json.dumps(results[stream.name]), flush=True)
         finally:
             stage.close()
