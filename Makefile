@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults bench bench-gpu lint format lock sbom clean
+.PHONY: help setup demo test test-faults test-deploy bench bench-gpu lint format lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: setup ## all tests, on the most real Kafka to be had
 test-faults: setup ## kills, broken brokers, hostile input, TLS and ACLs: FAULTS="--full", FAULTS="kill=100 --seed 1"
 	$(BIN)/python -m pytest -q tests/faults
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+test-deploy: setup ## the Helm chart, alert rules and dashboard: fetches helm, promtool and schemas where they are missing
+	$(BIN)/python -m pytest -q tests/deploy
 
 bench: setup ## throughput against a reference, latency, start, memory: writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
