@@ -1,13 +1,12 @@
-"""python -m tests.benchmarks.autoscaling [--rate 500000]: how far bursts throw the workers back, by KEDA's lagThreshold.
+"""python -m tests.benchmarks.autoscaling [--rate 500000]: how late bursts make the workers, by lagThreshold.
 
 No measurement: a simulation, second by second, of what KEDA and the Horizontal Pod Autoscaler do with the lag.
 
 - KEDA's Kafka scaler asks for ceil(lag / lagThreshold) workers, and never for more than there are partitions
   (allowIdleConsumers: false); it looks every pollingInterval.
-- The autoscaler follows every 15 s unless the ratio is within a tenth of 1; upwards by 4 pods or by as many as there are,
-  whichever is more, every 15 s; downwards to the highest that was asked for within cooldownPeriod.
-- A pod takes START seconds until it scores. Static members come without a rebalance of the others' partitions that would
-  be felt: the two seconds of one are in START.
+- The autoscaler follows every 15 s unless the ratio is within a tenth of 1; upwards by 4 pods or by as many as there
+  are, whichever is more, every 15 s; downwards to the highest that was asked for within cooldownPeriod.
+- A pod takes START seconds until it scores, the two of a rebalance included.
 """
 
 import argparse
