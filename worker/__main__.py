@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     replay.add_argument("--dry-run", action="store_true", help="only count them")
     replay.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
+    commands.add_parser("asyncapi", help="topics and messages as an AsyncAPI 3 document, by these settings")
+
     leave = commands.add_parser("leave", help="scaled in: static members that are gone for good leave the group")
     leave.add_argument("name", metavar="NAME", help="of members NAME-0, NAME-1, ... as a StatefulSet names its pods")
     leave.add_argument("--keep", type=int, required=True, metavar="N", help="NAME-N and above leave")

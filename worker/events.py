@@ -35,7 +35,10 @@ _CLOUDEVENT: Final = [("content-type", b"application/cloudevents+json; charset=U
 _CLOUDEVENT_HEADERS: Final = encode_headers(_CLOUDEVENT)
 
 
-def schema(name: Literal["anomaly", "drift", "incident", "shadow"]) -> dict[str, Any]:
+SchemaName = Literal["anomaly", "drift", "incident", "label", "shadow", "training-request"]
+
+
+def schema(name: SchemaName) -> dict[str, Any]:
     """The JSON Schema of such an event."""
     found: dict[str, Any] = json.loads(files("worker").joinpath(f"{name}.schema.json").read_text())
     return found

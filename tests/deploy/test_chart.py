@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.deploy.chart import CHART, MATRIX, SECURED, WATCHED, Document, one, pod, pods, render, template
-from tests.deploy.tools import helm, node_modules
+from tests.deploy.tools import crds, helm
 from worker.settings import Settings
 
 KUBERNETES = ("1.31.0", "1.33.0", "1.35.0")
@@ -47,7 +47,7 @@ def _refused(documents: list[Document]) -> list[str]:
         " catch (e) { refused.push(`${d.kind}: ${e.message}`) }\nconsole.log(JSON.stringify(refused))"
     )
     done = subprocess.run(
-        ["node", "--input-type=module", "-"], input=script, cwd=node_modules(), capture_output=True, text=True
+        ["node", "--input-type=module", "-"], input=script, cwd=crds(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)

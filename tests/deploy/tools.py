@@ -10,7 +10,9 @@ import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal"
 HELM = "v3.19.2"
-KEDA, PROMETHEUS_OPERATOR = "2.0.0", "6.0.0"
+# Schemas of the kinds of KEDA and of Prometheus's operator.
+CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
+PARSER = "@asyncapi/parser@3.6.6"
 
 
 def helm() -> Path:
@@ -23,17 +25,22 @@ def prometheus(program: str) -> Path:
     return _found(program, CACHE / "prometheus" / "usr" / "bin", lambda _: _deb("prometheus", CACHE / "prometheus"))
 
 
-def node_modules() -> Path:
-    """A folder where node finds the schemas of KEDA's and Prometheus's kinds."""
+def crds() -> Path:
+    """A folder where node finds them."""
+    return _npm("crds", *CRDS)
+
+
+def asyncapi_parser() -> Path:
+    """A folder where node finds it."""
+    return _npm("asyncapi", PARSER)
+
+
+def _npm(name: str, *packages: str) -> Path:
     if shutil.which("npm") is None:
         _missing("npm")
-    folder = CACHE / f"crds-{KEDA}-{PROMETHEUS_OPERATOR}"
+    folder = CACHE / f"{name}-{'-'.join(package.rpartition('@')[2] for package in packages)}"
     if not (folder / "node_modules").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        packages = [
-            f"@kubernetes-models/keda@{KEDA}",
-            f"@kubernetes-models/prometheus-operator@{PROMETHEUS_OPERATOR}",
-        ]
         _run(["npm", "install", "--no-audit", "--no-fund", *packages], folder)
     return folder
 
