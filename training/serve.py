@@ -1,9 +1,11 @@
-"""`python -m training serve`: trains on a schedule, when asked to, and as soon as there is enough for a first model.
+"""`python -m training serve`: trains on a schedule, when asked to, as soon as there is enough for a first model, and
+again where the champion cannot promise what is asked for, being of a plant in motion, or of few rows.
 
 A request that was made before the last training began is settled by it. What is known lies in the registry and in the
 topic of requests: after a restart it goes on where it was.
 """
 
+import contextlib
 import threading
 import time
 from argparse import Namespace
@@ -16,10 +18,14 @@ import structlog
 from cronsim import CronSim
 
 from training import job, window
+from training.calibrate import SEEN
+from training.evidence import milliseconds
+from training.gate import BEYOND
 from worker import cli
 from worker.errors import NoModelError, OffnormalError
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
+from worker.models import ModelCard
 from worker.registry import Registry, RegistryView
 from worker.settings import Settings
 
@@ -29,6 +35,8 @@ LOOK_EVERY: Final = 1.0  # seconds
 AGAIN: Final = (5.0, 300.0)  # seconds after a failure, at first and at most
 TRY_EVERY: Final = 60.0  # seconds, for a first model where there are fewer records than rows are needed
 FIRST: Final = "the first model"
+BETTER: Final = 0.1  # of the look-back has to have come before a champion that promises too little is trained anew
+NEWEST_EVERY, CHAMPION_EVERY = 5.0, 60.0  # seconds between two looks for that
 
 
 class Request(NamedTuple):
@@ -57,6 +65,11 @@ class Serve:
         self._untrained = True
         self._not_before, self._patience = 0.0, AGAIN[0]
         self._tried = 0.0
+        self._seen = 0  # the newest record of the last training that was run here, ms
+        self._better_from: int | None = (
+            None  # record's time from which on a better model is tried for, if one is needed
+        )
+        self._newest_at = self._champion_at = 0.0  # when to look for that again
 
     def stop(self) -> None:
         """A training that is under way is finished first."""
@@ -81,9 +94,11 @@ class Serve:
     def due(self, now: float) -> str | None:
         """Why to train at time `now` (s), if there is a reason."""
         scheduled = self._scheduled is not None and now >= self._scheduled
-        if now < self._not_before or not (scheduled or self._asked or self._untrained):
+        asked = scheduled or self._asked or self._untrained
+        if now < self._not_before or not (asked or now >= self._champion_at or self._may_be_better(now)):
             return None
         view = Registry(self._settings).view()
+        self._champion_at = now + CHAMPION_EVERY
         self._untrained = view.champion() is None
         if self._untrained:
             return FIRST if self._may_be_enough(now) else None
@@ -98,10 +113,38 @@ class Serve:
         if self._asked is not None:
             self._not_before = last + self._settings.training.cooldown
             return self._asked.reason if now >= self._not_before else None
+        why = self._better(view)
+        if why is not None and now < last + self._settings.training.cooldown:
+            self._newest_at, why = last + self._settings.training.cooldown, None
+        return why
+
+    def _better(self, view: RegistryView) -> str | None:
+        """Where the champion promises a rate that is not asked for, and enough has come since to try again."""
+        self._better_from = None
+        with contextlib.suppress(OffnormalError):  # a champion that cannot be read is no matter of this
+            card = view.card(view.champion() or "")
+            after = better_after(card, self._settings.training.lookback)
+            if after is None or view.pinned():
+                return None
+            self._better_from = max(after, self._seen + int(BETTER * self._settings.training.lookback * 1000))
+            if self._newest() >= self._better_from:
+                rate = card.quality["false_alarm_rate"]
+                return f"the champion can promise {rate['promised']:.2g}, {rate['asked']:.2g} is asked for"
         return None
+
+    def _may_be_better(self, now: float) -> bool:
+        if self._better_from is None or now < self._newest_at:
+            return False
+        self._newest_at = now + NEWEST_EVERY
+        return self._newest() >= self._better_from
+
+    def _newest(self) -> int:
+        with Reader(self._settings.kafka, self._settings.topics.sensors) as reader:
+            return reader.newest() or 0
 
     def _run(self, why: str) -> None:
         begin = self._tried = time.time()
+        self._seen, self._champion_at = self._newest(), 0.0
         try:
             self._train(self._settings, why)
         except NoModelError as error:
@@ -137,6 +180,20 @@ class Serve:
             begin = reader.offsets_at(window.reach(reader, training.lookback))
             records = sum(reader.ends()[p] - begin[p] for p in begin)
         return records >= training.min_rows or (records > 0 and now - self._tried >= TRY_EVERY)
+
+
+def better_after(card: ModelCard, lookback: float) -> int | None:
+    """From which record's time (ms) on a better model may be made than this, which cannot promise what is asked for;
+    None where it can, or where a full window of the plant has no more rows.
+    """
+    rate, rows = card.quality.get("false_alarm_rate") or {}, card.rows.get("calibrated", 0)
+    begin, end = (milliseconds(card.trained_on.get(each)) for each in ("from", "to"))
+    if begin is None or end is None or rate.get("promised", 0.0) <= BEYOND * rate.get("asked", 1.0):
+        return None
+    is_full = end - begin >= (1 - BETTER) * lookback * 1000
+    if is_full and rate["promised"] <= BEYOND * SEEN / max(rows, 1):
+        return None
+    return end + int(BETTER * lookback * 1000)
 
 
 def last_training(view: RegistryView) -> float:

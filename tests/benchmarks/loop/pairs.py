@@ -67,6 +67,7 @@ class Run:
                 before = len(serve.log("training_begins"))
                 with contextlib.suppress(AssertionError):  # what was asked for during a training is settled by it
                     until(lambda: len(serve.log("training_begins")) > before, 12)  # noqa: B023
+            if done(serve) < len(serve.log("training_begins")):
                 until(lambda: done(serve) >= len(serve.log("training_begins")), 200)
                 time.sleep(0.5)
         assert worker.stop() == 0 and serve.stop(60) == 0
