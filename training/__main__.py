@@ -25,7 +25,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(
-        "python -m training",
+        "training",
         "Reads the recent window from Kafka, trains a model on it, and makes it champion if the gate lets it pass.",
     )
     parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")

@@ -9,7 +9,7 @@ from worker.settings import Settings, seconds
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(
-        "python -m worker",
+        "worker",
         "Scores sensor vectors from Kafka with the champion model and publishes anomalies. Without a command: runs"
         " until SIGTERM.",
     )

@@ -15,16 +15,33 @@ from worker.settings import Settings, describe, load
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose help shows every setting with its default and environment name."""
+    """A parser whose help shows every setting with its default and environment name; of `worker` or `training`."""
+    script = f"offnormal-{program}"  # completion is for that: a shell cannot complete `python -m`
+    is_script = os.path.basename(sys.argv[0]) == script or "--completion" in sys.argv
     made = argparse.ArgumentParser(
-        prog=program,
+        prog=script if is_script else f"python -m {program}",
         description=description,
         epilog=describe() + "\n\nexit codes: 0 done; 2 wrong setting or usage; 3 training ran and the gate refused;\n"
         "4 Kafka unreachable or access denied; 5 no model or not enough data; 1 anything else",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"offnormal {__version__}")
+    made.add_argument(
+        "--completion", action=_Completion, choices=["bash", "zsh", "tcsh"], help="for a shell, to source"
+    )
     return made
+
+
+class _Completion(argparse.Action):
+    """Prints it, and ends."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
+    ) -> None:
+        import shtab  # noqa: PLC0415 only who asks for it waits for it
+
+        print(shtab.complete(parser, str(values)))
+        parser.exit()
 
 
 def run(main: Callable[[Settings], int | None]) -> int:
