@@ -205,7 +205,7 @@ def _learned(seen: Seen, makeshift: bool, reasons: list[str]) -> dict[str, Any]:
     excess = []
     for t in _BELOW:
         low = (np.where(np.isnan(p_values), t, p_values < t) - t) / (1 - t)
-        excess.append((float(low.mean()), 2 * _error(low)))
+        excess.append((float(low.mean()), _error(low)))
     unexplained, error = max(excess, key=lambda each: each[0] - each[1])
     overlooked = float(((seen.champion < UNUSUAL) & (seen.challenger > USUAL)).mean())
     if unexplained < PLANT_MOVED and not makeshift:
