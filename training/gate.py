@@ -9,7 +9,7 @@ was fitted to nor calibrated by.
 - The window's rows that are unusual to the champion: those learned from may not be many more than chance explains, and
   of all of them not more may be usual now. They may be anomalies that nobody has labelled, which it has learned to
   overlook. Where a third of the rows learned from are, it is the plant that has moved; and a champion that could not
-  promise what is asked for, of a plant in motion, is no judge of one that promises half of that.
+  promise what is asked for, of a plant in motion, is no judge of one that can.
 - Confirmed anomalies of the window: what the champion finds of them, it finds as well.
 """
 

@@ -66,9 +66,7 @@ class Serve:
         self._not_before, self._patience = 0.0, AGAIN[0]
         self._tried = 0.0
         self._seen = 0  # the newest record of the last training that was run here, ms
-        self._better_from: int | None = (
-            None  # record's time from which on a better model is tried for, if one is needed
-        )
+        self._better_from: int | None = None  # from which record's time (ms) on a better model may be made, if need be
         self._newest_at = self._champion_at = 0.0  # when to look for that again
 
     def stop(self) -> None:

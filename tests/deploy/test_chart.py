@@ -167,10 +167,7 @@ def test_credentials_come_from_the_secret_alone() -> None:
         ("MODEL__SIGNING_KEY_FILE", "signing"),
     ):
         assert env[f"OFFNORMAL_{name}"]["value"] == f"/etc/offnormal-credentials/{file}"
-    assert (
-        "required" in template({"credentials": {"usernameKey": "user"}}).stderr
-        or "secret" in template({"credentials": {"usernameKey": "user"}}).stderr
-    )
+    assert "credentials.secret" in template({"credentials": {"usernameKey": "user"}}).stderr
 
 
 def test_what_is_watched_is_what_the_repository_has() -> None:

@@ -12,13 +12,14 @@ from kafka.admin import MemberToRemove
 
 from worker.errors import KafkaError
 from worker.kafka import connection
+from worker.kafka.faults import readable_errors
 from worker.settings import Settings
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
     time.sleep(arguments.after)
     group = settings.kafka.group
-    with connection.admin(settings.kafka) as client:
+    with readable_errors(f"group {group}", settings.kafka.bootstrap), connection.admin(settings.kafka) as client:
         described = client.describe_groups([group])[group]
         gone = [
             name for name in map(_instance, described["members"]) if _is_beyond(name, arguments.name, arguments.keep)
