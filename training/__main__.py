@@ -23,10 +23,26 @@ COMMANDS = {
 }
 
 
+BEGIN = (
+    ("worker check", "settings, broker, access, topics: what is wrong?"),
+    ("training", "once: a first model, or the next"),
+    ("training models list", "what there is, and which of them is champion"),
+    ("training report --out report.html", "what the champion was made of, and how good it looked"),
+    ("training serve", "from now on by itself: on a schedule, and when a worker notices drift"),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    return cli.run(lambda settings: _dispatch(arguments, settings))
+
+
+def parser() -> cli.Parser:
     parser = cli.parser(
         "training",
-        "Reads the recent window from Kafka, trains a model on it, and makes it champion if the gate lets it pass.",
+        "Makes the models that the workers serve. Without a command: reads the recent window from Kafka, trains a model\n"
+        "on it, and makes it champion if the gate lets it pass.",
+        BEGIN,
     )
     parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -79,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sample.add_argument("--seed", type=int, default=0)
     showcase = commands.add_parser("showcase", help="the five uses of the kinds, on scikit-learn's digits, as a page")
     showcase.add_argument("--out", metavar="DIR", required=True)
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda settings: _dispatch(arguments, settings))
+    return parser
 
 
 def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:

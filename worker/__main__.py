@@ -7,11 +7,27 @@ from worker import cli
 from worker.settings import Settings, seconds
 
 
+BEGIN = (
+    ("worker demo", "nothing is needed: a broker of its own, real data, a minute"),
+    ("worker topics", "on your Kafka, OFFNORMAL_KAFKA__BOOTSTRAP: makes the topics"),
+    ("worker check", "what is wrong, and what to do about it"),
+    ("training", "the last 24 h of offnormal.sensors -> a model"),
+    ("worker", "scores, until SIGTERM; start as many as there are partitions"),
+    ("worker alerts", "incidents as they open and close"),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    return cli.run(lambda settings: _dispatch(arguments, settings))
+
+
+def parser() -> cli.Parser:
     parser = cli.parser(
         "worker",
-        "Scores sensor vectors from Kafka with the champion model and publishes anomalies. Without a command: runs"
-        " until SIGTERM.",
+        "Watches sensor vectors in Kafka for departures from normal operation, and publishes what it finds as events.\n"
+        "Without a command: scores them with the champion model until SIGTERM.",
+        BEGIN,
     )
     parser.add_argument("--until-end", action="store_true", help="stop at the end offsets seen at start")
     parser.add_argument("--profile", action="store_true", help="print the time of each stage a row, at the end")
@@ -58,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
     demo.add_argument("--speed", type=int, default=1300, help="vectors a second that are replayed (default 1300)")
 
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda settings: _dispatch(arguments, settings))
+    return parser
 
 
 def _dispatch(arguments: object, settings: Settings) -> int | None:

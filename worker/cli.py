@@ -1,35 +1,74 @@
-"""What both command lines share: settings in the help, errors as one readable line, and exit codes."""
+"""What both command lines share: the help a lost user starts from, errors as one readable line, and exit codes."""
 
 import argparse
 import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Final, NoReturn
 
 from worker import __version__, log
 from worker.errors import OffnormalError
-from worker.settings import Settings, describe, load
+from worker.settings import CONFIG_FILE, Settings, describe, load
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose help shows every setting with its default and environment name; of `worker` or `training`."""
+EXITS: Final = {
+    0: "done",
+    1: "anything else that went wrong",
+    2: "wrong setting or usage",
+    3: "training ran and the gate refused the model",
+    4: "Kafka unreachable within the start-up limit, access denied, or a topic missing",
+    5: "no model, or not enough data",
+    130: "interrupted",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what to do next when it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{message}; `{self.prog} --help` says what there is")
+
+
+def parser(program: str, description: str, begin: Sequence[tuple[str, str]]) -> Parser:
+    """A parser whose help is where a lost user starts; of `worker` or `training`.
+
+    `begin` are the first things to do, in order: the arguments of `worker` or `training`, and what comes of it.
+    """
     script = f"offnormal-{program}"  # completion is for that: a shell cannot complete `python -m`
     is_script = os.path.basename(sys.argv[0]) == script or "--completion" in sys.argv
-    made = argparse.ArgumentParser(
-        prog=script if is_script else f"python -m {program}",
-        description=description,
-        epilog=describe() + "\n\nexit codes: 0 done; 2 wrong setting or usage; 3 training ran and the gate refused;\n"
-        "4 Kafka unreachable or access denied; 5 no model or not enough data; 1 anything else",
+    prefix = "offnormal-" if is_script else "python -m "
+    width = max(len(words) for words, _ in begin)
+    steps = "\n".join(f"  {prefix}{words:<{width}}   {told}" for words, told in begin)
+    exits = "\n".join(f"  {code:<5} {told}" for code, told in EXITS.items())
+    made = Parser(
+        prog=f"{prefix}{program}",
+        description=f"{description}\n\nbegin here:\n{steps}",
+        epilog=f"settings: OFFNORMAL_ variables, over the YAML file that {CONFIG_FILE} names, over defaults;\n"
+        f"  {prefix}{program} --help-settings shows them all\n\n"
+        f"exit codes:\n{exits}\n\n"
+        "documentation: docs/ of the repository; begin with docs/index.md, or `make docs` for a site",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    made.add_argument("--help-settings", action=_HelpSettings, nargs=0, help="all settings, with their defaults")
     made.add_argument("--version", action="version", version=f"offnormal {__version__}")
     made.add_argument(
         "--completion", action=_Completion, choices=["bash", "zsh", "tcsh"], help="for a shell, to source"
     )
     return made
+
+
+class _HelpSettings(argparse.Action):
+    """Prints them, and ends."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
+    ) -> None:
+        print(describe())
+        parser.exit()
 
 
 class _Completion(argparse.Action):

@@ -1,0 +1,105 @@
+"""What makes a site of docs/: reference tables where a page asks for them, and links to files of the repository.
+
+Pages are written to be read in the repository as well, so a link leads to a file there. In the site that file is a page:
+a Markdown file as itself, any other as its text.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import commands_table
+import schema_table
+import settings_table
+from mkdocs.structure.files import File, Files
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DOCS: Final = ROOT / "docs"
+IMAGES: Final = {".png", ".svg", ".jpg", ".gif"}
+TOP: Final = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]  # in the navigation, whoever links to them
+LANGUAGES: Final = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sql": "sql", ".toml": "toml"}
+
+# `<!-- settings -->` in a page, which the repository's readers do not see.
+TABLES: Final[dict[str, Callable[[str], str]]] = {
+    "settings": settings_table.of,
+    "commands": commands_table.of,
+    "schema": schema_table.of,
+}
+_MARKER = re.compile(r"^<!-- (\w+):? ?([\w-]*) -->$", re.MULTILINE)
+_LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=(?:#[^)\s]*)?\))")
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+
+_origins: dict[str, Path] = {}  # of pages that come from outside docs/, by their place in the site
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the files of the repository that a page links to, and those that they link to."""
+    _origins.clear()
+    ahead = [*TOP, *(DOCS / file.src_uri for file in files.documentation_pages())]
+    seen = set(ahead)
+    while ahead:
+        path = ahead.pop()
+        if not path.is_relative_to(DOCS) or path.suffix != ".md":
+            _origins[place(path)] = path
+            files.append(File.generated(config, place(path), content=_as_page(path)))
+        if path.suffix == ".md":
+            ahead += (new := {to for to in _targets(path) if to.is_file() and to not in seen and _is_made(to)})
+            seen |= new
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    uri = page.file.src_uri
+    path = _origins.get(uri, DOCS / uri)
+    if path.suffix != ".md":
+        return markdown
+    markdown = _outside_code(markdown, lambda text: _LINK.sub(lambda found: _led(found[1], path, uri), text))
+    return _MARKER.sub(lambda found: TABLES[found[1]](found[2]), markdown)
+
+
+def place(path: Path) -> str:
+    """Where a file of the repository stands in the site."""
+    if path == ROOT / "README.md":
+        return "index.md"
+    if path.suffix == ".md" or (path.suffix in IMAGES and path.is_relative_to(DOCS)):
+        return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
+    return f"source/{path.relative_to(ROOT).as_posix()}.md"
+
+
+def _is_made(path: Path) -> bool:
+    """That is, mkdocs does not find it by itself."""
+    return path != ROOT / "README.md" and not (path.is_relative_to(DOCS) and path.suffix in {".md", *IMAGES})
+
+
+def _as_page(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    name = path.relative_to(ROOT).as_posix()
+    fence = "`" * 5  # longer than any within
+    head = f"---\nsearch: {{exclude: true}}\nhide: [navigation, toc]\ntitle: {name}\n---\n\n# {name}\n\n"
+    return f"{head}{fence} {LANGUAGES.get(path.suffix, 'text')}\n{text}\n{fence}\n"
+
+
+def _targets(path: Path) -> Iterator[Path]:
+    text = _FENCED.sub("", path.read_text(encoding="utf-8"))
+    for link in _LINK.findall(text):
+        yield Path(os.path.normpath(path.parent / link))
+
+
+def _led(link: str, path: Path, uri: str) -> str:
+    """A link of the file `path`, as a link of the site's page `uri`. One that leads nowhere stays: mkdocs tells."""
+    target = Path(os.path.normpath(path.parent / link))
+    if not target.is_file() or not target.is_relative_to(ROOT):
+        return link
+    return os.path.relpath(place(target), os.path.dirname(uri) or ".")
+
+
+def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
+    parts, at = [], 0
+    for code in _FENCED.finditer(markdown):
+        parts += [change(markdown[at : code.start()]), code[0]]
+        at = code.end()
+    return "".join([*parts, change(markdown[at:])])
