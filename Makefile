@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-deploy bench bench-gpu lint format lock sbom clean
+.PHONY: help setup demo test test-faults test-deploy bench bench-gpu docs lint format lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ bench: setup ## throughput against a reference, latency, start, memory: writes b
 
 bench-gpu: setup ## rows a second on a CUDA device, if there is one
 	@$(BIN)/python -m tests.benchmarks.gpu
+
+docs: setup ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/site/mkdocs.yml
+	@echo build/site/index.html
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> cli.Parser:
     parser = cli.parser(
         "training",
-        "Makes the models that the workers serve. Without a command: reads the recent window from Kafka, trains a model\n"
-        "on it, and makes it champion if the gate lets it pass.",
+        "Makes the models that the workers serve. Without a command: reads the recent window from Kafka, trains a\n"
+        "model on it, and makes it champion if the gate lets it pass.",
         BEGIN,
     )
     parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")

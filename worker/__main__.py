@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from worker import cli
 from worker.settings import Settings, seconds
 
-
 BEGIN = (
     ("worker demo", "nothing is needed: a broker of its own, real data, a minute"),
     ("worker topics", "on your Kafka, OFFNORMAL_KAFKA__BOOTSTRAP: makes the topics"),

@@ -14,7 +14,6 @@ from worker import __version__, log
 from worker.errors import OffnormalError
 from worker.settings import CONFIG_FILE, Settings, describe, load
 
-
 EXITS: Final = {
     0: "done",
     1: "anything else that went wrong",

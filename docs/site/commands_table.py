@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from worker.cli import EXITS
+
 PROGRAMS: Final = ("worker", "training")
 SHARED: Final = ("-h", "--version", "--completion", "--help-settings")  # said once, in the page
 
@@ -15,6 +17,10 @@ def of(program: str) -> str:
     parser = importlib.import_module(f"{program}.__main__").parser()
     parts = [part for name, each in walk(parser, f"python -m {program}") for part in _section(name, each)]
     return "\n\n".join(parts)
+
+
+def exits(_: str = "") -> str:
+    return "\n".join(["| code | |", "|---|---|", *(f"| {code} | {_sentence(told)} |" for code, told in EXITS.items())])
 
 
 def walk(

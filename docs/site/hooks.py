@@ -1,6 +1,6 @@
 """What makes a site of docs/: reference tables where a page asks for them, and links to files of the repository.
 
-Pages are written to be read in the repository as well, so a link leads to a file there. In the site that file is a page:
+Pages are written to be read in the repository as well, so links lead to files there. In the site such a file is a page:
 a Markdown file as itself, any other as its text.
 """
 
@@ -25,6 +25,7 @@ LANGUAGES: Final = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "
 TABLES: Final[dict[str, Callable[[str], str]]] = {
     "settings": settings_table.of,
     "commands": commands_table.of,
+    "exits": commands_table.exits,
     "schema": schema_table.of,
 }
 _MARKER = re.compile(r"^<!-- (\w+):? ?([\w-]*) -->$", re.MULTILINE)

@@ -57,9 +57,10 @@ def test_each_alert_fires_when_it_should(tmp_path: Path) -> None:
 
 
 def test_the_runbook_knows_each_alert() -> None:
-    told = (CHART.parents[2] / "docs/deploy.md").read_text()
+    told = (CHART.parents[2] / "docs/runbook.md").read_text()
     for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]:
-        assert f"### {rule['alert']}" in told
+        assert f"\n## {rule['alert']}\n" in told
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
 
 
 def test_only_metrics_that_there_are_are_asked_for() -> None:
