@@ -324,7 +324,7 @@ class TrainingSettings(Section):
     )
     cooldown: Duration = Field(3600.0, description="least time between two trainings of a model that were asked for")
     regime_share: float = Field(
-        0.4, gt=0, le=1, description="share of the window from which on a new way of running is learned, see docs"
+        0.4, gt=0, le=1, description="share of the window from which on a new way of running is learned"
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
     reports: str | None = Field(None, description="a directory for a report of each training, as a page")
@@ -359,7 +359,10 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
-    delivery: Literal["exactly_once", "at_least_once"] = Field("exactly_once", description="see README, Delivery")
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="what a fault may repeat: nothing, or outputs with equal ids; see docs/guarantees.md",
+    )
     outputs: tuple[Literal["scores", "latents", "reconstructions"], ...] = Field(
         (), description="more output topics, a JSON list of scores, latents, reconstructions"
     )

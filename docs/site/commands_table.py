@@ -27,7 +27,7 @@ def walk(
     parser: argparse.ArgumentParser, name: str, told: str = ""
 ) -> Iterator[tuple[tuple[str, str], argparse.ArgumentParser]]:
     """Each command's name with what it is for, and its parser; the program itself first."""
-    yield (name, told or parser.description or ""), parser
+    yield (name, told or (parser.description or "").split("\n\n")[0]), parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             told_of = {choice.dest: choice.help or "" for choice in action._choices_actions}
@@ -65,8 +65,7 @@ def _row(action: argparse.Action) -> Iterator[str]:
     elif action.default not in (None, False, argparse.SUPPRESS) and "default" not in told:
         told += f" Default `{action.default}`."
     names = ", ".join(action.option_strings)
-    cell = f"{names} {value}".strip().replace("|", "\\|")
-    yield f"| `{cell}` | {told.strip().replace('|', chr(92) + '|')} |"
+    yield f"| `{f'{names} {value}'.strip()}` | {told.strip()} |".replace("\n", " ")
 
 
 def _sentence(text: str) -> str:

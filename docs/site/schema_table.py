@@ -19,7 +19,7 @@ def _rows(told: dict[str, Any], definitions: dict[str, Any], within: str) -> Ite
         field = _resolved(field, definitions)
         path = within + name
         optional = "" if name in required else ", optional"
-        yield f"| `{path}` | {_kind(field)}{optional} | {field.get('description', '').replace('|', chr(92) + '|')} |"
+        yield f"| `{path}` | {_kind(field)}{optional} | {field.get('description', '').replace('|', '&#124;')} |"
         for inner, prefix in _inner(field, definitions, path):
             yield from _rows(inner, definitions, prefix)
 

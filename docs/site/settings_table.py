@@ -156,9 +156,10 @@ def _bounds(annotation: Any, metadata: list[Any]) -> list[str]:
         elif isinstance(each, limits.MinLen):
             told.append(f"{each.min_length} characters or more" if each.min_length > 1 else "not empty")
         elif getattr(each, "pattern", None):
-            told.append(f"as `{each.pattern}`")
+            told.append(f"as <code>{each.pattern}</code>")
     return told
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """For a table's cell; in code between backticks a backslash would be shown."""
+    return text.replace("|", "&#124;")

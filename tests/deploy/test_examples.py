@@ -49,6 +49,22 @@ def example(file: str, s: Stage, tmp_path: Path, *arguments: str) -> tuple[subpr
     ), log
 
 
+def test_send_is_a_press_whose_leak_is_found(stage: Callable[..., Stage], broker: Broker, tmp_path: Path) -> None:
+    """As docs/index.md has it: a training on what it sends, and an incident of its leak, the pressure first."""
+    s = stage(OFFNORMAL_TRAINING__STEPS="500").make_topics(1)
+    for arguments in ([], ["--fault"]):
+        text = (EXAMPLES / "send.py").read_text().replace('"offnormal.sensors"', f'"{s.topics.sensors}"')
+        (tmp_path / "send.py").write_text(text)
+        command = [sys.executable, str(tmp_path / "send.py"), s.bootstrap, *arguments]
+        assert "press-1" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        if not arguments:
+            assert s.training().wait(90) == 0
+    assert s.worker("--until-end").wait(90) == 0
+    events = [json.loads(record.value)["data"] for record in s.read(s.topics.anomalies)]
+    assert len(events) > 50 and {event["features"][0]["name"] for event in events[-50:]} == {"pressure"}
+    assert any(json.loads(record.value)["data"]["notify"] for record in s.read(s.topics.incidents))
+
+
 def test_subscribe_shows_events(alarming: Stage, tmp_path: Path) -> None:
     process, log = example("subscribe.py", alarming, tmp_path)
     try:
