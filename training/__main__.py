@@ -120,6 +120,7 @@ def _tell(made: dict[str, Any]) -> None:
         + f": fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
         f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
         f" {quality['false_alarm_rate']['promised']:.2g}, calibrated on {rows['calibrated']:,} rows"
+        + ("" if made["role"] else f"; `python -m training models promote {made['version']}` overrules it")
     )
 
 

@@ -131,7 +131,10 @@ def fit(
         module, scores = _module(scaler, autoencoder, rows, held_out)
     scores = scores[np.isfinite(scores)]
     if len(scores) < 2:
-        raise NoModelError(f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by")
+        raise NoModelError(
+            f"of {len(held_out)} held-out rows none can be scored: nothing to set a threshold by; more"
+            " readings have to be there (OFFNORMAL_INPUT__FEATURES, OFFNORMAL_DETECTION__MAX_MISSING)"
+        )
     detector = Detector(features, module, calibrate(scores), window, entities)
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
     seconds = time.monotonic() - started
@@ -158,7 +161,10 @@ def is_held_out(n: int, holdout: float) -> npt.NDArray[np.bool_]:
 
 def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
     if len(rows) + len(held_out) < MIN_ROWS or not len(held_out):
-        raise NoModelError(f"{len(rows)} rows and {len(held_out)} held out: {MIN_ROWS} are needed")
+        raise NoModelError(
+            f"{len(rows)} rows and {len(held_out)} held out: {MIN_ROWS} are needed; look back further"
+            " (OFFNORMAL_TRAINING__LOOKBACK), or give more rows"
+        )
     empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")

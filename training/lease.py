@@ -58,7 +58,10 @@ class Lease:
     def check(self) -> None:
         """Raises KafkaError where it was lost."""
         if self._lost:
-            raise KafkaError(f"another training of {self._model} has begun: this one was not heard of for too long")
+            raise KafkaError(
+                f"another training of {self._model} has begun: this one was not heard of for too"
+                " long, and has changed nothing; start it again"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

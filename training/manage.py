@@ -108,11 +108,11 @@ def champion_of(view: RegistryView) -> str:
 
 def _compare(view: RegistryView, versions: list[str], as_json: bool) -> None:
     if len(versions) > 2:
-        raise SettingsError("compare: two versions")
+        raise SettingsError("compare: two versions at most; `python -m training models list` shows them")
     if len(versions) < 2:
         before = versions[0] if versions else view.predecessor()
         if before is None:
-            raise NoModelError(f"the champion of {view.name} has no predecessor to compare it with")
+            raise NoModelError(f"the champion of {view.name} has no predecessor to compare it with; name two versions")
         versions = [before, champion_of(view)]
     cards = [_figures(view.card(version)) for version in versions]
     if as_json:

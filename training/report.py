@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 MOST_UNPACKED: Final = 4 * 2**20  # some ten times what a report has
 _SETTING: Final = "OFFNORMAL_TRAINING__REPORTS"
+_NEXT: Final = "the next `python -m training` makes a model with a report of its own"
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
@@ -80,29 +81,29 @@ def unpack(data: bytes) -> Report:
         unpacking = zlib.decompressobj(wbits=31)
         text = unpacking.decompress(data, MOST_UNPACKED)
         if unpacking.unconsumed_tail:
-            raise ArtefactError(f"the report unpacks to more than {MOST_UNPACKED // 2**20} MiB")
+            raise ArtefactError(f"the report unpacks to more than {MOST_UNPACKED // 2**20} MiB", _NEXT)
         if not unpacking.eof:
-            raise ArtefactError("the report is cut off")
+            raise ArtefactError("the report is cut off", _NEXT)
         return Report.model_validate_json(text)
     except zlib.error:
-        raise ArtefactError("the report is damaged") from None
+        raise ArtefactError("the report is damaged", _NEXT) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:100]
-        raise ArtefactError(f"the report is damaged, or of another version: {where}: {first['msg']}") from None
+        raise ArtefactError(f"the report is damaged, or of another version: {where}: {first['msg']}", _NEXT) from None
 
 
 def draw(artefact: Artefact, role: str) -> bytes:
     """The page. Raises NoModelError where the artefact carries no report, ArtefactError where that is damaged."""
     card = artefact.card
     if artefact.report is None:
-        raise NoModelError(f"{card.name}/{card.version} carries no report: it was made by an earlier program")
+        raise NoModelError(f"{card.name}/{card.version} carries no report: it was made by an earlier program; {_NEXT}")
     report = unpack(artefact.report)
     try:
         return page(card, report, role).encode("utf-8", "replace")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # Of the card only the names of its parts were checked when it was read.
-        raise ArtefactError(f"the model card of {card.name}/{card.version} has no figures to draw") from None
+        raise ArtefactError(f"the model card of {card.name}/{card.version} has no figures to draw", _NEXT) from None
 
 
 def prepare(directory: str | None) -> None:

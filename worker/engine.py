@@ -37,7 +37,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(f"OFFNORMAL_DEVICE: {name} is not there: {torch.cuda.device_count()} CUDA devices found")
+        raise SettingsError(
+            f"OFFNORMAL_DEVICE: {name} is not there: {torch.cuda.device_count()} CUDA devices found;"
+            " auto takes the CPU then"
+        )
     return device
 
 
@@ -244,14 +247,21 @@ class Engine:
 
     def _check_fits(self, card: ModelCard) -> None:
         if card.name not in self._settings.model.names:
-            raise ArtefactError(f"the artefact is of the model {card.name!r}, not {self._settings.model.name!r}")
+            raise ArtefactError(
+                f"the artefact is of the model {card.name!r}, not {self._settings.model.name!r}",
+                "OFFNORMAL_MODEL__NAME and OFFNORMAL_MODEL__ROUTES say what is served",
+            )
         if card.window != self._settings.model.window:
-            raise ArtefactError(f"the model has a window of {card.window}, not {self._settings.model.window}")
+            raise ArtefactError(
+                f"the model has a window of {card.window}, not {self._settings.model.window}",
+                "OFFNORMAL_MODEL__WINDOW must be the same for worker and training: change it, or train anew",
+            )
         current = self.residents.get(card.name)
         if current is not None and card.features != current.card.features:
             raise ArtefactError(
                 f"its features differ from those in service (version {current.version}): a running worker keeps its"
-                " feature schema; restart the workers to take the new one"
+                " feature schema",
+                "restart the workers to take the new one",
             )
 
     def _warm_up(self, resident: Resident) -> None:

@@ -1,4 +1,10 @@
-"""The errors a user sees. Each says in one line what is wrong, and ends the process with a fixed exit code."""
+"""The errors a user sees. Each says in one line what is wrong and, where it is not plain, what to do about it, and ends
+the process with a fixed exit code.
+"""
+
+from typing import Final
+
+ANOTHER_MODEL: Final = "`python -m training` makes another, `python -m training models rollback` goes back to the last"
 
 
 class OffnormalError(Exception):
@@ -27,3 +33,6 @@ class NoModelError(OffnormalError):
 
 class ArtefactError(OffnormalError):
     """A model artefact that must not be served: damaged, forged, too new, or not what it claims to be."""
+
+    def __init__(self, wrong: str, then: str = ANOTHER_MODEL):
+        super().__init__(f"{wrong}; {then}")

@@ -130,7 +130,10 @@ class RegistryView:
         """Raises NoModelError where it is not there, or not whole; ArtefactError where it is not signed."""
         data = self.artefacts.get(version) or self._joined(version)
         if data is None:
-            raise NoModelError(f"no artefact {self.name}/{version} in the registry, or not all of its parts")
+            raise NoModelError(
+                f"no artefact {self.name}/{version} in the registry, or not all of its parts;"
+                " `python -m training models list` shows those that there are"
+            )
         if self.key is not None:
             check_signature(data, self.key)
         return data
@@ -260,7 +263,10 @@ class Registry:
     def _undo(self, view: RegistryView, what: What, more: Mapping[str, Any]) -> "Decision":
         undone = view.predecessor()
         if undone is None:
-            raise NoModelError(f"the champion of {self._name} has no predecessor to roll back to")
+            raise NoModelError(
+                f"the champion of {self._name} has no predecessor to roll back to; `python -m training models list`"
+                " shows what there is to promote"
+            )
         view.artefact(undone)
         return Decision(what, undone, "champion", {"champion": undone}, more)
 
@@ -328,10 +334,15 @@ class Registry:
                     return view
                 except _OVERTAKEN as error:
                     if tried == _TRIES:
-                        raise OffnormalError(f"{self._topic}: others keep deciding about {self._name}") from error
+                        raise OffnormalError(
+                            f"{self._topic}: others keep deciding about {self._name}; try again"
+                        ) from error
                     time.sleep(random.uniform(0, 0.2 * tried))
                 except errors.UnsupportedVersionError as error:
-                    raise OffnormalError(f"{self._topic}: the broker has no transactions ({error})") from error
+                    raise OffnormalError(
+                        f"{self._topic}: the broker has no transactions ({error}); decisions about models need them:"
+                        " Kafka 2.5 or later"
+                    ) from error
                 finally:
                     client.close(timeout=5)
         raise AssertionError

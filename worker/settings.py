@@ -429,7 +429,7 @@ def load(**overrides: Any) -> Settings:
     _refuse_unknown(os.environ)
     file = os.environ.get(CONFIG_FILE)
     if file and not os.path.isfile(file):
-        raise SettingsError(f"{CONFIG_FILE}: no such file: {file}")
+        raise SettingsError(f"{CONFIG_FILE}: no such file: {file}; name a YAML file, or unset it")
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -461,12 +461,12 @@ def _unparseable(message: str) -> str:
     field = re.search(r'field "(\w+)"', message)
     name = field[1].upper() if field else ""
     guilty = [n for n, _ in variables() if n in os.environ and n.removeprefix(PREFIX).split("__")[-1] == name]
-    return f"{guilty[0] if guilty else PREFIX + name}: not valid JSON"
+    return f'{guilty[0] if guilty else PREFIX + name}: not valid JSON, such as \'["a", "b"]\' or \'{{"a": "b"}}\''
 
 
 def _suggestion(name: str) -> str:
     close = difflib.get_close_matches(name, [n for n, _ in variables()], n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "; `python -m worker --help-settings` shows all that there are"
 
 
 # What Kubernetes sets in every pod when a service is called "offnormal": no settings of ours.

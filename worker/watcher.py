@@ -12,7 +12,7 @@ from typing import get_args
 import structlog
 
 from worker.engine import Engine, Resident
-from worker.errors import OffnormalError
+from worker.errors import ANOTHER_MODEL, OffnormalError
 from worker.metrics import Metrics
 from worker.registry import RegistryFollower, RegistryView, What
 from worker.settings import Settings
@@ -85,7 +85,8 @@ class ChampionWatcher:
             resident = self._engine.load(data)
             if (resident.name, resident.version) != (model, version):
                 raise OffnormalError(
-                    f"the artefact under {model}/{version} says that it is {resident.name}/{resident.version}"
+                    f"the artefact under {model}/{version} says that it is {resident.name}/{resident.version};"
+                    f" {ANOTHER_MODEL}"
                 )
         except Exception as error:  # whatever it is, it must neither be served nor end this thread
             self._refuse(model, version, error)

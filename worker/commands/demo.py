@@ -162,7 +162,9 @@ class _Demo:
             if self._stop.is_set():
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
-                raise OffnormalError(f"the demo made no end within {LIMIT:.0f} s")
+                raise OffnormalError(
+                    f"the demo made no end within {LIMIT:.0f} s; on a slow machine: `python -m worker demo --speed 300`"
+                )
             show()
             time.sleep(0.1)
 

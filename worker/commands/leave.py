@@ -27,7 +27,10 @@ def run(settings: Settings, arguments: Namespace) -> None:
         results = client.remove_group_members(group, [MemberToRemove(group_instance_id=name) for name in sorted(gone)])
     failed = [error.__name__ for error in results.values() if error.errno]
     if failed:
-        raise KafkaError(f"of {len(gone)} members of {group} {len(failed)} did not leave: {', '.join(failed)}")
+        raise KafkaError(
+            f"of {len(gone)} members of {group} {len(failed)} did not leave: {', '.join(failed)};"
+            " run it again, or wait for OFFNORMAL_KAFKA__SESSION_TIMEOUT, which puts them out"
+        )
     if arguments.json:
         print(json.dumps({"group": group, "left": sorted(gone)}))
     else:

@@ -41,7 +41,10 @@ def embedded_broker() -> Iterator[str]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             if process.poll() is not None or time.monotonic() > deadline:
-                raise OffnormalError("the embedded broker does not start")
+                raise OffnormalError(
+                    f"the embedded broker does not start on port {port}; try again, or take a Kafka of your own:"
+                    " docs/index.md"
+                )
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:

@@ -61,4 +61,6 @@ def readable_errors(doing: str, bootstrap: str) -> Iterator[None]:
     except errors.KafkaError as error:
         raise readable(error, doing, bootstrap) from error
     except OSError as error:  # files of certificates, name resolution
-        raise KafkaError(f"{doing}: {error}") from error
+        raise KafkaError(
+            f"{doing}: {error} (look at OFFNORMAL_KAFKA__BOOTSTRAP and the files of certificates)"
+        ) from error

@@ -148,9 +148,14 @@ def check_signature(data: bytes, key: SecretStr) -> None:
     told, digest = _told(data)
     signature = told.get("signature")
     if signature is None:
-        raise ArtefactError("it is not signed, and OFFNORMAL_MODEL__SIGNING_KEY asks for that: train anew")
+        raise ArtefactError(
+            "it is not signed, and OFFNORMAL_MODEL__SIGNING_KEY asks for that", "train anew, with the key"
+        )
     if not hmac.compare_digest(_signature(digest, key).encode(), str(signature).encode("utf-8", "replace")):
-        raise ArtefactError("its signature is not by the key of OFFNORMAL_MODEL__SIGNING_KEY")
+        raise ArtefactError(
+            "its signature is not by the key of OFFNORMAL_MODEL__SIGNING_KEY",
+            "give training and workers the same key, and train anew",
+        )
 
 
 def _signature(digest: str, key: SecretStr) -> str:
@@ -182,9 +187,11 @@ def read_card(data: bytes) -> ModelCard:
     if type(version) is not int:
         raise ArtefactError("the card has no format version")
     if version > FORMAT_VERSION:
-        raise ArtefactError(f"format version {version} is newer than this program's {FORMAT_VERSION}: update it")
+        raise ArtefactError(
+            f"format version {version} is newer than this program's {FORMAT_VERSION}", "update the workers"
+        )
     if version < OLDEST_READ:
-        raise ArtefactError(f"format version {version} is no longer read, {OLDEST_READ} and later are: train anew")
+        raise ArtefactError(f"format version {version} is no longer read, {OLDEST_READ} and later are", "train anew")
     try:
         return ModelCard.model_validate(card)
     except ValidationError as error:
