@@ -19,6 +19,7 @@ from tests.markdown import PAGES, ROOT, Block, anchors, blocks, links, spans
 from training.__main__ import parser as training
 from worker.__main__ import parser as worker
 from worker.events import schema
+from worker.metrics import Metrics
 from worker.settings import CONFIG_FILE, PREFIX, Settings, variables
 
 CHART = ROOT / "deploy/helm/offnormal"
@@ -72,6 +73,8 @@ def test_each_event_has_an_example() -> None:
     told = [json.loads(b.text) for b in blocks(ROOT / "docs/events.md") if b.language == "json"]
     types = {each["type"] for each in told if "type" in each}
     assert types == {f"offnormal.{name}.v1" for name in ("anomaly", "incident", "drift", "shadow")}
+    kinds = {each["data"].get("kind") for each in told if each.get("type") == "offnormal.drift.v1"}
+    assert kinds == {"shift", "sensor", "taken_back"}
 
 
 @of("yaml")
@@ -122,6 +125,14 @@ def test_the_settings_it_names_are_there(page: Path) -> None:
         assert there, f"{name}: no such setting"
     for tail in set(re.findall(r"`(__[A-Z][A-Z0-9_]*)", text)):
         assert any(name.endswith(tail) for name in SETTINGS), f"{tail}: the end of no setting"
+
+
+@each_page
+def test_the_metrics_it_names_are_there(page: Path) -> None:
+    there = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    there |= {family.name + end for family in Metrics().registry.collect() for end in ("", "_total", "_info")}
+    for name in set(re.findall(r"`(offnormal_[a-z_]+)", page.read_text())):
+        assert name in there, f"{name}: no such metric"
 
 
 def test_the_readme_has_one_block_of_commands() -> None:
