@@ -426,6 +426,16 @@ class Settings(BaseSettings):
         return self.input.format if self.output_format == "input" else self.output_format
 
     @property
+    def avro_topics(self) -> dict[str, Literal["anomaly", "rows"]]:
+        """The topics that are written as Avro, and by which schema."""
+        found: dict[str, Literal["anomaly", "rows"]] = {}
+        if self.event_format == "avro":
+            found[self.topics.anomalies] = "anomaly"
+        if self.vector_format == "avro":
+            found.update({getattr(self.topics, output): "rows" for output in self.outputs})
+        return found
+
+    @property
     def source(self) -> str:
         """Who publishes: the consumer group."""
         return f"urn:offnormal:{self.kafka.group}"
