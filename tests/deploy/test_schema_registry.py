@@ -84,7 +84,7 @@ def test_it_keeps_what_it_is_given(registry: Registry) -> None:
 def test_vectors_in_events_and_scores_out(
     registry: Registry, stage: MakeStage, broker: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:
-    """By two schemas, the second with one field more and another order; the registry hangs before it is asked for it."""
+    """By two schemas, the second with more fields in another order; the registry hangs before it is asked for it."""
     s = stage(
         OFFNORMAL_INPUT__FORMAT="avro",
         OFFNORMAL_INPUT__ENTITY_FIELD="machine",

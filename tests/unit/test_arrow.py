@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings as budget, strategies as st
 
 from tests.unit.blocks import block_of
 from worker.settings import InputSettings
@@ -138,6 +138,78 @@ def test_a_bad_time_is_one_dead_letter(field: str, value: Any) -> None:
         [ipc({"a": pa.array([1.0]), field: pa.array([value])}), ipc({"a": pa.array([1.0])})], time_field="ts"
     )
     assert reasons(block) == [(0, "bad-time")] and len(block) == 1
+
+
+NUMBERS = [pa.float32(), pa.float64(), pa.float16(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8()]
+NUMBERS += [pa.uint16(), pa.uint32(), pa.uint64(), pa.null(), pa.bool_()]
+TIMES = [pa.int64(), pa.float64(), pa.int32(), *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns"))]
+
+
+def column(data: st.DataObject, kind: pa.DataType, n: int) -> pa.Array:
+    if pa.types.is_null(kind):
+        return pa.nulls(n)
+    if pa.types.is_boolean(kind):
+        values: Any = st.booleans()
+    elif pa.types.is_floating(kind):
+        width = kind.bit_width
+        values = st.floats(width=width) if width < 64 else st.one_of(st.floats(), st.floats(-1e3, 1e12))
+    else:
+        bits = 64 if pa.types.is_timestamp(kind) else kind.bit_width
+        low = 0 if pa.types.is_unsigned_integer(kind) else -(1 << (bits - 1))
+        values = st.one_of(st.integers(low, low + (1 << bits) - 1), st.integers(0, 120))
+    drawn = data.draw(
+        st.lists(st.one_of(values, st.none()) if data.draw(st.booleans()) else values, min_size=n, max_size=n)
+    )
+    return pa.array([None if v is None else np.float16(v) for v in drawn] if kind == pa.float16() else drawn, kind)
+
+
+@budget(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_loop_gives_what_pyarrow_gives(data: st.DataObject) -> None:
+    """Of whatever columns. Of a damaged stream it may take what pyarrow refuses: it does not look at all of it."""
+    n = data.draw(st.integers(0, 5))
+    columns: dict[str, Any] = {}
+    for name in data.draw(st.lists(st.sampled_from(["a", "b", "other"]), unique=True)):
+        columns[name] = column(data, data.draw(st.sampled_from(NUMBERS)), n)
+    if data.draw(st.booleans()):
+        columns["ts"] = column(data, data.draw(st.sampled_from(TIMES)), n)
+    if data.draw(st.booleans()):
+        same = st.sampled_from([["x"] * n, ["é"] * n, [""] * n, [None] * n])
+        columns["id"] = pa.array(data.draw(st.one_of(same, st.lists(st.sampled_from("xy"), min_size=n, max_size=n))))
+    if data.draw(st.integers(0, 3)) == 0:
+        kind = data.draw(st.sampled_from([pa.list_(pa.float32()), pa.list_(pa.float64(), 2), pa.list_(pa.int8())]))
+        rows = [[1.0, float(k)] if data.draw(st.integers(0, 9)) else None for k in range(n)]
+        columns["values"] = pa.array(rows, kind)
+    if not columns:
+        return
+    whole = ipc(columns, batches=data.draw(st.integers(1, 2)))
+    values = [whole, whole]
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    values += [bytes(damaged), whole, whole[: data.draw(st.integers(0, len(whole)))]]
+    strict = data.draw(st.booleans())
+    fast, slow = (
+        Decoder(InputSettings(format="arrow", time_field="ts", entity_field="id", strict=strict), ("a", "b"))
+        for _ in range(2)
+    )
+    slow._formats["arrow"]._plan = lambda prefix: None  # type: ignore[attr-defined]
+    got, want = fast.decode(block_of(values)), slow.decode(block_of(values))
+    refused = {reject.record: reject for reject in want.rejects}
+    assert {reject.record: reject for reject in got.rejects}.items() <= refused.items()
+    both = ~np.isin(got.record, list(refused))
+    assert set(got.record[~both].tolist()) <= {2, 4}, "only what was damaged"
+    assert got.record[both].tolist() == want.record.tolist()
+    np.testing.assert_array_equal(got.x[both], want.x)
+    assert got.time[both].tolist() == want.time.tolist()
+    names = ({r: name for r, name in each.entities.items() if r not in refused} for each in (got, want))
+    assert next(names) == next(names)
+
+
+def test_a_record_of_too_many_readings_is_refused() -> None:
+    few = ipc({"a": pa.array(np.zeros(9000, np.int8))})
+    features = tuple(f"f{k}" for k in range(1999)) + ("a",)
+    assert reasons(decode([few, ipc({"a": pa.array([1])})], features)) == [(0, "wrong-length")]
 
 
 @given(st.data())
