@@ -2,6 +2,7 @@
 worker's own code (kafka-python and json, nothing of ours).
 """
 
+import io
 import json
 import os
 import signal
@@ -16,15 +17,32 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fastavro
 import numpy as np
+import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from tests.models import FEATURES
+from worker.event_reader import EventReader
 from worker.kafka.topics import create
 from worker.models import Artefact
 from worker.registry import Registry
-from worker.settings import Settings, load
+from worker.schema_registry import SchemaRegistry
+from worker.settings import SchemaRegistrySettings, Settings, load
 
 Place = tuple[int, int]  # partition, offset
+VECTOR = {  # the schema of what is sent as avro
+    "type": "record",
+    "name": "Vector",
+    "fields": [{"name": name, "type": "float"} for name in FEATURES],
+}
+ROWS = fastavro.parse_schema(
+    {
+        "type": "record",
+        "name": "Rows",
+        "fields": [{"name": "rows", "type": {"type": "array", "items": {"type": "array", "items": "float"}}}],
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -159,18 +177,15 @@ class Stage:
         for record in self.read(self.topics.scores):
             headers = dict(record.headers)
             _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
-            if headers["content-type"] == b"f32":
-                rows = [tuple(map(float, row)) for row in np.frombuffer(record.value, "<f4").reshape(-1, 2)]
-            else:
-                rows = [
-                    tuple(float("nan") if v is None else v for v in row) for row in json.loads(record.value)["rows"]
-                ]
+            rows = [tuple(row) for row in decode(record.value, headers["content-type"])]
             version = headers["offnormal-model"].decode().split("/")[1]
             found[int(partition), int(offset)].append(Score(version, rows))
         return found
 
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(record.value) for record in self.read(self.topics.anomalies)]
+    def events(self, registry: str | None = None) -> list[dict[str, Any]]:
+        """Of Avro with the address of the schema registry."""
+        client = None if registry is None else SchemaRegistry(SchemaRegistrySettings(url=registry))
+        return [EventReader(client).event(record.value) for record in self.read(self.topics.anomalies)]
 
     def dead_letters(self) -> list[Any]:
         return self.read(self.topics.dead_letters)
@@ -232,9 +247,36 @@ class Process:
 
 
 def encode(x: np.ndarray[Any, Any], kind: str) -> list[bytes]:
+    """A record for each row; of `avro` the schema's number is 1."""
+    if kind == "arrow":
+        return [arrow(row[None]) for row in x]
+    if kind == "avro":
+        return [b"\0\0\0\0\1" + row.tobytes() for row in x.astype("<f4")]
     if kind == "f32":
         return [row.tobytes() for row in x.astype("<f4")]
     return [json.dumps([None if v != v else v for v in row]).encode() for row in x.astype(float).tolist()]
+
+
+def decode(value: bytes, kind: bytes) -> list[list[float]]:
+    """The rows of a record of scores, latents or reconstructions."""
+    if kind == b"f32":
+        return [list(map(float, row)) for row in np.frombuffer(value, "<f4").reshape(-1, 2)]
+    if kind == b"application/vnd.apache.arrow.stream":
+        return [list(row.values()) for row in pa.ipc.open_stream(value).read_all().to_pylist()]
+    if kind == b"application/avro":
+        rows: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), ROWS, None)
+        return list(rows["rows"])
+    return [[float("nan") if v is None else v for v in row] for row in json.loads(value)["rows"]]
+
+
+def arrow(x: np.ndarray[Any, Any]) -> bytes:
+    """A record of all rows."""
+    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in x.T.copy()], list(FEATURES[: x.shape[1]]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    made: bytes = sink.getvalue().to_pybytes()
+    return made
 
 
 def until(ready: Callable[[], bool], timeout: float = 30, every: float = 0.1) -> None:

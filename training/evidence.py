@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
+from worker.event_reader import EventReader
 from worker.events import ANOMALY_TYPE, DRIFT_TYPE
 from worker.kafka.reader import Reader
+from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 from worker.vectors import VectorBlock
 from worker.vectors.identity import identities
@@ -138,15 +139,16 @@ def _said(verdict: str | None) -> Known:
 
 
 def _documents(settings: Settings, topic: str, since: int | None) -> Iterator[dict[str, Any]]:
-    """JSON objects; whatever is none is somebody else's record, and no concern of training."""
+    """Events and other objects; whatever is none is somebody else's record, and no concern of training."""
     with Reader(settings.kafka, topic) as reader:
         if since is not None:
             reader.seek(reader.offsets_at(since))
+        events = EventReader(SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout))
         for block in reader.to_end():
             for value in block.values:
                 try:
-                    doc = orjson.loads(value or b"")
-                except orjson.JSONDecodeError:
+                    doc = events.event(value)
+                except ValueError:
                     continue
                 if isinstance(doc, dict):
                     yield doc

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
 import structlog
 
 from worker.errors import NoModelError, SettingsError
+from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings
 from worker.vectors import RecordBlock
-from worker.vectors.decoder import CONTENT_TYPES, content_type
+from worker.vectors.decoder import documents
+from worker.vectors.formats import Refused
 
 log = structlog.get_logger()
 
@@ -19,7 +20,12 @@ NEARLY_ALL: Final = 0.95
 _SETTING: Final = "OFFNORMAL_INPUT__FEATURES"
 
 
-def choose(settings: InputSettings, champion: Sequence[str] | None, records: Sequence[RecordBlock]) -> tuple[str, ...]:
+def choose(
+    settings: InputSettings,
+    champion: Sequence[str] | None,
+    records: Sequence[RecordBlock],
+    registry: SchemaRegistry | None = None,
+) -> tuple[str, ...]:
     """The names of the features. Raises SettingsError where neither settings, champion nor data tell."""
     configured = settings.features
     if isinstance(configured, tuple):
@@ -30,14 +36,19 @@ def choose(settings: InputSettings, champion: Sequence[str] | None, records: Seq
         return tuple(champion)
     if configured is not None:
         return _numbered(configured)
-    return infer(settings, records)
+    return infer(settings, records, registry)
 
 
-def infer(settings: InputSettings, records: Sequence[RecordBlock]) -> tuple[str, ...]:
-    """From JSON records: the length of arrays, or every key that holds a number in nearly all rows."""
-    docs = [doc for block in records for doc in _documents(settings, block)]
+def infer(
+    settings: InputSettings, records: Sequence[RecordBlock], registry: SchemaRegistry | None = None
+) -> tuple[str, ...]:
+    """From the records: the length of arrays, or every key that holds a number in nearly all rows."""
+    try:
+        docs = [doc for block in records for doc in documents(block, settings, registry)]
+    except Refused as error:
+        raise SettingsError(f"{_SETTING}: {error}: say it") from None
     if not docs:
-        raise NoModelError(f"no JSON record that tells the features; name them by {_SETTING}")
+        raise NoModelError(f"no record that tells the features; name them by {_SETTING}")
     rows: list[Any] = []
     for doc in docs:
         rows.extend(_rows(doc))
@@ -55,25 +66,11 @@ def infer(settings: InputSettings, records: Sequence[RecordBlock]) -> tuple[str,
     return _numeric_keys(settings, objects)
 
 
-def _documents(settings: InputSettings, block: RecordBlock) -> list[Any]:
-    found = []
-    for i in range(len(block)):
-        given = content_type(block.headers.get(i, ()))
-        name = settings.format if given is None else CONTENT_TYPES.get(given)
-        if name == "f32":
-            raise SettingsError(f"{_SETTING}: f32 records do not tell how many features there are: say it")
-        try:
-            found.append(orjson.loads(block.values.view(i)))
-        except orjson.JSONDecodeError:
-            continue
-    return found
-
-
 def _rows(doc: Any) -> list[Any]:
     if type(doc) is dict and type(doc.get("values")) in (list, dict):
         doc = doc["values"]
-    if type(doc) is list and doc and type(doc[0]) is list:
-        return doc
+    if type(doc) is list and doc and type(doc[0]) in (list, dict):
+        return [row["values"] if type(row) is dict and type(row.get("values")) is list else row for row in doc]
     return [doc] if type(doc) in (list, dict) else []
 
 

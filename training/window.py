@@ -14,6 +14,7 @@ from training import schema
 from training.evidence import Evidence, Flags, Known
 from worker.kafka.reader import Reader
 from worker.router import Router
+from worker.schema_registry import SchemaRegistry
 from worker.settings import ModelSettings, Settings
 from worker.vectors import Decoder, RecordBlock, VectorBlock
 from worker.vectors.identity import identities
@@ -67,8 +68,9 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         evidence = Evidence.read(settings, since)
         reader.seek(reader.offsets_at(since))
         first, blocks = _look_ahead(reader.to_end())
-        features = schema.choose(settings.input, champion, first)
-        decoder, router = Decoder(settings.input, features), _router(settings.model)
+        registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
+        features = schema.choose(settings.input, champion, first, registry)
+        decoder, router = Decoder(settings.input, features, registry), _router(settings.model)
         windows = _windows(settings, len(features))
         entities = _Entities()
         sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)

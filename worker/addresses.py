@@ -37,6 +37,18 @@ def eight_bytes(typing, at):
 
 
 @intrinsic
+def four_bytes(typing, at):
+    """The four bytes from there on as a uint64: the first one is the lowest."""
+
+    def build(context, builder, signature, arguments):
+        half = ir.IntType(32)
+        word = builder.load(builder.inttoptr(arguments[0], half.as_pointer()), align=1)
+        return builder.zext(word if sys.byteorder == "little" else builder.bswap(word), _WORD)
+
+    return types.uint64(types.uint64), build
+
+
+@intrinsic
 def put(typing, at, value):
     """Writes one byte."""
 

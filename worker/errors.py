@@ -25,6 +25,10 @@ class KafkaError(OffnormalError):
     exit_code = 4
 
 
+class SchemaRegistryError(KafkaError):
+    """The schema registry cannot be reached, or refuses."""
+
+
 class NoModelError(OffnormalError):
     """There is no model, or not enough data to make one."""
 

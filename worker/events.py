@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from worker import rows
 from worker.compiled import compiled, read_only
 from worker.detection.incident import Incident
 from worker.detection.judge import Anomalies, Scorer
@@ -24,6 +25,9 @@ from worker.template import Integer, Number, Template, Text
 from worker.trials.found import ShadowEvent, TakenBack
 from worker.vectors import BytesColumn, Reject, VectorBlock
 from worker.vectors.block import Float32s, Int64s
+
+if TYPE_CHECKING:
+    from worker.avro_out import AvroOut
 
 PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OUTPUTS may name
 
@@ -50,8 +54,14 @@ class EventEncoder:
     def __init__(self, settings: Settings):
         self._topics = settings.topics
         self._source = settings.source
-        self._f32 = settings.input.format == "f32"
+        self._events, self._vectors = settings.event_format, settings.vector_format
+        self._avro = _avro_out(settings)
         self._template: tuple[tuple[Scorer, str, int, int], AnomalyTemplate] | None = None
+
+    def register(self) -> None:
+        """Gives the schema registry what Avro records are written by. Raises SchemaRegistryError."""
+        if self._avro is not None:
+            self._avro.register()
 
     def anomalies(self, found: Anomalies, block: VectorBlock, scorer: Scorer) -> Outputs:
         """One CloudEvent for each; keyed by entity, its id the place of the vector in Kafka."""
@@ -61,6 +71,9 @@ class EventEncoder:
         if self._template is None or self._template[0] != made_for:
             self._template = (made_for, AnomalyTemplate(self._source, *made_for))
         keys, values = self._template[1].render(found, block)
+        if self._events == "avro":
+            assert self._avro is not None
+            return Outputs(self._topics.anomalies, keys, *self._avro.anomalies(values))
         return Outputs(self._topics.anomalies, keys, values, same_for_all(_CLOUDEVENT_HEADERS, n))
 
     def incidents(self, found: Sequence[Incident]) -> Outputs:
@@ -199,27 +212,36 @@ class EventEncoder:
     def vectors(
         self, output: PerVector, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
     ) -> Outputs:
-        """One record for each input record, under its key: `values` [n, k] of its rows, in the input's format.
+        """One record for each input record, under its key: `values` [n, k] of its rows, in the vectors' format.
 
         NaN for a row without a score.
         """
         records, n = block.records, len(block)
-        rows = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
+        known = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
         first = np.flatnonzero(block.row == 0)
         ends = np.append(first, n)[1:]
         record = block.record[first]
-        if self._f32:
-            size = rows.itemsize * rows.shape[1]
-            told = BytesColumn(memoryview(rows.tobytes()), first * size, (ends - first) * size)
-        else:
-            told = _json_rows(rows, first, ends)
+        topic = getattr(self._topics, output)
+        told, kind = self._rows(topic, known, first, ends, _columns(output, scorer, known.shape[1]))
         source = Template(f"{records.topic}/", Integer(0), "/", Integer(1)).render(
             len(record), integers=[records.partition[record], records.offset[record]]
         )
         model = f"{scorer.name}/{scorer.version}".encode()
-        kind = b"f32" if self._f32 else b"application/json"
         headers = headers_with("offnormal-source", source, [("offnormal-model", model), ("content-type", kind)])
-        return Outputs(getattr(self._topics, output), records.keys.take(record), told, headers)
+        return Outputs(topic, records.keys.take(record), told, headers)
+
+    def _rows(
+        self, topic: str, values: Float32s, first: Int64s, ends: Int64s, columns: Sequence[str]
+    ) -> tuple[BytesColumn, bytes]:
+        """The values of the records, and their content type."""
+        if self._vectors == "f32":
+            return rows.f32(values, first, ends), b"f32"
+        if self._vectors == "arrow":
+            return rows.arrow(values, first, ends, columns), b"application/vnd.apache.arrow.stream"
+        if self._vectors == "avro":
+            assert self._avro is not None
+            return self._avro.rows(topic, values, first, ends), b"application/avro"
+        return rows.json(values, first, ends), b"application/json"
 
     def dead_letters(self, rejects: Sequence[Reject], block: VectorBlock) -> Outputs:
         """The original bytes, key and headers, untouched; where from and why in headers of our own."""
@@ -277,13 +299,18 @@ class AnomalyTemplate:
         n, records = len(found), block.records
         record = block.record[found.index]
         keys, entities, subjects = self._entities(block, record)
-        texts = [_iso(block.time[found.index]), entities, subjects, _choice(b"warning", b"alarm", found.alarm)]
+        texts = [
+            _iso(block.time[found.index]),
+            entities,
+            subjects,
+            BytesColumn.choice(b"warning", b"alarm", found.alarm),
+        ]
         texts += [self._imputed(found.missing), _memoised(found.incident, _quoted_or_null)]
         numbers: list[Any] = [found.score, found.p_value]
         for k in range(found.top.shape[1]):
             actual = found.actual[:, k]
             numbers += [actual, found.expected[:, k], found.contribution[:, k]]
-            texts += [self._names.take(found.top[:, k]), _choice(b"false", b"true", np.isnan(actual))]
+            texts += [self._names.take(found.top[:, k]), BytesColumn.choice(b"false", b"true", np.isnan(actual))]
         if found.lags is not None:
             numbers += list(found.lags.T.round(4))
         place = [records.partition[record], records.offset[record], block.row[found.index]]
@@ -331,6 +358,22 @@ def _is_plain(text, lengths):  # type: ignore[no-untyped-def]
 _TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _FEATURES = range(7)  # text columns; two for each feature
 
 
+def _avro_out(settings: Settings) -> "AvroOut | None":
+    """None where nothing is written as Avro: then fastavro need not be there."""
+    if not settings.avro_topics:
+        return None
+    from worker.avro_out import AvroOut
+
+    return AvroOut(settings)
+
+
+def _columns(output: PerVector, scorer: Scorer, k: int) -> Sequence[str]:
+    """What each of the k values of a vector is called."""
+    if output == "scores":
+        return "score", "p_value"
+    return scorer.features if output == "reconstructions" else [f"z{j}" for j in range(k)]
+
+
 def _quoted(text: str) -> bytes:
     return orjson.dumps(text)
 
@@ -345,28 +388,11 @@ def _memoised(items: Sequence[str | None], of: Callable[[str | None], bytes | No
     return BytesColumn.of([made[item] for item in items])
 
 
-def _choice(no: bytes, yes: bytes, which: npt.NDArray[np.bool_]) -> BytesColumn:
-    length = np.where(which, len(yes), len(no))
-    return BytesColumn(memoryview(no + yes), np.where(which, len(no), 0), length)
-
-
 def _iso(times: Int64s) -> BytesColumn:
     """As `iso`, of each."""
     held = np.clip(times, 0, _LAST_MS).astype("datetime64[ms]")
     told = np.datetime_as_string(held, unit="ms", timezone="UTC").astype("S24")
     return BytesColumn(memoryview(told.tobytes()), np.arange(len(times)) * 24, np.full(len(times), 24))
-
-
-def _json_rows(rows: Float32s, first: Int64s, ends: Int64s) -> BytesColumn:
-    """{"rows": [[...], ...]} of each record's rows."""
-    n, k = rows.shape
-    is_first, is_last = np.zeros(n, bool), np.zeros(n, bool)
-    is_first[first], is_last[ends - 1] = True, True
-    numbers = [part for j in range(k) for part in (",", Number(j))][1:]
-    texts = [_choice(b",", b'{"rows":[', is_first), _choice(b"", b"]}", is_last)]
-    told = Template(Text(0), "[", *numbers, "]", Text(1)).render(n, texts, list(rows.T))
-    start = told.start[first]
-    return BytesColumn(told.buffer, start, told.start[ends - 1] + told.length[ends - 1] - start)
 
 
 def read_incident(value: bytes | None, source: str) -> Incident | None:

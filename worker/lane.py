@@ -11,9 +11,11 @@ import structlog
 from worker.detection import Incidents, Judge
 from worker.drift import Sample
 from worker.engine import Int64s, Resident
+from worker.errors import SchemaRegistryError
 from worker.events import EventEncoder, PerVector
 from worker.kafka import Outputs, Redo, produce
 from worker.metrics import Metrics
+from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 from worker.trials import Trials
 from worker.vectors import BytesColumn, Decoder, RecordBlock, VectorBlock
@@ -49,6 +51,7 @@ class Lane:
         self._settings = settings
         self._incidents, self._encoder, self._metrics, self._trials = incidents, encoder, metrics, trials
         self._judge = Judge(settings.detection.top_features)
+        self._registry = SchemaRegistry.of(settings)
         self._resident: Resident | None = None
         self._decoder: Decoder | None = None
         self.windows: Windows | None = None
@@ -61,7 +64,7 @@ class Lane:
         if before is resident:
             return False
         if before is None or before.features != resident.features:
-            self._decoder = Decoder(self._settings.input, resident.features)
+            self._decoder = Decoder(self._settings.input, resident.features, self._registry)
             if self._settings.model.window > 1:
                 self.windows = Windows(
                     self._settings.model.window,
@@ -91,18 +94,17 @@ class Lane:
     def refill(self, records: RecordBlock) -> None:
         """Takes records that were scored long ago into the windows."""
         if self.windows is not None:
-            assert self._decoder is not None
-            self.windows.push(self._decoder.decode(records))
+            self.windows.push(self._decode(records))
 
     def forget(self, partition: int) -> None:
         if self.windows is not None:
             self.windows.forget(partition)
 
     def score(self, records: RecordBlock) -> Scored:
-        resident, decoder, stage = self._resident, self._decoder, self._metrics.stage
-        assert resident is not None and decoder is not None
+        resident, stage = self._resident, self._metrics.stage
+        assert resident is not None
         with stage.labels("decode").time():
-            block = decoder.decode(records)
+            block = self._decode(records)
         windowed = self._window(block)
         with stage.labels("score").time():
             entity = self._entities(block, resident)
@@ -130,6 +132,14 @@ class Lane:
             restarted=windowed.restarted,
             sample=self._sample(block, scores, windowed.x, entity, resident),
         )
+
+    def _decode(self, records: RecordBlock) -> VectorBlock:
+        """Raises Redo where the schema registry is away: then the records are read again, until it is there."""
+        assert self._decoder is not None
+        try:
+            return self._decoder.decode(records)
+        except SchemaRegistryError as error:
+            raise Redo(str(error)) from None
 
     def _sample(
         self, block: VectorBlock, scores: Float32s, x: Float32s, entity: Int64s | None, resident: Resident

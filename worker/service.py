@@ -139,6 +139,7 @@ class Worker:
                 reads=[topics.sensors, topics.models, topics.incidents],
                 writes=settings.written,
             )
+            self._encoder.register()
             self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
             self._watcher.start()
             if self._await_champion():

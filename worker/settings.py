@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
@@ -78,6 +79,23 @@ def _cron(value: str) -> str:
             f"{error}: a cron expression has minute, hour, day, month, weekday, such as 0 3 * * *"
         ) from None
     return value
+
+
+_PACKAGES = {"arrow": "pyarrow", "avro": "fastavro"}  # format -> what it needs, an extra of its name brings it
+
+
+def lacks_package(format: str) -> str | None:
+    """What to do where a format needs a package that is not installed."""
+    package = _PACKAGES.get(format)
+    if package is None or find_spec(package) is not None:
+        return None
+    return f"{format} needs {package}: pip install 'offnormal[{format}]'"
+
+
+def _with_its_package(format: str) -> str:
+    if (lacks := lacks_package(format)) is not None:
+        raise ValueError(lacks)
+    return format
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
@@ -178,7 +196,7 @@ class TopicSettings(Section):
 
 class InputSettings(Section):
     format: Literal["json", "f32", "avro", "arrow"] = Field(
-        "json", description="json or f32; a content-type header overrides it for a record"
+        "json", description="of the vectors; a content-type header overrides it for a record"
     )
     entity_field: str | None = Field(None, description="JSON key that holds the entity; else the record's key")
     time_field: str | None = Field(
@@ -200,9 +218,7 @@ class InputSettings(Section):
     @field_validator("format")
     @classmethod
     def _served(cls, value: str) -> str:
-        if value in ("avro", "arrow"):
-            raise ValueError(f"format {value} is not there yet: json or f32")
-        return value
+        return _with_its_package(value)
 
     @field_validator("features", mode="before")
     @classmethod
@@ -217,6 +233,19 @@ class InputSettings(Section):
         if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
             raise ValueError("features must be names, each once")
         return value
+
+
+class SchemaRegistrySettings(Section):
+    """Whoever sends and reads `avro` needs one."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = Field(
+        None, description="schema registry of Confluent's API, for avro: http://registry:8081"
+    )
+    username: str | None = Field(None, description="its user, or API key")
+    password: SecretStr | None = Field(None, description="its password, or API secret")
+    password_file: str | None = Field(None, description="a file that holds the registry's password")
+    ca_file: str | None = Field(None, description="PEM file of the authority that signed its certificate")
+    timeout: Duration = Field(5.0, gt=0, le=60, description="how long one request may take")
 
 
 class ModelSettings(Section):
@@ -350,6 +379,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     input: InputSettings = InputSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     model: ModelSettings = ModelSettings()
     entities: EntitySettings = EntitySettings()
     detection: DetectionSettings = DetectionSettings()
@@ -366,10 +396,47 @@ class Settings(BaseSettings):
     outputs: tuple[Literal["scores", "latents", "reconstructions"], ...] = Field(
         (), description="more output topics, a JSON list of scores, latents, reconstructions"
     )
+    event_format: Literal["json", "avro"] = Field(
+        "json", description="of anomaly events: json (CloudEvents) or avro, whose schema the registry gets"
+    )
+    output_format: Literal["input", "json", "f32", "avro", "arrow"] = Field(
+        "input", description="of scores, latents, reconstructions; input: as the vectors come"
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
+
+    @field_validator("event_format", "output_format")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        return _with_its_package(value)
+
+    @model_validator(mode="after")
+    def _registry_named(self) -> "Settings":
+        for name, value in (
+            ("INPUT__FORMAT", self.input.format),
+            ("EVENT_FORMAT", self.event_format),
+            ("OUTPUT_FORMAT", self.output_format),
+        ):
+            if value == "avro" and self.schema_registry.url is None:
+                raise ValueError(f"{PREFIX}{name}: avro needs {PREFIX}SCHEMA_REGISTRY__URL")
+        return self
+
+    @property
+    def vector_format(self) -> str:
+        """The format of scores, latents, reconstructions."""
+        return self.input.format if self.output_format == "input" else self.output_format
+
+    @property
+    def avro_topics(self) -> dict[str, Literal["anomaly", "rows"]]:
+        """The topics that are written as Avro, and by which schema."""
+        found: dict[str, Literal["anomaly", "rows"]] = {}
+        if self.event_format == "avro":
+            found[self.topics.anomalies] = "anomaly"
+        if self.vector_format == "avro":
+            found.update({getattr(self.topics, output): "rows" for output in self.outputs})
+        return found
 
     @property
     def source(self) -> str:
@@ -448,6 +515,8 @@ def _readable(error: Any) -> str:
         parts.pop()
         name = PREFIX + "__".join(parts)
     message = error["msg"].removeprefix("Value error, ")
+    if not parts:  # several settings do not go together: the message names them
+        return str(message)
     if error["type"] == "extra_forbidden":
         return f"{name}: no such setting{_suggestion(name)}"
     # A section given as a whole may hold a password: only a single value that is no secret is shown.

@@ -26,6 +26,7 @@ from tests.brokers import Broker, any_broker
 _PACKAGES: Final = ("torch", "numba", "numpy", "kafka-python", "confluent-kafka")
 _CASES: Final = {
     "throughput": throughput.FORMATS,
+    "others": throughput.OTHERS,
     "compressed": throughput.COMPRESSED,
     "flat": throughput.FLAT,
     "storm": throughput.STORM,

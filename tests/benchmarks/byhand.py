@@ -1,27 +1,32 @@
 """The reference: what one writes by hand on confluent-kafka and torch.
 
-Consumes a batch, decodes it by numpy and orjson, scores it with the same weights, produces a short alert per vector
-over the threshold, commits each second. At least once; no whitening, no contributions, no incidents, no dead letters.
+Consumes a batch, decodes it by numpy, orjson, pyarrow and fastavro, scores it with the same weights, produces a short
+alert per vector over the threshold, commits each second. At least once; no whitening, no contributions, no incidents,
+no dead letters.
 
     python -m tests.benchmarks.byhand --bootstrap B --topic T --out O --model FILE --format raw --rows N [--scores]
 """
 
 import argparse
+import io
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import fastavro
 import numpy as np
 import orjson
+import pyarrow as pa
 import torch
 
 from tests.benchmarks.measured import cpu, line
-from tests.benchmarks.stream import FEATURES, FORMATS, Rows, rows
+from tests.benchmarks.stream import FEATURES, FORMATS, SCHEMA, Rows, rows
 from worker.models import Artefact
 
 BATCH = 1024
+AVRO = fastavro.parse_schema(SCHEMA)
 
 
 class Detector:
@@ -42,6 +47,13 @@ class Detector:
 def decode(values: list[bytes], form: str) -> tuple[Rows, list[Any] | None]:
     if form in ("raw", "raw50"):
         return np.frombuffer(bytearray(b"".join(values)), "<f4").reshape(-1, 32), None
+    if form == "arrow50":
+        batches = [batch for value in values for batch in pa.ipc.open_stream(value)]
+        table = pa.Table.from_batches(batches)
+        return np.stack([table.column(name).to_numpy() for name in FEATURES], 1), None
+    if form == "avro":
+        read = [fastavro.schemaless_reader(io.BytesIO(value[5:]), AVRO, None) for value in values]
+        return np.array([[doc[name] for name in FEATURES] for doc in read], np.float32), None
     docs = [orjson.loads(value) for value in values]
     if form == "object":
         return np.array([[doc[name] for name in FEATURES] for doc in docs], np.float32), docs

@@ -10,6 +10,7 @@ import confluent_kafka as ck
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from training.fit import fit
@@ -21,7 +22,12 @@ from worker.registry import new_version
 
 FEATURES: Final = tuple(f"f{i:02d}" for i in range(32))
 ANOMALIES: Final = 0.01  # share of the vectors
-FORMATS: Final = {"raw": 1, "json": 1, "object": 1, "raw50": 50}  # vectors a record
+FORMATS: Final = {"raw": 1, "json": 1, "object": 1, "raw50": 50, "avro": 1, "arrow50": 50}  # vectors a record
+SCHEMA: Final = {  # of avro
+    "type": "record",
+    "name": "Vector",
+    "fields": [{"name": "id", "type": "string"}, *({"name": name, "type": "float"} for name in FEATURES)],
+}
 CHUNK: Final = 50_000  # vectors, made and sent at once
 
 Rows = npt.NDArray[np.float32]
@@ -42,12 +48,26 @@ def encoded(x: Rows, form: str, first: int = 0) -> list[bytes]:
     """The values of the records. In JSON the readings have four decimals, as sensors do."""
     if form in ("raw", "raw50"):
         return [part.tobytes() for part in x.reshape(-1, FORMATS[form], 32)]
+    if form == "avro":
+        ids = (f"sensor-{i % 1000:03d}-{i}".encode() for i in range(first, first + len(x)))
+        return [b"\0\0\0\0\1%c%s%s" % (2 * len(id), id, row.tobytes()) for id, row in zip(ids, x, strict=True)]
+    if form == "arrow50":
+        return [_arrow(part) for part in x.reshape(-1, FORMATS[form], 32)]
     found: list[bytes] = []
     for i, row in enumerate(x.astype(np.float64).round(4).tolist(), first):
         head: dict[str, Any] = {"id": f"sensor-{i % 1000:03d}-{i}", "ts": 1_700_000_000_000 + i}
         readings = dict(zip(FEATURES, row, strict=True)) if form == "object" else {"values": row}
         found.append(orjson.dumps(head | readings))
     return found
+
+
+def _arrow(x: Rows) -> bytes:
+    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in x.T.copy()], list(FEATURES))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    made: bytes = sink.getvalue().to_pybytes()
+    return made
 
 
 def make_topic(bootstrap: str, topic: str, partitions: int) -> bool:

@@ -16,9 +16,18 @@ from typing import Any, Final
 
 from tests.benchmarks import stream
 from tests.brokers import Broker
+from tests.registry import SmallRegistry
 from tests.stage import Stage
 from worker.models import Artefact
 
+INPUTS: Final = {
+    "raw": "f32",
+    "raw50": "f32",
+    "json": "json",
+    "object": "json",
+    "avro": "avro",
+    "arrow50": "arrow",
+}
 RATE: Final = 1e-3  # false-alarm budget
 
 
@@ -43,6 +52,10 @@ FORMATS: Final = [
     Case("JSON object", "object", 0.5, "3.8"),
     Case("50 vectors a record", "raw50", 1, "2.5"),
     Case("raw, with scores", "raw", 0.5, "2.5", scores=True),
+]
+OTHERS: Final = [
+    Case("Avro, 32 fields", "avro", 0.5),
+    Case("Arrow, 50 vectors a record", "arrow50", 1),
 ]
 COMPRESSED: Final = [
     Case(f"raw, {codec}", "raw", 0.5, "1.5", compression=codec) for codec in ("lz4", "zstd", "snappy", "gzip")
@@ -114,12 +127,15 @@ def _ways(
 
 
 def _worker(broker: Broker, folder: Path, model: Path, case: Case, topic: str, n: int, delivery: str) -> dict[str, Any]:
+    registry = SmallRegistry()
+    registry.add(stream.SCHEMA)
     stage = Stage(
         broker.bootstrap,
         folder,
         {
             "OFFNORMAL_TOPICS__SENSORS": topic,
-            "OFFNORMAL_INPUT__FORMAT": "f32" if case.form.startswith("raw") else "json",
+            "OFFNORMAL_INPUT__FORMAT": INPUTS[case.form],
+            **({"OFFNORMAL_SCHEMA_REGISTRY__URL": registry.url} if case.form == "avro" else {}),
             "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(RATE),
             "OFFNORMAL_DELIVERY": delivery,
             "OFFNORMAL_OUTPUTS": '["scores"]' if case.scores else "[]",
@@ -134,6 +150,7 @@ def _worker(broker: Broker, folder: Path, model: Path, case: Case, topic: str, n
         return _run("tests.benchmarks.measured", [str(n)], clean | stage.environment)
     finally:
         stage.close()
+        registry.close()
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:

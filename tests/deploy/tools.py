@@ -13,6 +13,7 @@ HELM = "v3.19.2"
 # Schemas of the kinds of KEDA and of Prometheus's operator.
 CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
 PARSER = "@asyncapi/parser@3.6.6"
+APICURIO = "2.6.13.Final"  # the last that Java 17 runs
 
 
 def helm() -> Path:
@@ -33,6 +34,23 @@ def crds() -> Path:
 def asyncapi_parser() -> Path:
     """A folder where node finds it."""
     return _npm("asyncapi", PARSER)
+
+
+def apicurio() -> Path:
+    """The jar of a schema registry."""
+    folder = CACHE / f"apicurio-{APICURIO}"
+    if not folder.exists():
+        if shutil.which("mvn") is None or shutil.which("java") is None:
+            _missing("Java, with mvn,")
+        parts = folder.with_suffix(".parts")
+        shutil.rmtree(parts, ignore_errors=True)
+        artifact = f"io.apicurio:apicurio-registry-app:{APICURIO}:tar.gz:all"
+        to = [f"-Dartifact={artifact}", f"-DoutputDirectory={parts}"]
+        _run(["mvn", "-q", "-B", "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy", *to], Path("/"))
+        _run(["tar", "xzf", str(next(parts.glob("*.tar.gz"))), "-C", str(parts)], parts)
+        next(parts.glob("*.tar.gz")).unlink()
+        parts.rename(folder)
+    return next(folder.glob("*-runner.jar"))
 
 
 def _npm(name: str, *packages: str) -> Path:

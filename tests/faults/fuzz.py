@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from tests.faults.forgeries import forgeries
 from tests.faults.scenarios import Outcome, Scenario, Skipped, ends_of, settled, usage, world_of
 from tests.faults.world import Setting, World
 from tests.models import FEATURES, normal_rows
-from tests.stage import Process, until
+from tests.registry import SmallRegistry
+from tests.stage import VECTOR, Process, arrow, until
 
 FUZZERS: dict[str, tuple[Scenario, int, int]] = {}
 TOKENS = [
@@ -42,6 +44,25 @@ def fuzzer(small: int, full: int) -> Callable[[Scenario], Scenario]:
 
 
 # -- records
+
+
+AVRO = [  # by their numbers in the registry, from 1 on
+    VECTOR,
+    VECTOR | {"fields": [{"name": "id", "type": "string"}, *reversed(VECTOR["fields"])]},
+    {"type": "array", "items": {"type": "array", "items": ["null", "float"]}},
+    {"type": "record", "name": "Deep", "fields": [{"name": "next", "type": ["null", "Deep"]}]},
+    {"type": "array", "items": "null"},
+]
+
+
+def by_header(rng: random.Random, rows: np.ndarray[Any, Any]) -> tuple[bytes, list[tuple[str, bytes | None]]]:
+    """A record of one of the formats that a worker does not expect by default, nearly in order."""
+    some = rows[rng.randrange(len(rows) - 5) :][: rng.randrange(1, 5)]
+    if rng.random() < 0.5:
+        return mutated(arrow(some), rng), [("content-type", b"application/vnd.apache.arrow.stream")]
+    number = rng.choice([1, 1, 1, 2, 3, 4, 5, 6, 2**32 - 1])
+    body = some[0].tobytes() if number == 1 else b"\x02x" + some[0].tobytes() if number == 2 else rng.randbytes(9)
+    return mutated(b"\0" + struct.pack(">I", number) + body, rng), [("content-type", b"avro")]
 
 
 def seeds(rng: random.Random, rows: np.ndarray[Any, Any]) -> bytes:
@@ -130,19 +151,27 @@ def put(client: librdkafka.Producer, **record: Any) -> None:
 def records(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """So many records with mutated bytes, keys, headers, nesting, numbers, encodings and times, in all compressions."""
     rows = normal_rows(1000, np.random.default_rng(rng.randrange(1 << 30)))
-    settings = {"OFFNORMAL_INPUT__ENTITY_FIELD": "id", "OFFNORMAL_INPUT__TIME_FIELD": "ts"}
-    with quiet_world(setting, rng, **settings) as world:
+    registry = SmallRegistry()
+    for schema in AVRO:
+        registry.add(schema)
+    settings = {
+        "OFFNORMAL_INPUT__ENTITY_FIELD": "id",
+        "OFFNORMAL_INPUT__TIME_FIELD": "ts",
+        "OFFNORMAL_SCHEMA_REGISTRY__URL": registry.url,
+    }
+    with closing(registry), quiet_world(setting, rng, **settings) as world:
         worker = world.worker()
         world.busy(worker)
         codecs = ["none", "gzip", "snappy", "lz4", "zstd"]
         clients = [producer(world, **{"compression.type": codec}) for codec in codecs]
         most = 0
         for k in range(n):
-            record: dict[str, Any] = {"value": None if rng.random() < 0.002 else mutated(seeds(rng, rows), rng)}
+            told = by_header(rng, rows) if rng.random() < 0.2 else (mutated(seeds(rng, rows), rng), headers(rng))
+            value = None if rng.random() < 0.002 else told[0]
             when = rng.choice([0, 0, 0, 1, 1_700_000_000_000])  # 0: now
             put(
-                clients[k % len(clients)], topic=world.stage.topics.sensors, key=key(rng), headers=headers(rng),
-                timestamp=when, **record,
+                clients[k % len(clients)], topic=world.stage.topics.sensors, key=key(rng), headers=told[1],
+                timestamp=when, value=value,
             )  # fmt: skip
             if k % 20_000 == 0:
                 most = max(most, usage(worker.popen.pid)[0])

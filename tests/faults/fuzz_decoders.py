@@ -9,6 +9,7 @@ JSON loop gives what orjson gives; a good neighbour in the block is decoded all 
 
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import atheris
 import numpy as np
@@ -34,12 +35,29 @@ with atheris.instrument_imports(include=["worker"], exclude=[*COMPILED, "worker.
     from worker.models import Artefact
     from worker.models.artefact import check_signature
     from worker.registry import RegistryView
-    from worker.settings import InputSettings
+    from worker.schema_registry import SchemaRegistry
+    from worker.settings import InputSettings, SchemaRegistrySettings
     from worker.vectors import Decoder
 
 FEATURES = ("a", "b", "c")
 PLACE = TopicPartition("t", 0)
-DECODER = Decoder(InputSettings(entity_field="id", time_field="ts", time_header="time"), FEATURES)
+
+
+class Schemas(SchemaRegistry):
+    """Its answers are `texts`."""
+
+    texts: ClassVar[dict[int, bytes]] = {}
+
+    def _once(self, method: str, path: str, body: Any) -> Any:
+        return {"schema": self.texts[int(path.rsplit("/", 1)[1])].decode("utf-8", "replace")}
+
+    def schema(self, id: int) -> Any:
+        self._schemas.clear(), self._unknown.clear()
+        return super().schema(id)
+
+
+SCHEMAS = Schemas(SchemaRegistrySettings(url="http://nowhere"))
+DECODER = Decoder(InputSettings(entity_field="id", time_field="ts", time_header="time"), FEATURES, SCHEMAS)
 
 
 def json(data: bytes) -> None:
@@ -89,7 +107,25 @@ def registry(data: bytes) -> None:
     view.history(), view.champion(), view.versions()
 
 
-READERS = (json, record, batch, artefact, registry)
+def arrow(data: bytes) -> None:
+    _beside_a_good_one(data, b"arrow")
+
+
+def avro(data: bytes) -> None:
+    """A schema and a record, parted by the bytes ff fe."""
+    text, _, body = data.partition(b"\xff\xfe")
+    SCHEMAS.texts[1] = text
+    DECODER._formats.pop("avro", None)  # it remembers schemas
+    _beside_a_good_one(b"\0\0\0\0\1" + body, b"avro")
+
+
+def _beside_a_good_one(value: bytes, kind: bytes) -> None:
+    found = DECODER.decode(block_of([b"[1,2,3]", value], headers={1: [("content-type", kind)]}))
+    assert {int(r) for r in found.record} | {reject.record for reject in found.rejects} == {0, 1}, value
+    assert found.x[found.record == 0].tolist() == [[1, 2, 3]] and not np.isinf(found.x).any()
+
+
+READERS = (json, record, batch, artefact, registry, arrow, avro)
 
 
 def one(data: bytes) -> None:

@@ -114,7 +114,7 @@ def test_missing_topics_are_named(stage: MakeStage, broker: Broker) -> None:
 
 def test_wrong_settings_are_named(stage: MakeStage, broker: Broker) -> None:
     s = stage()
-    for name, value in (("OFFNORMAL_BATCH__MAX_ROWS", "many"), ("OFFNORMAL_INPUT__FORMAT", "arrow")):
+    for name, value in (("OFFNORMAL_BATCH__MAX_ROWS", "many"), ("OFFNORMAL_INPUT__FORMAT", "avro")):
         run = s.worker(**{name: value})
         assert run.wait() == 2
         assert name in run.errors and len(run.errors.splitlines()) == 1

@@ -11,16 +11,16 @@ from hypothesis import given, settings as budget, strategies as st
 from tests.unit.blocks import block_of
 from worker.vectors import VectorBlock
 from worker.vectors.decoder import _join
-from worker.vectors.json import Json
-from worker.vectors.json_any import AnyJson
+from worker.vectors.documents import Documents
+from worker.vectors.json import Json, load
 
 FEATURES = ("a", "b", "c")
 
 
-def decode(form: Any, values: Sequence[bytes]) -> tuple[VectorBlock, int]:
+def decode(form: Any, values: Sequence[bytes], *more: Any) -> tuple[VectorBlock, int]:
     """-> the block, and how many records the first part of it has."""
     records = block_of(values)
-    parts = form.decode(records.values, np.arange(len(values)))
+    parts = form.decode(records.values, np.arange(len(values)), *more)
     return _join(records, parts, [], 3, 0, {}), len(parts[0].records)
 
 
@@ -28,7 +28,7 @@ def check(values: Sequence[bytes], features: Sequence[str] = FEATURES, **options
     """Both ways give the same; -> how many records the compiled loop took, when it had seen the like before."""
     options = {"entity_field": None, "time_field": None, "strict": False} | options
     form = Json(features, **options)
-    want, _ = decode(AnyJson(features, **options), values)
+    want, _ = decode(Documents(features, **options), values, load)
     for _ in range(2):
         got, taken = decode(form, values)
         assert got.record.tolist() == want.record.tolist()

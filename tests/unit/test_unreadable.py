@@ -6,6 +6,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
+import lz4.frame
 import numpy as np
 import pytest
 from kafka import TopicPartition
@@ -89,6 +90,13 @@ def test_a_poll_of_bombs_that_are_each_within_the_bound_is_bounded(codec: str, i
 def test_a_lie_about_the_size_is_found_out() -> None:
     with pytest.raises(TooLarge):
         decompress(2, memoryview(b"\xff\xff\xff\xff\x0f" + b"x" * 20), MIB)
+
+
+def test_a_frame_that_claims_to_be_large_is_not_believed() -> None:
+    frame = bytearray(lz4.frame.compress(b"x" * 100, store_size=True))
+    frame[6:14] = (1 << 45).to_bytes(8, "little")
+    with pytest.raises(TooLarge, match="claims"):
+        decompress(3, memoryview(bytes(frame)), MIB)
 
 
 @pytest.mark.parametrize("kind", [PartitionColumns, GuardedRecords])

@@ -11,8 +11,10 @@ from rich.console import Console
 from worker import describe
 from worker.commands.related import Related
 from worker.errors import SettingsError
+from worker.event_reader import EventReader
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
+from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings, start_time
 
 Line = Callable[[dict[str, Any]], str | None]  # of an event; None where it tells nothing new
@@ -25,12 +27,13 @@ def run(settings: Settings, arguments: Namespace) -> None:
     )
     require(settings, reads=[topic])
     console = Console(highlight=False, soft_wrap=True)
+    events = EventReader(SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout))
     with Reader(settings.kafka, topic) as reader:
         _seek(reader, arguments.since)
         while True:
             block = reader.poll(0.5)
             for value in block.values if block else ():
-                _show(console, value, line, arguments)
+                _show(console, value, events, line, arguments)
             if block is None and arguments.until_end and reader.caught_up():
                 return
 
@@ -68,16 +71,16 @@ def _seek(reader: Reader, since: str) -> None:
         reader.seek(reader.offsets_at(int(moment * 1000)))
 
 
-def _show(console: Console, value: bytes | None, line: Line, arguments: Namespace) -> None:
+def _show(console: Console, value: bytes | None, events: EventReader, line: Line, arguments: Namespace) -> None:
     try:
-        event = orjson.loads(value or b"")
+        event = events.event(value)
         told, entity = line(event), event["data"]["entity"]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         console.print(f"[dim]a record that is no {'anomaly event' if arguments.events else 'incident'}[/dim]")
         return
     if arguments.entity is not None and entity != arguments.entity:
         return
     if arguments.json:
-        print((value or b"").decode(), flush=True)
+        print(orjson.dumps(event).decode(), flush=True)
     elif told is not None:
         console.print(told)

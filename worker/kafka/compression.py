@@ -61,6 +61,9 @@ def _zstd(data: memoryview, most: int) -> bytes:
 
 
 def _lz4(data: memoryview, most: int) -> bytes:
+    # What its head claims is what the library asks the system for, where it is asked for the whole.
+    if (claimed := lz4.frame.get_frame_info(data)["content_size"]) > most:
+        raise TooLarge(f"it claims to unpack to {claimed} bytes, more than {most}")
     stream = lz4.frame.LZ4FrameDecompressor()
     found = _gathered(_lz4_pieces(stream, data), most)
     if not stream.eof or stream.unused_data:

@@ -47,6 +47,12 @@ class BytesColumn:
         return cls(memoryview(data), np.cumsum(sizes) - sizes, length)
 
     @classmethod
+    def choice(cls, no: bytes, yes: bytes, which: npt.NDArray[np.bool_]) -> "BytesColumn":
+        """One of the two for each, as `which` [n] says."""
+        length = np.where(which, len(yes), len(no))
+        return cls(memoryview(no + yes), np.where(which, len(no), 0), length)
+
+    @classmethod
     def concat(cls, columns: Sequence["BytesColumn"], joined: memoryview | None = None) -> "BytesColumn":
         """`joined` are their buffers end to end, if they have been joined already."""
         sizes = np.array([len(c.buffer) for c in columns])

@@ -3,15 +3,19 @@ field of the payload, else by a header, else by the record's timestamp.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
 
-from worker.settings import InputSettings
+from worker.schema_registry import SchemaRegistry
+from worker.settings import InputSettings, lacks_package
 from worker.vectors.block import Headers, Int64s, RecordBlock, Reject, VectorBlock
 from worker.vectors.f32 import F32
 from worker.vectors.formats import (
     BAD_ENTITY,
     LONGEST_ENTITY,
+    NO_TIME,
     RECORD_BATCH,
     UNKNOWN_CONTENT_TYPE,
     UNREADABLE,
@@ -22,27 +26,33 @@ from worker.vectors.formats import (
 )
 from worker.vectors.json import Json
 
-CONTENT_TYPES = {
+CONTENT_TYPES: Final = {
     "json": "json",
     "application/json": "json",
     "f32": "f32",
     "application/x-f32": "f32",
+    "arrow": "arrow",
+    "application/vnd.apache.arrow.stream": "arrow",
+    "avro": "avro",
+    "application/avro": "avro",
 }
 
 
 class Decoder:
     """Decodes blocks for one feature schema. Whatever does not parse becomes a Reject and costs no neighbour."""
 
-    def __init__(self, settings: InputSettings, features: Sequence[str]):
+    def __init__(self, settings: InputSettings, features: Sequence[str], registry: SchemaRegistry | None = None):
+        """`registry` is where the schemas of `avro` are; without one there is no such format."""
         self._default = settings.format
         self._time_header = settings.time_header
         self._width = len(features)
-        self._formats: dict[str, Format] = {
-            "json": Json(features, settings.entity_field, settings.time_field, settings.strict),
-            "f32": F32(len(features)),
-        }
+        self._named = (features, settings.entity_field, settings.time_field, settings.strict)
+        self._registry = registry
+        self._formats: dict[str, Format] = {}
+        self._format(self._default)
 
     def decode(self, records: RecordBlock) -> VectorBlock:
+        """Raises SchemaRegistryError where a schema has to be asked for and the registry is away."""
         there = np.flatnonzero(records.values.length >= 0)
         rejects: list[Reject] = []
         parsed: list[Parsed] = []
@@ -53,7 +63,7 @@ class Decoder:
         if len(records) and records.keys.length.max() > LONGEST_ENTITY:
             there = _without_long_keys(records, there, rejects)
         for name, indices in self._by_format(records, there, rejects):
-            parsed.extend(self._formats[name].decode(records.values, indices))
+            parsed.extend(self._format(name).decode(records.values, indices))
         return _join(records, parsed, rejects, self._width, nulls, times)
 
     def _header_times(
@@ -84,9 +94,52 @@ class Decoder:
                 rejects.append(Reject(r, UNREADABLE, told.decode("utf-8", "replace")))
             elif name is None:
                 rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {given!r}"))
+            elif (lacks := self._lacks(name)) is not None:
+                rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {given!r}: {lacks}"))
             else:
                 named.setdefault(name, []).append(r)
         return [(name, np.array(indices, np.int64)) for name, indices in named.items()]
+
+    def _lacks(self, name: str) -> str | None:
+        """What the format needs and is not there."""
+        if name == "avro" and self._registry is None:
+            return "OFFNORMAL_SCHEMA_REGISTRY__URL does not name a registry"
+        return lacks_package(name)
+
+    def _format(self, name: str) -> Format:
+        """Made when it is first asked for: what some of them import takes its time and memory."""
+        if name not in self._formats:
+            self._formats[name] = self._make(name)
+        return self._formats[name]
+
+    def _make(self, name: str) -> Format:
+        if name == "f32":
+            return F32(self._width)
+        if name == "arrow":
+            from worker.vectors.arrow import Arrow
+
+            return Arrow(*self._named)
+        if name == "avro":
+            from worker.vectors.avro import Avro
+
+            assert self._registry is not None
+            return Avro(*self._named, self._registry)
+        return Json(*self._named)
+
+
+def documents(records: RecordBlock, settings: InputSettings, registry: SchemaRegistry | None = None) -> list[Any]:
+    """What the records say, before it is known which features there are; without those that do not parse. Raises
+    Refused where that is a record of f32, which does not say.
+    """
+    decoder = Decoder(settings, (), registry)
+    found: list[Any] = []
+    for name, indices in decoder._by_format(records, np.flatnonzero(records.values.length >= 0), []):
+        if name == "f32" and len(indices):
+            raise Refused(UNKNOWN_CONTENT_TYPE, "f32 records do not tell how many features there are")
+        for r in indices.tolist():
+            with suppress(Refused):
+                found.append(decoder._format(name).document(records.values.view(r)))
+    return found
 
 
 def _without_long_keys(records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Int64s:
@@ -133,12 +186,16 @@ def _join(
         row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
     entities = {r: e for p in parsed for r, e in p.entities.items()}
     times = header_times | {r: t for p in parsed for r, t in p.times.items()}
-    time = records.timestamp
+    told = records.timestamp
     if times:
-        time = time.copy()
-        time[list(times)] = list(times.values())
+        told = told.copy()
+        told[list(times)] = list(times.values())
+    time = told[record]
+    if any(p.row_times is not None for p in parsed):
+        of_row = [np.full(len(p.x), NO_TIME) if p.row_times is None else p.row_times for p in parsed]
+        time = np.where((own := np.concatenate(of_row)) == NO_TIME, time, own)
     if len(parsed) > 1:  # put the rows back into the records' order
         order = np.argsort(record, kind="stable")
-        record, row, x = record[order], row[order], x[order]
+        record, row, x, time = record[order], row[order], x[order], time[order]
     rejects.sort(key=lambda reject: reject.record)
-    return VectorBlock(records, x, record, row, time[record], entities, rejects, nulls)
+    return VectorBlock(records, x, record, row, time, entities, rejects, nulls)

@@ -1,6 +1,8 @@
 """Format `f32`: raw little-endian float32; n * d floats are n vectors. Decoded a block at a time."""
 
 # mypy: disable-error-code="no-untyped-def"
+from typing import Any
+
 import numpy as np
 
 from worker.addresses import move
@@ -25,6 +27,9 @@ class F32:
             for r, n in zip(records[~good], length[~good], strict=True)
         ]
         return [self._parse(values, records[good], counts[good], rejects)]
+
+    def document(self, value: memoryview) -> Any:
+        return np.frombuffer(value, "<f4").tolist()
 
     def _parse(
         self, values: BytesColumn, records: Int64s, counts: Int64s, rejects: list[Reject] | None = None

@@ -6,7 +6,7 @@ A format is a class with `decode(values, records)`; `Decoder` joins what it has 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -20,10 +20,15 @@ INFINITE: Final = "infinite"
 UNKNOWN_KEY: Final = "unknown-key"
 BAD_TIME: Final = "bad-time"
 BAD_ENTITY: Final = "bad-entity"
+UNKNOWN_SCHEMA: Final = "unknown-schema"
 UNKNOWN_CONTENT_TYPE: Final = "unknown-content-type"
 UNREADABLE: Final = "unreadable-batch"
 
 RECORD_BATCH: Final = "application/vnd.offnormal.record-batch"  # what could not be read, as if it was one record
+NO_TIME: Final = np.iinfo(np.int64).min
+LAST_SECOND: Final = 10**11  # from here on a number is milliseconds
+LAST_TIME: Final = 10**14
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST_ENTITY: Final = 1024  # bytes: the name goes into every event, several times
 
 
@@ -37,7 +42,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Rows of the records that parsed: `x` [n, d], and `counts`, the number of rows of each of `records`."""
+    """Rows of the records that parsed: `x` [n, d], and `counts`, the number of rows of each of `records`. Their event
+    times are told by record, or for each row (`row_times` [n], NO_TIME where there is none).
+    """
 
     records: Int64s
     counts: Int64s
@@ -45,6 +52,7 @@ class Parsed:
     rejects: Sequence[Reject] = ()
     entities: Mapping[int, str] = field(default_factory=dict)
     times: Mapping[int, int] = field(default_factory=dict)
+    row_times: Int64s | None = None
 
 
 class Format(Protocol):
@@ -52,6 +60,10 @@ class Format(Protocol):
         """Parses the values of `records` (indices, none of them null), in whatever parts, without infinite readings.
         Never raises over their content.
         """
+        ...
+
+    def document(self, value: memoryview) -> Any:
+        """What a record says, as JSON would have it. Raises Refused."""
         ...
 
 
@@ -72,6 +84,7 @@ def without_infinite(parsed: Parsed) -> Parsed:
         [*parsed.rejects, *rejects],
         parsed.entities,
         parsed.times,
+        None if parsed.row_times is None else parsed.row_times[~bad[record_of_row]],
     )
 
 
@@ -79,12 +92,19 @@ def milliseconds(value: Any) -> int:
     """An event time. A number is seconds since the epoch below 1e11 (the year 5138), else milliseconds; a string is
     ISO 8601. Raises Refused.
     """
-    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e14:
-        return int(value * 1000) if value < 1e11 else int(value)
+    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < LAST_TIME:
+        return int(value * 1000) if value < LAST_SECOND else int(value)
     if type(value) is str:
         try:
-            moment = datetime.fromisoformat(value)
-            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-        except (ValueError, OverflowError):
+            value = datetime.fromisoformat(value)
+        except ValueError:
             pass
+        else:
+            return _of_moment(value)
+    if type(value) is datetime and 0 <= (told := _of_moment(value)) < LAST_TIME:
+        return told
     raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")
+
+
+def _of_moment(moment: datetime) -> int:
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)

@@ -1,7 +1,7 @@
 """Format `json`. Most records of a topic are written by one program: their keys come in one order, with the same space
 between them. Such records, and plain arrays, are read by a compiled loop (json_loop.py) that has learned from one of
 them what stands between the values, and compares it byte for byte. Whatever is unusual about a record leaves it to
-json_any.py, which has the say on what is right: escapes, other scripts, another order, nesting, a number that is hard
+documents.py, which has the say on what is right: escapes, other scripts, another order, nesting, a number that is hard
 to round, an error.
 """
 
@@ -14,10 +14,11 @@ import orjson
 
 from worker.compiled import read_only
 from worker.vectors.block import BytesColumn, Int64s
-from worker.vectors.formats import LONGEST_ENTITY, Parsed
+from worker.vectors.documents import Documents
+from worker.vectors.formats import UNPARSEABLE, Parsed, Refused
 from worker.vectors.identity import UInt64s
-from worker.vectors.json_any import AnyJson
-from worker.vectors.json_loop import ENTITY, NO_TIME, REFUSED, SKIP, TIME, VALUES, parse
+from worker.vectors.json_loop import parse
+from worker.vectors.loops import ENTITY, REFUSED, SKIP, TIME, VALUES, Taken
 
 _LEARN_AGAIN: Final = 0.25  # share of records in another order
 
@@ -37,7 +38,7 @@ class _Layout(NamedTuple):
 
 class Json:
     def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
-        self._any = AnyJson(features, entity_field, time_field, strict)
+        self._any = Documents(features, entity_field, time_field, strict)
         self._features = tuple(features)
         self._columns = {name: j for j, name in enumerate(self._features)}
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
@@ -47,16 +48,15 @@ class Json:
         parsed, refused = self._fast(values, records)
         if len(refused) > _LEARN_AGAIN * len(records) and self._learn(values, refused):
             parsed, refused = self._fast(values, records)
-        return [parsed] if not len(refused) else [parsed, *self._any.decode(values, refused)]
+        return [parsed] if not len(refused) else [parsed, *self._any.decode(values, refused, load)]
+
+    def document(self, value: memoryview) -> Any:
+        return load(bytes(value))[0]
 
     def _fast(self, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
         """What the compiled loop takes; and the records that it refuses."""
-        n, layout = len(records), self._layout
-        x = np.empty((n, len(self._features)), np.float32)
-        if not layout.whole:
-            x[:] = np.nan
-        times = np.full(n, NO_TIME)
-        names = np.zeros((n, 2), np.int64)
+        layout = self._layout
+        taken = Taken(len(records), len(self._features), layout.whole)
         good = parse(
             read_only(np.frombuffer(values.buffer, np.uint8)),
             values.start[records],
@@ -66,26 +66,11 @@ class Json:
             layout.ends,
             layout.sizes,
             layout.roles,
-            x,
-            times,
-            names,
+            taken.x,
+            taken.times,
+            taken.names,
         )
-        if self._entity_field is not None:
-            good &= names[:, 1] - names[:, 0] <= LONGEST_ENTITY
-        taken, refused = records[good], records[~good]
-        if len(refused):
-            x, times, names = x[good], times[good], names[good]
-        entities: dict[int, str] = {}
-        if self._entity_field is not None:
-            there = names[:, 0] > 0
-            told = names[there].tolist()
-            entities = {
-                r: str(values.buffer[begin:end], "ascii")
-                for r, (begin, end) in zip(taken[there].tolist(), told, strict=True)
-            }
-        timed = times != NO_TIME
-        event_times = dict(zip(taken[timed].tolist(), times[timed].tolist(), strict=True))
-        return Parsed(taken, np.ones(len(taken), np.int64), x, (), entities, event_times), refused
+        return taken.parsed(values, records, good)
 
     def _learn(self, values: BytesColumn, refused: Int64s) -> bool:
         """Takes from one of these how objects are written. False where that is nothing new."""
@@ -129,6 +114,14 @@ class Json:
         roles += [TIME] if key == self._time_field else []
         roles += [ENTITY] if key == self._entity_field else []
         return REFUSED if len(roles) > 1 else roles[0] if roles else SKIP
+
+
+def load(text: bytes) -> tuple[Any, bool]:
+    """The document, and whether there may be a boolean in it. Raises Refused."""
+    try:
+        return orjson.loads(text), b"true" in text or b"false" in text
+    except orjson.JSONDecodeError as error:
+        raise Refused(UNPARSEABLE, str(error)) from None
 
 
 def _words(texts: Sequence[bytes]) -> UInt64s:

@@ -10,10 +10,7 @@ import numpy as np
 from worker.addresses import byte, eight_bytes
 from worker.compiled import compiled, inlined
 from worker.vectors.digits import extent, plain_number
-
-# What to do with the value of a key; what is not negative is a column.
-VALUES, SKIP, TIME, ENTITY, REFUSED = -1, -2, -3, -4, -5
-NO_TIME: Final = np.iinfo(np.int64).min
+from worker.vectors.loops import ENTITY, REFUSED, SKIP, TIME, VALUES
 
 _POWERS: Final = np.array([float(f"1e{k}") for k in range(309)])
 # Of a plain number, as float32, a product is as exact as a quotient: with seven digits at most it lies nowhere near to

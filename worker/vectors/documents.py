@@ -1,6 +1,6 @@
-"""JSON of whatever shape the format `json` allows: an array of numbers, an array of such arrays, an object with the
-feature names as keys, or an object whose `values` is any of these. null, or an absent key, is a missing reading.
-Numbers only: no strings, no booleans.
+"""Documents of whatever shape the formats `json` and `avro` allow: an array of numbers, an array of such arrays, an
+object with the feature names as keys, or an object whose `values` is any of these. null, or an absent key, is a missing
+reading. Numbers only: no strings, no booleans.
 """
 
 from array import array
@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
 from worker.vectors.formats import (
     BAD_ENTITY,
     LONGEST_ENTITY,
     UNKNOWN_KEY,
-    UNPARSEABLE,
     WRONG_LENGTH,
     WRONG_TYPE,
     Parsed,
@@ -28,9 +26,11 @@ from worker.vectors.formats import (
 )
 
 Row = Sequence[Any]
+# The bytes of a record -> the document, and whether there may be a boolean in it. Raises Refused.
+Load = Callable[[bytes], tuple[Any, bool]]
 
 
-class AnyJson:
+class Documents:
     def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
         self._features = tuple(features)
         self._width = len(self._features)
@@ -38,11 +38,12 @@ class AnyJson:
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
         self._nested = "values" not in self._features
         self._has_fields = entity_field is not None or time_field is not None
-        picked: Callable[[Any], Any] = itemgetter(*self._features)
         # itemgetter of one name gives no tuple
-        self._pick: Callable[[Any], Row] = picked if self._width > 1 else lambda doc: (picked(doc),)
+        self._pick: Callable[[Any], Row] = (
+            itemgetter(*self._features) if self._width > 1 else lambda doc: tuple(doc[name] for name in self._features)
+        )
 
-    def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
+    def decode(self, values: BytesColumn, records: Int64s, load: Load) -> list[Parsed]:
         rows: list[Row] = []
         good: list[int] = []
         counts: list[int] = []
@@ -50,20 +51,16 @@ class AnyJson:
         entities: dict[int, str] = {}
         times: dict[int, int] = {}
         for r in records.tolist():
-            text = bytes(values.view(r))
             try:
-                doc = orjson.loads(text)
+                doc, has_booleans = load(bytes(values.view(r)))
                 found = self._rows(doc)
                 for row in found:
                     if len(row) != self._width:
                         raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
                 if self._has_fields and type(doc) is dict:
                     self._read_fields(r, doc, entities, times)
-                # Only where a boolean literal occurs are rows looked at one by one: the array takes true for 1.0.
-                if b"true" in text or b"false" in text:
+                if has_booleans:  # else rows need not be looked at one by one: the array takes true for 1.0
                     _numbers_only(found)
-            except orjson.JSONDecodeError as error:
-                rejects.append(Reject(r, UNPARSEABLE, str(error)))
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
             else:

@@ -1,0 +1,74 @@
+"""A schema registry for tests: the few answers of Confluent's API, out of memory. tests/deploy has a real one."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class SmallRegistry:
+    """Answers as Confluent's API says, out of memory. `away` lets it answer 503."""
+
+    def __init__(self, port: int = 0) -> None:
+        registry = self
+        self.schemas: list[dict[str, Any]] = []
+        self.subjects: dict[str, list[int]] = {}
+        self.asked: list[str] = []
+        self.logins: set[str | None] = set()
+        self.away = False
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                registry.asked.append(self.path)
+                self._answer()
+
+            do_POST = do_GET
+
+            def _answer(self) -> None:
+                registry.logins.add(self.headers["Authorization"])
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                status, answer = registry.answer(self.path, json.loads(body) if body else None)
+                told = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(told)))
+                self.end_headers()
+                self.wfile.write(told)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def answer(self, path: str, body: Any) -> tuple[int, Any]:
+        if self.away:
+            return 503, {"error_code": 50301, "message": "away"}
+        if body is not None and (found := re.fullmatch(r"/subjects/([^/]+)/versions", path)):
+            if body not in self.schemas:
+                self.schemas.append(body)
+            id = self.schemas.index(body) + 1
+            versions = self.subjects.setdefault(found[1], [])
+            if id not in versions:
+                versions.append(id)
+            return 200, {"id": id}
+        if found := re.fullmatch(r"/schemas/ids/(\d+)", path):
+            id = int(found[1])
+            if 0 < id <= len(self.schemas):
+                return 200, self.schemas[id - 1]
+            return 404, {"error_code": 40403, "message": "Schema not found"}
+        if (found := re.fullmatch(r"/subjects/([^/]+)/versions/(\d+)", path)) and found[1] in self.subjects:
+            id = self.subjects[found[1]][int(found[2]) - 1]
+            return 200, self.schemas[id - 1] | {"id": id}
+        return 404, {"error_code": 40401, "message": "Subject not found"}
+
+    def add(self, schema: Any, subject: str = "s", **more: Any) -> int:
+        """-> its id"""
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        id: int = self.answer(f"/subjects/{subject}/versions", {"schema": text, **more})[1]["id"]
+        return id
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

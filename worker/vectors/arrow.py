@@ -1,0 +1,397 @@
+"""Format `arrow`: an IPC stream of Arrow, many rows a record. A column for each feature, by name, or one column
+`values` whose lists are the rows; other columns are let be. No Python object and no copy is made of a row.
+
+Most records of a topic begin with the same schema, byte for byte, and hold one batch of plain columns: such ones are
+read by compiled loops (arrow_loop.py) that know where the columns lie. Whatever is unusual is left to pyarrow.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from worker.compiled import read_only
+from worker.vectors import arrow_loop as loop
+from worker.vectors.block import BytesColumn, Float32s, Int64s, Reject
+from worker.vectors.formats import (
+    BAD_ENTITY,
+    BAD_TIME,
+    LAST_SECOND,
+    LAST_TIME,
+    LONGEST_ENTITY,
+    NO_TIME,
+    UNKNOWN_KEY,
+    UNPARSEABLE,
+    WRONG_LENGTH,
+    WRONG_TYPE,
+    Parsed,
+    Refused,
+    milliseconds,
+    without_infinite,
+)
+from worker.vectors.loops import ENTITY, TIME, VALUES
+
+_VALUES: Final = "values"
+_TO_MS: Final = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # times, and by
+
+
+_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OSError, EOFError)
+_MOST_PLANS: Final = 8  # schemas whose records the compiled loop reads
+_LITTLE: Final = 0
+
+
+class _Plan(NamedTuple):
+    """What the compiled loop has to know of one schema: how its streams begin, how many nodes and buffers a batch has,
+    and the columns that are wanted.
+    """
+
+    prefix: npt.NDArray[np.uint8]
+    n_nodes: int
+    n_buffers: int
+    columns: npt.NDArray[np.int64]
+    whole: bool  # every feature is there
+
+
+class Arrow:
+    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
+        self._features = tuple(features)
+        self._known = {*self._features, entity_field, time_field}
+        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+        self._plans: dict[bytes, _Plan | None] = {}  # how a stream begins -> None where the loop cannot read it
+
+    def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
+        parsed = []
+        for plan in filter(None, list(self._plans.values())):
+            taken, records = self._fast(plan, values, records)
+            parsed.append(taken)
+        while len(records) and (learned := self._learn(values.view(int(records[0])))) is not None:
+            taken, records = self._fast(learned, values, records)
+            parsed.append(taken)
+        return [*parsed, *self._slowly(values, records)] if len(records) or not parsed else parsed
+
+    def _learn(self, value: memoryview) -> _Plan | None:
+        """A plan for the schema of this record; None where there is one already, or none can be made."""
+        prefix = _prefix(value)
+        if prefix is None or prefix in self._plans or len(self._plans) >= _MOST_PLANS:
+            return None
+        self._plans[prefix] = plan = self._plan(prefix)
+        return plan
+
+    def _plan(self, prefix: bytes) -> _Plan | None:
+        try:
+            schema = pa.ipc.read_schema(pa.py_buffer(prefix))
+            names = schema.names
+        except _ERRORS:
+            return None
+        nested = _VALUES in names and _VALUES not in self._features
+        columns = {} if nested else {name: j for j, name in enumerate(self._features)}
+        found, node, buffer = [], 0, 0
+        for name, kind in zip(names, schema.types, strict=True):
+            roles = [columns[name]] if name in columns else [VALUES] if nested and name == _VALUES else []
+            roles += [TIME] if name == self._time_field else []
+            roles += [ENTITY] if name == self._entity_field else []
+            takes = _takes(kind)
+            if takes is None or len(roles) > 1 or names.count(name) > 1 or (self._strict and not roles):
+                return None
+            if roles:
+                written = _written(kind, roles[0], len(self._features))
+                if written is None:
+                    return None
+                found.append((written[0], written[1], roles[0], node, buffer, written[2]))
+            node, buffer = node + takes[0], buffer + takes[1]
+        if not any(role == VALUES or role >= 0 for _, _, role, *_ in found) or not _is_little(prefix):
+            return None
+        wanted = np.array(found, np.int64)
+        whole = nested or set(self._features) <= set(names)
+        return _Plan(np.frombuffer(prefix, np.uint8), node, buffer, wanted, whole)
+
+    def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
+        """What the compiled loop takes; and the records that it refuses."""
+        n, width = len(records), len(self._features)
+        buffer = read_only(np.frombuffer(values.buffer, np.uint8))
+        rows, places, names = np.zeros(n, np.int64), np.zeros((n, 3), np.int64), np.zeros((n, 2), np.int64)
+        loop.measure(
+            buffer,
+            values.start[records],
+            values.length[records],
+            read_only(plan.prefix),
+            plan.n_nodes,
+            plan.n_buffers,
+            plan.columns,
+            width,
+            rows,
+            places,
+        )
+        x = np.empty((int(rows.sum()), width), np.float32)
+        if not plan.whole:
+            x[:] = np.nan
+        times = np.full(len(x), NO_TIME)
+        good = loop.fill(rows, places, plan.columns, x, times, names)
+        good &= names[:, 1] - names[:, 0] <= LONGEST_ENTITY
+        taken, counts = records[good], rows[good]
+        if not good.all():
+            kept = np.repeat(good, rows)
+            x, times = x[kept], times[kept]
+        names = np.where(names > 0, names - buffer.ctypes.data, 0)[good]
+        entities = {
+            r: str(values.buffer[begin:end], "ascii")
+            for r, (begin, end) in zip(taken.tolist(), names.tolist(), strict=True)
+            if begin > 0
+        }
+        told = times if (times != NO_TIME).any() else None
+        return Parsed(taken, counts, x, (), entities, row_times=told), records[~good]
+
+    def _slowly(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
+        """By pyarrow: records of one schema together."""
+        rejects: list[Reject] = []
+        tables: dict[pa.Schema, list[tuple[int, pa.Table]]] = {}
+        for r in records.tolist():
+            try:
+                table = read(values.view(r))
+                if not 0 < table.num_rows * len(self._features) <= loop.MOST_READINGS:
+                    raise Refused(WRONG_LENGTH, f"{table.num_rows} rows of {len(self._features)} readings")
+                tables.setdefault(table.schema, []).append((r, table))
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, str(error)))
+        parsed = [part for alike in tables.values() for part in self._of_schema(alike, rejects)]
+        return [*parsed, Parsed(records[:0], records[:0], np.empty((0, len(self._features)), np.float32), rejects)]
+
+    def document(self, value: memoryview) -> Any:
+        return read(value).slice(0, 100).to_pylist()
+
+    def _of_schema(self, alike: list[tuple[int, pa.Table]], rejects: list[Reject]) -> list[Parsed]:
+        """All at once; where something is wrong with any of them, one by one."""
+        try:
+            return [self._parse(alike)]
+        except (Refused, *_ERRORS) as error:
+            if len(alike) > 1:
+                return [part for each in alike for part in self._of_schema([each], rejects)]
+            rejects.append(Reject(alike[0][0], getattr(error, "reason", UNPARSEABLE), str(error)))
+            return []
+
+    def _parse(self, alike: list[tuple[int, pa.Table]]) -> Parsed:
+        """Raises Refused."""
+        table = pa.concat_tables([table for _, table in alike])
+        x = self._matrix(table)
+        times = None
+        if self._time_field is not None and (column := _column(table, self._time_field)) is not None:
+            times = _times(column, self._time_field)
+        entities: dict[int, str] = {}
+        if self._entity_field is not None and _column(table, self._entity_field) is not None:
+            for r, each in alike:
+                if (name := _entity(each.column(self._entity_field), self._entity_field)) is not None:
+                    entities[r] = name
+        counts = np.array([each.num_rows for _, each in alike], np.int64)
+        parsed = Parsed(np.array([r for r, _ in alike], np.int64), counts, x, (), entities, row_times=times)
+        return without_infinite(parsed)
+
+    def _matrix(self, table: pa.Table) -> Float32s:
+        """[n, d]. Raises Refused."""
+        inner = _column(table, _VALUES) if _VALUES not in self._features else None
+        if self._strict:
+            extra = [name for name in table.column_names if name not in self._known and name != _VALUES]
+            if extra:
+                raise Refused(UNKNOWN_KEY, f"no feature: {', '.join(extra[:5])}")
+        if inner is not None:
+            return _rows(inner, len(self._features))
+        x = np.full((table.num_rows, len(self._features)), np.nan, np.float32)
+        found = False
+        for j, name in enumerate(self._features):
+            column = _column(table, name)
+            if column is not None and not pa.types.is_null(column.type):
+                x[:, j] = _numbers(column, name)
+                found = True
+        if not found:  # such a stream may claim any number of rows
+            raise Refused(UNKNOWN_KEY, f"no column is a feature: {', '.join(table.column_names[:5])}")
+        return x
+
+
+def read(value: memoryview) -> pa.Table:
+    """The rows of one record, checked; they lie in its bytes. Raises Refused."""
+    buffer = pa.py_buffer(value)
+    try:
+        _refuse_compressed(buffer)
+        source = pa.BufferReader(buffer)
+        reader = pa.ipc.open_stream(source)
+        batches = list(reader)
+        for batch in batches:
+            batch.validate(full=True)
+        if source.tell() < len(value):
+            raise Refused(UNPARSEABLE, f"{len(value) - source.tell()} bytes after the end of the stream")
+        table = pa.Table.from_batches(batches, reader.schema)
+        list(table.column_names)  # raises where they are no UTF-8
+        return table
+    except (*_ERRORS, struct.error, IndexError) as error:
+        raise Refused(UNPARSEABLE, f"no Arrow IPC stream: {' '.join(str(error).split())}") from None
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+    """None where there is no such column. Raises Refused where there are two."""
+    indices = table.schema.get_all_field_indices(name)
+    if len(indices) > 1:
+        raise Refused(WRONG_TYPE, f"{len(indices)} columns are called {name[:100]!r}")
+    return table.column(indices[0]) if indices else None
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> Float32s:
+    """[n] NaN where it is null. Raises Refused."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise Refused(WRONG_TYPE, f"column {name[:100]!r} holds no numbers, but {str(column.type)[:100]}")
+    found: np.ndarray[Any, Any] = column.to_numpy()
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and a reject
+        return found.astype(np.float64, copy=False).astype(np.float32)
+
+
+def _rows(column: pa.ChunkedArray, width: int) -> Float32s:
+    """[n, width] of n lists. Raises Refused."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise Refused(WRONG_TYPE, f"column {_VALUES!r} holds no lists, but {str(kind)[:100]}")
+    if column.null_count:
+        raise Refused(WRONG_TYPE, f"a row of {_VALUES!r} is null")
+    lengths = {kind.list_size} if pa.types.is_fixed_size_list(kind) else set()
+    for chunk in column.chunks if not lengths else ():
+        lengths.update(np.unique(np.diff(chunk.offsets.to_numpy())).tolist())
+    if lengths != {width}:
+        raise Refused(WRONG_LENGTH, f"{', '.join(map(str, sorted(lengths - {width})[:5]))} readings, not {width}")
+    return _numbers(pa.chunked_array([c.flatten() for c in column.chunks], kind.value_type), _VALUES).reshape(-1, width)
+
+
+def _times(column: pa.ChunkedArray, name: str) -> Int64s:
+    """[n] In milliseconds, NO_TIME where it is null. Raises Refused."""
+    kind = column.type
+    missing = column.is_null().to_numpy()
+    if pa.types.is_timestamp(kind):
+        times, by = _TO_MS[kind.unit]
+        told = column.cast(pa.int64()).fill_null(0).to_numpy()
+        bad = (told < 0) | (told // by >= LAST_TIME // times)
+        found = told // by * times
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        told = column.fill_null(0).to_numpy().astype(np.float64)
+        bad = ~((told >= 0) & (told < LAST_TIME))
+        told = np.where(bad, 0, told)
+        found = np.where(told < LAST_SECOND, told * 1000, told).astype(np.int64)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array([NO_TIME if v is None else milliseconds(v) for v in column.to_pylist()], np.int64)
+    else:
+        raise Refused(BAD_TIME, f"column {name!r} holds no times, but {str(kind)[:100]}")
+    if bad.any():
+        raise Refused(BAD_TIME, f"column {name!r}: {told[bad][0]} is no time")
+    return np.where(missing, NO_TIME, found)
+
+
+def _entity(column: pa.ChunkedArray, name: str) -> str | None:
+    """The one entity of a record. Raises Refused."""
+    found = column.unique().to_pylist()
+    if len(found) > 1:
+        raise Refused(BAD_ENTITY, f"{len(found)} values of {name} in one record: the rows of a record are one entity's")
+    if found[0] is None:
+        return None
+    if type(found[0]) not in (str, int):
+        raise Refused(BAD_ENTITY, f"{name} is neither a string nor an integer")
+    told = str(found[0])
+    if len(told.encode()) > LONGEST_ENTITY:
+        raise Refused(BAD_ENTITY, f"{name} is longer than {LONGEST_ENTITY} bytes")
+    return told
+
+
+def _refuse_compressed(buffer: pa.Buffer) -> None:
+    """What a compressed body unpacks to is the sender's to say, and memory is taken for it before it is known to be
+    true. Kafka compresses as well.
+    """
+    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(buffer))
+    while True:
+        try:
+            message = messages.read_next_message()
+        except StopIteration:
+            return
+        if message.type != "schema" and _is_compressed(bytes(message.metadata)):
+            raise Refused(UNPARSEABLE, "its buffers are compressed: leave that to Kafka")
+
+
+# Fields in Arrow's Message.fbs and Schema.fbs: of a message, a dictionary, a batch, a schema.
+_KIND, _HEADER, _DATA, _COMPRESSION, _ENDIANNESS = 1, 2, 1, 3, 0
+_DICTIONARY: Final = 2
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether a batch's metadata, a flatbuffer, name a compression: pyarrow does not tell."""
+    header = _table(message, _field(message, _table(message, 0), _HEADER))
+    if message[_field(message, _table(message, 0), _KIND)] == _DICTIONARY:
+        header = _table(message, _field(message, header, _DATA))
+    return _field(message, header, _COMPRESSION) != 0
+
+
+def _is_little(prefix: bytes) -> bool:
+    schema = _table(prefix, _field(prefix, _table(prefix, 8), _HEADER))
+    at = _field(prefix, schema, _ENDIANNESS)
+    return at == 0 or struct.unpack_from("<h", prefix, at)[0] == _LITTLE
+
+
+def _prefix(value: memoryview) -> bytes | None:
+    """How a stream begins, its schema; None where that is no plain one."""
+    if len(value) < 16 or bytes(value[:4]) != b"\xff\xff\xff\xff":
+        return None
+    size = 8 + int.from_bytes(value[4:8], "little")
+    return bytes(value[:size]) if size % 8 == 0 and size <= len(value) else None
+
+
+_NUMBERS: Final = {
+    pa.float32(): loop.FLOAT,
+    pa.float64(): loop.DOUBLE,
+    pa.int8(): loop.INT8,
+    pa.int16(): loop.INT16,
+    pa.int32(): loop.INT32,
+    pa.int64(): loop.INT64,
+    pa.uint8(): loop.UINT8,
+    pa.uint16(): loop.UINT16,
+    pa.uint32(): loop.UINT32,
+    pa.uint64(): loop.UINT64,
+}
+
+
+def _takes(kind: pa.DataType) -> tuple[int, int] | None:
+    """How many nodes and buffers a column has; None of a type that is not plain."""
+    if pa.types.is_null(kind):
+        return 1, 0
+    if pa.types.is_primitive(kind):  # numbers, booleans, times
+        return 1, 2
+    if kind in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary()):
+        return 1, 3
+    own = 1 if pa.types.is_fixed_size_list(kind) else 2 if pa.types.is_list(kind) else 0
+    inner = _takes(kind.value_type) if own else None
+    return None if inner is None else (1 + inner[0], own + inner[1])
+
+
+def _written(kind: pa.DataType, role: int, width: int) -> tuple[int, int, int] | None:
+    """Kind, shape and unit of a column that is wanted; None where the loop cannot read it."""
+    if role == ENTITY:
+        return (loop.TEXT, loop.PLAIN, 0) if kind == pa.string() else None
+    if role == TIME and pa.types.is_timestamp(kind):
+        times, by = _TO_MS[kind.unit]
+        return loop.INT64, loop.PLAIN, -times if times > 1 else by
+    if role == TIME:
+        return (_NUMBERS[kind], loop.PLAIN, 0) if kind in (pa.int64(), pa.float64()) else None
+    if role == VALUES:
+        shape = loop.FIXED if pa.types.is_fixed_size_list(kind) else loop.LIST if pa.types.is_list(kind) else None
+        if shape is None or kind.value_type not in (pa.float32(), pa.float64()):
+            return None
+        return None if shape == loop.FIXED and kind.list_size != width else (_NUMBERS[kind.value_type], shape, 0)
+    return (_NUMBERS[kind], loop.PLAIN, 0) if kind in _NUMBERS else None
+
+
+def _table(message: bytes, at: int) -> int:
+    found: int = at + struct.unpack_from("<I", message, at)[0]
+    return found
+
+
+def _field(message: bytes, table: int, number: int) -> int:
+    """Where it lies; 0 where it is left out."""
+    fields = table - struct.unpack_from("<i", message, table)[0]
+    if 4 + 2 * number >= struct.unpack_from("<H", message, fields)[0]:
+        return 0
+    offset: int = struct.unpack_from("<H", message, fields + 4 + 2 * number)[0]
+    return table + offset if offset else 0
