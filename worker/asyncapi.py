@@ -132,7 +132,8 @@ def _per_vector(output: str) -> Document:
         "latents": "the autoencoder's code",
         "reconstructions": "every feature, as the others made one expect it",
     }[output]
-    rows = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
+    listed = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
+    rows = {"type": "object", "required": ["rows"], "properties": {"rows": listed}}
     description = f"Of each vector of a record {told}; null without a score. In the format of the input"
     headers = {
         "offnormal-source": "topic/partition/offset of the record",

@@ -14,6 +14,7 @@ TITLES: Final = {
     "kafka": "The brokers, and how to reach them.",
     "topics": "Names of the topics: [events and topics](events.md) says what is in them.",
     "input": "What a record holds: [time and windows](time.md).",
+    "schema_registry": "Where the schemas of Avro records are.",
     "model": "Which model is served and trained: [models](models.md), [the closed loop](closed-loop.md).",
     "entities": "What is kept of each entity: [windows](time.md#windows).",
     "detection": "The budget: [from a score to a promise](models.md#from-a-score-to-a-promise).",
@@ -39,6 +40,7 @@ READERS: Final = {
     "topics.reconstructions": "worker",
     "input": "both",
     "input.features": "training",
+    "schema_registry": "both",
     "model": "both",
     "model.kind": "training",
     "model.scaler": "training",
@@ -57,6 +59,8 @@ READERS: Final = {
     "log": "both",
     "delivery": "worker",
     "outputs": "worker",
+    "event_format": "worker",
+    "output_format": "worker",
     "device": "both",
     "threads": "both",
 }
@@ -68,7 +72,7 @@ def of(_: str = "") -> str:
     parts = ["## The whole worker", _table("", lone)]
     for name, field in sections.items():
         assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        parts += [f"## {name}", TITLES[name], _table(name, field.annotation.model_fields.items())]
+        parts += [f"## {name}", TITLES.get(name, ""), _table(name, field.annotation.model_fields.items())]
     file = f"`{CONFIG_FILE}` is no setting of the tree: it names the YAML file."
     return "\n\n".join([*parts, file])
 
