@@ -19,8 +19,10 @@ from worker.lane import Lane
 from worker.metrics import Metrics
 from worker.models import Artefact, ModelCard
 from worker.models.wavelet import blocks
-from worker.settings import BatchSettings, InputSettings, ModelSettings, Settings
+from worker.schema_registry import SchemaRegistry
+from worker.settings import BatchSettings, InputSettings, ModelSettings, SchemaRegistrySettings, Settings
 from worker.trials import Trials
+from worker.vectors import Decoder
 
 
 def artefact(window: int) -> Artefact:
@@ -58,6 +60,9 @@ def main() -> None:
             )
             lane.serve(Engine(settings).load(artefact(window).dump()))
             lane.warm_up()
+    registry = SchemaRegistry(SchemaRegistrySettings(url="http://nowhere"))
+    for kind in ("arrow", "avro"):
+        Decoder(InputSettings(format=kind), ("a", "b"), registry)
     row = np.zeros((1, 2), np.float32)
     Tally(2).add(row, np.ones(1), np.zeros(1, bool), np.zeros(1, np.int64), 1.0)
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)

@@ -1,5 +1,7 @@
 """All topics and messages as an AsyncAPI 3 document, made of the settings and of the schemas beside this file."""
 
+import json
+from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 
 from worker import __version__
@@ -10,6 +12,8 @@ _DRAFT: Final = "application/schema+json;version=draft-07"
 _JSON: Final = "application/json"
 _EVENT: Final = "application/cloudevents+json"
 _BYTES: Final = "application/octet-stream"
+_ARROW: Final = "application/vnd.apache.arrow.stream"
+_AVRO: Final = "application/avro"
 _ENTITY: Final = "the entity"
 _NUMBER: Final = {"type": ["number", "null"]}
 
@@ -73,7 +77,7 @@ def _topics(settings: Settings) -> dict[str, _Topic]:
     """By the names of TopicSettings' fields."""
     found = {
         "sensors": _Topic("receive", f"{_ENTITY}, unless a field names it", _vectors(settings)),
-        "anomalies": _Topic("send", _ENTITY, {"anomaly": _event("anomaly")}),
+        "anomalies": _Topic("send", _ENTITY, {"anomaly": _anomaly(settings)}),
         "incidents": _Topic("send", f"{_ENTITY}, with its partition", {"incident": _event("incident")}),
         "dead_letters": _Topic("send", "that of the record", {"deadLetter": _dead_letter()}),
         "drift": _Topic("send", f"{_ENTITY}, or the model", {"drift": _event("drift")}),
@@ -84,13 +88,28 @@ def _topics(settings: Settings) -> dict[str, _Topic]:
     if settings.model.shadow_share:
         found["shadow"] = _Topic("send", f"{_ENTITY}, or the model", {"shadow": _event("shadow")})
     for output in settings.outputs:
-        found[output] = _Topic("send", "that of the record", {output.removesuffix("s"): _per_vector(output)})
+        found[output] = _Topic("send", "that of the record", {output.removesuffix("s"): _per_vector(output, settings)})
     return found
 
 
 def _event(name: SchemaName) -> Document:
     found = schema(name)
     return _message(_EVENT, found["title"], found.get("description", found["title"]), found)
+
+
+def _anomaly(settings: Settings) -> Document:
+    if settings.event_format == "json":
+        return _event("anomaly")
+    told = json.loads(files("worker").joinpath("anomaly.avsc").read_text())
+    return {
+        "contentType": _AVRO,
+        "title": told["name"],
+        "summary": told["doc"],
+        "payload": {"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": told},
+        "headers": _headers(
+            {f"ce_{name}": "of the CloudEvent" for name in ("id", "source", "type", "time", "subject")}
+        ),
+    }
 
 
 def _json(told: Document) -> Document:
@@ -106,11 +125,20 @@ def _vectors(settings: Settings) -> dict[str, Document]:
     places += [f"the event time in `{input.time_field}`"] if input.time_field else []
     told = "An array of readings, an object of named readings, or an array of these" + "".join(f"; {p}" for p in places)
     raw = {"description": "float32, little endian, in the order of the model's features; several one after the other"}
-    return {
+    columns = {"description": "an Arrow IPC stream: a column for each feature, or one, `values`, of lists; many rows"}
+    fields = {"description": "Avro in Confluent's wire format: a field for each feature, or an array `values`"}
+    found = {
         "vectorsAsJson": _message(_JSON, "Sensor vectors as JSON", told, {"oneOf": [readings, named, several]}),
         "vectorsAsFloats": _message(_BYTES, "Sensor vectors as raw float32", raw["description"], raw)
         | {"headers": _headers({"content-type": "f32, where the format is not by default"})},
+        "vectorsAsArrow": _message(_ARROW, "Sensor vectors as Arrow", columns["description"], columns)
+        | {"headers": _headers({"content-type": f"{_ARROW}, where the format is not by default"})},
     }
+    if settings.schema_registry.url is not None:
+        found["vectorsAsAvro"] = _message(_AVRO, "Sensor vectors as Avro", fields["description"], fields) | {
+            "headers": _headers({"content-type": f"{_AVRO}, where the format is not by default"})
+        }
+    return found
 
 
 def _dead_letter() -> Document:
@@ -126,21 +154,26 @@ def _dead_letter() -> Document:
     return _message(_BYTES, "A record that does not parse", body["description"], body) | {"headers": _headers(told)}
 
 
-def _per_vector(output: str) -> Document:
+def _per_vector(output: str, settings: Settings) -> Document:
     told = {
         "scores": "score and p-value",
         "latents": "the autoencoder's code",
         "reconstructions": "every feature, as the others made one expect it",
     }[output]
     listed = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
-    rows = {"type": "object", "required": ["rows"], "properties": {"rows": listed}}
-    description = f"Of each vector of a record {told}; null without a score. In the format of the input"
+    as_json = {"type": "object", "required": ["rows"], "properties": {"rows": listed}}
+    # Arrow's and Avro's columns are theirs to say, and float32 has no schema.
+    rows = (
+        as_json if settings.vector_format == "json" else {"description": f"{settings.vector_format}: docs/formats.md"}
+    )
+    description = f"Of each vector of a record {told}; null without a score. By default in the format of the input"
     headers = {
         "offnormal-source": "topic/partition/offset of the record",
         "offnormal-model": "name/version of the model",
-        "content-type": "application/json or f32",
+        "content-type": "application/json, f32, application/avro or Arrow's",
     }
-    return _message(_JSON, f"Vectors' {output}", description, rows) | {"headers": _headers(headers)}
+    kind = {"json": _JSON, "f32": _BYTES, "arrow": _ARROW, "avro": _AVRO}[settings.vector_format]
+    return _message(kind, f"Vectors' {output}", description, rows) | {"headers": _headers(headers)}
 
 
 def _registry() -> Document:

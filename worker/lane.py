@@ -83,13 +83,16 @@ class Lane:
         assert self._resident is not None
         twin.serve(self._resident)
         far = np.full(len(self._resident.features), 1e30, np.float32)
-        vector = far.tobytes() if self._settings.input.format == "f32" else orjson.dumps({"values": far.tolist()})
+        form = self._settings.input.format
+        vector = far.tobytes() if form == "f32" else orjson.dumps({"values": far.tolist()})
         values = [vector] * (self._settings.model.window + 1) + [b"no vector"]
         n = len(values)
         at = np.arange(n)
         columns = BytesColumn.of([b"key"] * n), BytesColumn.of(values)
+        # Other formats warm up by themselves; what comes after them does by JSON.
+        headers = {} if form in ("f32", "json") else dict.fromkeys(range(n), [("content-type", b"json")])
         for _ in range(2):
-            produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), at, at, *columns, {})).outputs)
+            produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), at, at, *columns, headers)).outputs)
 
     def refill(self, records: RecordBlock) -> None:
         """Takes records that were scored long ago into the windows."""

@@ -5,11 +5,14 @@ import subprocess
 
 from tests.deploy.tools import asyncapi_parser
 from worker.asyncapi import Document, document
-from worker.settings import ModelSettings, Settings
+from worker.settings import ModelSettings, SchemaRegistrySettings, Settings
 
 SCRIPT = """
 import {Parser} from '@asyncapi/parser'
-const {document, diagnostics} = await new Parser().parse(%s)
+import avro from '@asyncapi/avro-schema-parser'
+const parser = new Parser()
+parser.registerSchemaParser(avro.AvroSchemaParser())
+const {document, diagnostics} = await parser.parse(%s)
 console.log(JSON.stringify({sound: !!document, found: diagnostics.filter(d => d.severity < 2)}))
 """
 
@@ -26,7 +29,9 @@ def parsed(told: Document) -> Document:
 
 def test_the_parser_finds_neither_errors_nor_warnings() -> None:
     everything = Settings(model=ModelSettings(shadow_share=0.1), outputs=("scores", "latents", "reconstructions"))
-    for settings in (Settings(), everything):
+    registry = SchemaRegistrySettings(url="http://registry:8081")
+    avro = Settings(schema_registry=registry, event_format="avro", outputs=("scores",), output_format="avro")
+    for settings in (Settings(), everything, avro):
         assert parsed(document(settings)) == {"sound": True, "found": []}
 
 

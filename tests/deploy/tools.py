@@ -12,7 +12,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnor
 HELM = "v3.19.2"
 # Schemas of the kinds of KEDA and of Prometheus's operator.
 CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
-PARSER = "@asyncapi/parser@3.6.6"
+PARSER = ("@asyncapi/parser@3.6.6", "@asyncapi/avro-schema-parser@3.1.0")
 APICURIO = "2.6.13.Final"  # the last that Java 17 runs
 
 
@@ -33,7 +33,7 @@ def crds() -> Path:
 
 def asyncapi_parser() -> Path:
     """A folder where node finds it."""
-    return _npm("asyncapi", PARSER)
+    return _npm("asyncapi", *PARSER)
 
 
 def apicurio() -> Path:

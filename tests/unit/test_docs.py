@@ -21,6 +21,7 @@ from worker.__main__ import parser as worker
 from worker.events import schema
 from worker.metrics import Metrics
 from worker.settings import CONFIG_FILE, PREFIX, Settings, variables
+from worker.vectors import formats
 
 CHART = ROOT / "deploy/helm/offnormal"
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -125,6 +126,12 @@ def test_the_settings_it_names_are_there(page: Path) -> None:
         assert there, f"{name}: no such setting"
     for tail in set(re.findall(r"`(__[A-Z][A-Z0-9_]*)", text)):
         assert any(name.endswith(tail) for name in SETTINGS), f"{tail}: the end of no setting"
+
+
+def test_each_reason_of_a_dead_letter_is_told() -> None:
+    reasons = {word for name, word in vars(formats).items() if name.isupper() and isinstance(word, str)}
+    told = (ROOT / "docs/events.md").read_text()
+    assert not {f"`{reason}`" for reason in reasons - {formats.RECORD_BATCH} if f"`{reason}`" not in told}
 
 
 @each_page

@@ -61,6 +61,7 @@ class Arrow:
         self._known = {*self._features, entity_field, time_field}
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
         self._plans: dict[bytes, _Plan | None] = {}  # how a stream begins -> None where the loop cannot read it
+        loop.warm_up()
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         parsed = []

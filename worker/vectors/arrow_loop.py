@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from worker.addresses import byte, eight_bytes, four_bytes
-from worker.compiled import compiled, inlined
+from worker.compiled import compiled, inlined, read_only
 from worker.vectors.formats import LAST_SECOND, LAST_TIME, NO_TIME
 from worker.vectors.loops import ENTITY, TIME, VALUES
 
@@ -206,6 +206,14 @@ def fill(rows, places, columns, x, times, names):
                     good[i] = False
         row += n
     return good
+
+
+def warm_up() -> None:
+    """First calls compile, or load what was compiled: that is not a live batch's to pay."""
+    nothing, places, columns = np.zeros(0, np.int64), np.zeros((0, 3), np.int64), np.zeros((0, 6), np.int64)
+    data = read_only(np.zeros(0, np.uint8))
+    measure(data, nothing, nothing, data, 0, 0, columns, 1, nothing, places)
+    fill(nothing, places, columns, np.zeros((0, 1), np.float32), nothing, np.zeros((0, 2), np.int64))
 
 
 @inlined

@@ -92,6 +92,7 @@ class Avro:
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
         self._registry = registry
         self._readers: dict[int, _Reader] = {}
+        loop.warm_up()
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         schemas, rejects = _schemas(values, records)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from worker.addresses import byte, eight_bytes
-from worker.compiled import compiled, inlined
+from worker.compiled import compiled, inlined, read_only
 from worker.vectors.formats import LAST_SECOND, LAST_TIME
 from worker.vectors.loops import ENTITY, SKIP, TIME, VALUES
 
@@ -137,6 +137,12 @@ def parse(buffer, start, length, kinds, roles, nulls, units, x, times, names):
                 at += _1
         taken[i] = good and at == end
     return taken
+
+
+def warm_up() -> None:
+    """First calls compile, or load what was compiled: that is not a live batch's to pay."""
+    nothing, x, names = np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros((0, 2), np.int64)
+    parse(read_only(np.zeros(0, np.uint8)), *[nothing] * 6, x, nothing, names)
 
 
 @inlined
