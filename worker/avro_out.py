@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
 from io import BytesIO
@@ -15,7 +16,7 @@ from kafka.record.util import encode_varint
 from worker.kafka.outputs import encode_headers
 from worker.schema_registry import SchemaRegistry, UnknownSchema
 from worker.settings import Settings
-from worker.vectors import BytesColumn
+from worker.vectors import BytesColumn, Headers
 from worker.vectors.block import Float32s, Int64s
 
 _HEADER: Final = 5  # bytes: 0, and the schema's number in four
@@ -44,17 +45,19 @@ class AvroOut:
         for topic, name in self._settings.avro_topics.items():
             self._heads[topic] = b"\0" + struct.pack(">I", registry.register(f"{topic}-value", schema(name)))
 
-    def anomalies(self, events: BytesColumn) -> tuple[BytesColumn, BytesColumn]:
-        """CloudEvents as JSON -> the same in binary content mode: the data as the value, the attributes as headers."""
+    def anomalies(self, events: BytesColumn, contexts: Sequence[Headers]) -> tuple[BytesColumn, BytesColumn]:
+        """CloudEvents as JSON -> the same in binary content mode: the data as the value, the attributes as headers,
+        and after them each one's trace context.
+        """
         values, headers = [], []
-        for text in events:
+        for text, context in zip(events, contexts, strict=True):
             event = json.loads(text or b"")
             out = BytesIO()
             out.write(self._heads[self._settings.topics.anomalies])
             fastavro.schemaless_writer(out, self._anomaly, _flat(event))
             values.append(out.getvalue())
             attributes = [(f"ce_{name}", event[name].encode()) for name in _ATTRIBUTES if name in event]
-            headers.append(encode_headers([("content-type", b"application/avro"), *attributes]))
+            headers.append(encode_headers([("content-type", b"application/avro"), *attributes, *context]))
         return BytesColumn.of(values), BytesColumn.of(headers)
 
     def rows(self, topic: str, rows: Float32s, first: Int64s, ends: Int64s) -> BytesColumn:

@@ -22,8 +22,9 @@ from worker.kafka import Output, Outputs
 from worker.kafka.outputs import encode_headers, headers_with, same_for_all
 from worker.settings import Settings
 from worker.template import Integer, Number, Template, Text
+from worker.traces import context
 from worker.trials.found import ShadowEvent, TakenBack
-from worker.vectors import BytesColumn, Reject, VectorBlock
+from worker.vectors import BytesColumn, Headers, Reject, VectorBlock
 from worker.vectors.block import Float32s, Int64s
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ class EventEncoder:
         if self._avro is not None:
             self._avro.register()
 
-    def anomalies(self, found: Anomalies, block: VectorBlock, scorer: Scorer) -> Outputs:
-        """One CloudEvent for each; keyed by entity, its id the place of the vector in Kafka."""
+    def anomalies(self, found: Anomalies, block: VectorBlock, scorer: Scorer, span: Headers = ()) -> Outputs:
+        """One CloudEvent for each; keyed by entity, its id the place of the vector in Kafka. Its trace context is its
+        record's, or else that of the batch's span.
+        """
         n, topic = len(found), block.records.topic
         lags = 0 if found.lags is None else found.lags.shape[1]
         made_for = (scorer, topic, found.top.shape[1], lags)
@@ -73,8 +76,11 @@ class EventEncoder:
         keys, values = self._template[1].render(found, block)
         if self._events == "avro":
             assert self._avro is not None
-            return Outputs(self._topics.anomalies, keys, *self._avro.anomalies(values))
-        return Outputs(self._topics.anomalies, keys, values, same_for_all(_CLOUDEVENT_HEADERS, n))
+            return Outputs(self._topics.anomalies, keys, *self._avro.anomalies(values, _contexts(found, block, span)))
+        headers = same_for_all(_CLOUDEVENT_HEADERS, n)
+        if (span or block.records.headers) and any(contexts := _contexts(found, block, span)):
+            headers = BytesColumn.of([encode_headers([*_CLOUDEVENT, *each]) for each in contexts])
+        return Outputs(self._topics.anomalies, keys, values, headers)
 
     def incidents(self, found: Sequence[Incident]) -> Outputs:
         """Each as it now stands; keyed by entity, without one by the partition."""
@@ -365,6 +371,12 @@ def _avro_out(settings: Settings) -> "AvroOut | None":
     from worker.avro_out import AvroOut
 
     return AvroOut(settings)
+
+
+def _contexts(found: Anomalies, block: VectorBlock, span: Headers) -> list[Headers]:
+    """The trace context of each."""
+    headers = block.records.headers
+    return [context(headers.get(record, ())) or span for record in block.record[found.index].tolist()]
 
 
 def _columns(output: PerVector, scorer: Scorer, k: int) -> Sequence[str]:

@@ -17,6 +17,7 @@ from worker.kafka import Outputs, Redo, produce
 from worker.metrics import Metrics
 from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
+from worker.traces import Span
 from worker.trials import Trials
 from worker.vectors import BytesColumn, Decoder, RecordBlock, VectorBlock
 from worker.vectors.identity import identities, names
@@ -103,7 +104,7 @@ class Lane:
         if self.windows is not None:
             self.windows.forget(partition)
 
-    def score(self, records: RecordBlock) -> Scored:
+    def score(self, records: RecordBlock, span: Span | None = None) -> Scored:
         resident, stage = self._resident, self._metrics.stage
         assert resident is not None
         with stage.labels("decode").time():
@@ -116,7 +117,8 @@ class Lane:
             anomalies = self._judge.anomalies(block, scores, resident, windowed.x, entity)
             self._incidents.observe(block, anomalies, resident)
         with stage.labels("encode").time():
-            outputs = [self._encoder.anomalies(anomalies, block, resident)] if len(anomalies) else []
+            context = () if span is None else span.headers
+            outputs = [self._encoder.anomalies(anomalies, block, resident, context)] if len(anomalies) else []
             if block.rejects:
                 outputs.append(self._encoder.dead_letters(block.rejects, block))
             if len(block):
@@ -124,6 +126,15 @@ class Lane:
                     values = per_vector(name, resident, windowed.x, scores, entity)
                     outputs.append(self._encoder.vectors(name, scores, values, block, resident))
         cold = int(np.count_nonzero(windowed.cold))
+        if span is not None:
+            span.tell(
+                records,
+                block.record[anomalies.index].tolist(),
+                model_version=resident.version,
+                vectors=len(block),
+                events=len(anomalies),
+                dead_letters=len(block.rejects),
+            )
         return Scored(
             version=resident.version,
             block=block,

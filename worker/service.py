@@ -36,6 +36,7 @@ from worker.metrics import Metrics
 from worker.router import Router
 from worker.settings import Settings
 from worker.state import PartitionState
+from worker.traces import Traces
 from worker.trials import Trials
 from worker.vectors import RecordBlock
 from worker.watcher import ChampionWatcher
@@ -112,6 +113,7 @@ class Worker:
         self.engine = Engine(settings)
         self._trials = Trials(settings, self.metrics)
         self._encoder = EventEncoder(settings)
+        self._traces = Traces(settings)
         self._incidents = Incidents(settings.incidents, settings.topics.sensors)
         self._router = Router(settings.model.routes, settings.model.name)
         self._lanes = {
@@ -146,6 +148,7 @@ class Worker:
                 self._serve()
         finally:
             self._beside.close()
+            self._traces.close()
             if self._watcher is not None:
                 self._watcher.close()
             if http is not None:
@@ -282,7 +285,8 @@ class Worker:
             checkpoint.since = time.monotonic()
         rows = 0
         for model, part in self._router.split(records):
-            scored = self._lanes[model].score(part)
+            with self._traces.batch(part, model) as span:
+                scored = self._lanes[model].score(part, span)
             self._settle(sink)
             if scored.outputs:
                 with self.metrics.stage.labels("send").time():

@@ -81,21 +81,21 @@ def _cron(value: str) -> str:
     return value
 
 
-_PACKAGES = {"arrow": "pyarrow", "avro": "fastavro"}  # format -> what it needs, an extra of its name brings it
+_PACKAGES = {"arrow": "pyarrow", "avro": "fastavro", "otel": "opentelemetry"}  # extra -> what it brings
 
 
-def lacks_package(format: str) -> str | None:
-    """What to do where a format needs a package that is not installed."""
-    package = _PACKAGES.get(format)
+def lacks_package(extra: str) -> str | None:
+    """What to do where a format, or whatever else is an extra, needs a package that is not installed."""
+    package = _PACKAGES.get(extra)
     if package is None or find_spec(package) is not None:
         return None
-    return f"{format} needs {package}: pip install 'offnormal[{format}]'"
+    return f"{extra} needs {package}: pip install 'offnormal[{extra}]'"
 
 
-def _with_its_package(format: str) -> str:
-    if (lacks := lacks_package(format)) is not None:
+def _with_its_package(extra: str) -> str:
+    if (lacks := lacks_package(extra)) is not None:
         raise ValueError(lacks)
-    return format
+    return extra
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
@@ -402,6 +402,9 @@ class Settings(BaseSettings):
     output_format: Literal["input", "json", "f32", "avro", "arrow"] = Field(
         "input", description="of scores, latents, reconstructions; input: as the vectors come"
     )
+    traces: bool = Field(
+        False, description="spans by OpenTelemetry, one for each batch; OTEL_EXPORTER_OTLP_ENDPOINT says where they go"
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
     )
@@ -411,6 +414,13 @@ class Settings(BaseSettings):
     @classmethod
     def _served(cls, value: str) -> str:
         return _with_its_package(value)
+
+    @field_validator("traces")
+    @classmethod
+    def _traceable(cls, value: bool) -> bool:
+        if value:
+            _with_its_package("otel")
+        return value
 
     @model_validator(mode="after")
     def _registry_named(self) -> "Settings":

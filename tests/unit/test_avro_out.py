@@ -66,8 +66,9 @@ def test_an_event_comes_back_as_it_was(registry: SmallRegistry, more: dict[str, 
     out = AvroOut(settings(registry, event_format="avro"))
     out.register()
     assert list(registry.subjects) == ["offnormal.anomalies-value"]
-    values, headers = out.anomalies(BytesColumn.of([json.dumps(event).encode()] * 2))
+    values, headers = out.anomalies(BytesColumn.of([json.dumps(event).encode()] * 2), [(), [("traceparent", b"x")]])
     assert b"ce_id" in (headers[0] or b"") and EVENT["id"].encode() in (headers[0] or b"")
+    assert b"traceparent" in (headers[1] or b"") and b"traceparent" not in (headers[0] or b"")
     client = SchemaRegistry.of(settings(registry))
     assert client is not None
     assert [AvroIn(client).event(value or b"") for value in values] == [event] * 2

@@ -1,0 +1,110 @@
+"""Spans by OpenTelemetry, one for each batch of a model, where OFFNORMAL_TRACES asks for them; and the trace context of
+a record, in its headers as W3C has it, which events pass on whether there are spans or not.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from worker.settings import Settings
+from worker.vectors import Headers, RecordBlock
+
+_PARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_LONGEST_STATE: Final = 512  # bytes that W3C asks one to carry
+_MOST_LINKS: Final = 32
+_FLUSH_MS: Final = 2000
+_NOTHING: Final = (b"0" * 32, b"0" * 16)
+
+
+def context(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """The headers traceparent and tracestate; none where the first is not there, or not sound."""
+    found = {name.lower(): value for name, value in headers}
+    parent, state = found.get("traceparent"), found.get("tracestate")
+    sound = _PARENT.fullmatch(parent or b"")
+    if sound is None or sound[1] == _NOTHING[0] or sound[2] == _NOTHING[1]:
+        return []
+    told: list[tuple[str, bytes | None]] = [("traceparent", parent)]
+    return [*told, ("tracestate", state)] if state and len(state) <= _LONGEST_STATE else told
+
+
+class Span:
+    """Of one batch."""
+
+    def __init__(self, span: Any):
+        self._span = span
+
+    @property
+    def headers(self) -> Headers:
+        """Its context, for events whose record has none."""
+        own = self._span.get_span_context()
+        return [("traceparent", b"00-%032x-%016x-%02x" % (own.trace_id, own.span_id, own.trace_flags))]
+
+    def tell(self, records: RecordBlock, guilty: Sequence[int], **told: int | str) -> None:
+        """What became of the batch; linked to the contexts of the records that became events, of some of them."""
+        from opentelemetry.trace import Link, SpanContext, TraceFlags
+
+        if not self._span.is_recording():
+            return
+        for name, value in told.items():
+            self._span.set_attribute(f"offnormal.{name}", value)
+        links = 0
+        for record in guilty:
+            found = context(records.headers.get(record, ()))
+            if found and links < _MOST_LINKS:
+                sound = _PARENT.fullmatch(found[0][1] or b"")
+                assert sound is not None
+                trace, span, flags = (int(part, 16) for part in sound.groups())
+                link = Link(SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(flags)))
+                self._span.add_link(link.context)
+                links += 1
+
+
+class Traces:
+    """Where the spans go, the usual OTEL_ variables say."""
+
+    def __init__(self, settings: Settings):
+        self._group = settings.kafka.group
+        self._provider: Any = None
+        self._tracer: Any = None
+        if settings.traces:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            told = Resource.create()  # by OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
+            if str(told.attributes["service.name"]).startswith("unknown_service"):
+                told = told.merge(Resource({"service.name": "offnormal-worker"}))
+            self.export(TracerProvider(resource=told), BatchSpanProcessor(OTLPSpanExporter()))
+
+    def export(self, provider: Any, processor: Any) -> None:
+        provider.add_span_processor(processor)
+        self._provider, self._tracer = provider, provider.get_tracer("offnormal")
+
+    @contextmanager
+    def batch(self, records: RecordBlock, model: str) -> Iterator[Span | None]:
+        """None where there are no spans."""
+        if self._tracer is None:
+            yield None
+            return
+        from opentelemetry.trace import SpanKind
+
+        attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": records.topic,
+            "messaging.consumer.group.name": self._group,
+            "messaging.batch.message_count": len(records),
+            "offnormal.model": model,
+        }
+        with self._tracer.start_as_current_span(
+            f"process {records.topic}", kind=SpanKind.CONSUMER, attributes=attributes
+        ) as span:
+            yield Span(span)
+
+    def close(self) -> None:
+        """Gives what is left some time to go."""
+        if self._provider is not None:
+            self._provider.force_flush(_FLUSH_MS)
+            self._provider.shutdown()
