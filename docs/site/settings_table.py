@@ -63,6 +63,7 @@ READERS: Final = {
     "output_format": "worker",
     "device": "both",
     "threads": "both",
+    "traces": "worker",
 }
 
 
