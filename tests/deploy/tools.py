@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,6 +14,7 @@ HELM = "v3.19.2"
 # Schemas of the kinds of KEDA and of Prometheus's operator.
 CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
 PARSER = "@asyncapi/parser@3.6.6"
+AXE = "axe-core@4.10.3"
 
 
 def helm() -> Path:
@@ -33,6 +35,20 @@ def crds() -> Path:
 def asyncapi_parser() -> Path:
     """A folder where node finds it."""
     return _npm("asyncapi", PARSER)
+
+
+def axe() -> Path:
+    """What finds what keeps people out: a script, to be run in the page that it looks at."""
+    return _npm("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def chromium() -> Path:
+    """Debian's: with CI=true it is installed where it is missing, for what it needs comes with it."""
+    if shutil.which("chromium") is None:
+        if not os.environ.get("CI") or os.geteuid() or shutil.which("apt-get") is None:
+            _missing("chromium (apt-get install chromium)")
+        _run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"], Path("/"))
+    return Path(shutil.which("chromium") or _missing("chromium"))
 
 
 def _npm(name: str, *packages: str) -> Path:
@@ -74,5 +90,6 @@ def _run(command: list[str], folder: Path, **environment: str) -> None:
         _missing(f"{' '.join(command)} failed: {done.stderr[-500:]}:")
 
 
-def _missing(what: str) -> None:
+def _missing(what: str) -> NoReturn:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not to be had here")
+    raise AssertionError  # neither comes back
