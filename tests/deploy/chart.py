@@ -23,6 +23,7 @@ SECURED = {
         "certKey": "tls.crt",
         "keyKey": "tls.key",
         "signingKey": "signing",
+        "pageToken": "page",
     },
 }
 WATCHED = {

@@ -197,17 +197,18 @@ class Stretch:
             ]
         )
         before = int(np.count_nonzero((offset < place.offset) | ((offset == place.offset) & (row < place.row))))
-        first = max(before - BEFORE, 0)
-        kept = first + _conspicuous(scores[first:], SHOWN)
+        last = place.offset if incident is None else incident.last[0]
+        first, end = max(before - BEFORE, 0), int(np.count_nonzero(offset <= last)) + AFTER
+        kept = first + _conspicuous(scores[first:end], SHOWN)
         expected, shares = self._explained(resident, rows[kept], None if codes is None else codes[kept])
-        end = (place.offset, place.row) if incident is None else incident.last
-        within = (kept >= before) & ((offset[kept] < end[0]) | ((offset[kept] == end[0]) & (row[kept] <= end[1])))
+        last_row = place.row if incident is None else incident.last[1]
+        within = (kept >= before) & ((offset[kept] < last) | ((offset[kept] == last) & (row[kept] <= last_row)))
         named, absent = self._sensors(resident, incident, scores[kept], shares, within)
         return {
             "gone": gone,
             "cut": found.is_cut,
             "records": found.records,
-            "vectors": len(scores) - first,
+            "vectors": len(scores[first:end]),
             "model": {"name": cut(resident.name), "version": cut(resident.version)},
             "named_by": [] if incident is None else [cut(version) for _, version in incident.models],
             "threshold": resident.threshold,

@@ -20,6 +20,14 @@ function times(u, splits) {
   return splits.map((t) => clock(t, span < 900));
 }
 
+/** Powers of ten; where there are few of them, their doubles and fivefolds too. */
+function decades(u, axis, least, most) {
+  const low = Math.floor(Math.log10(least) + 1e-9), high = Math.ceil(Math.log10(most) - 1e-9);
+  const steps = high - low > 2 ? [1] : [1, 2, 5], found = [];
+  for (let e = low; e <= high; e++) for (const step of steps) found.push(Number(`${step}e${e}`));
+  return found.filter((split) => split >= least && split <= most);
+}
+
 /** Lines at marks {time, text}; a band from..to; a level {value, text}. */
 function behind(told) {
   return (u) => {
@@ -92,11 +100,11 @@ export class Chart {
       height: told.height,
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
-      padding: [8, 8, 0, 0],
+      padding: [8, 22, 0, 0],
       scales: { x: { time: true }, y: told.y ?? {} },
       axes: [
         axis({ values: times, space: 70, size: 24 }),
-        axis({ size: 52, space: 28, values: told.values, ...(told.splits ? { splits: told.splits, filter: (u, s) => s } : {}) }),
+        axis({ size: 52, space: 28, values: told.values, ...(told.y?.distr === 3 ? { splits: decades, filter: (u, splits) => splits } : {}) }),
       ],
       series: [{}, ...series],
       hooks: { drawClear: [behind(told)], setCursor: [(u) => this.say(u.cursor.idx)] },

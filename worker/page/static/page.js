@@ -2,7 +2,7 @@
 // goes in as text, never as markup.
 
 import { Chart } from "./charts.js";
-import { ago, clock, count, duration, moment, odds, plural, share, short, significant } from "./words.js";
+import { ago, clock, count, duration, moment, odds, part, plural, share, short, significant } from "./words.js";
 
 const FIRST_PAST = 50, MORE_PAST = 200, MOST = 700, ROWS = 200;
 const $ = (id) => document.getElementById(id);
@@ -105,7 +105,6 @@ const say = (text) => put("said", text);
 setInterval(() => {
   if (!state.heard) return;
   if (performance.now() - state.heard > 6000) link(`no news for ${duration((performance.now() - state.heard) / 1000)}; reconnecting…`, false);
-  refreshTimes();
 }, 1000);
 
 // -- now
@@ -145,25 +144,25 @@ function showNow(first) {
 }
 
 function drawNow(marks, from, end) {
-  const { history: h } = state;
-  const make = (id, column, tint) => new Chart($(`${id}-chart`), $(`${id}-read`), {
-    data: [h.time, h[column]], height: 120, marks,
+  rateChart ??= nowChart("rate", "accent");
+  lagChart ??= nowChart("lag", "second");
+  for (const [chart, column] of [[rateChart, "rate"], [lagChart, "lag"]]) {
+    chart.told.marks = marks;
+    chart.plot.batch(() => {
+      chart.set([state.history.time, state.history[column]]);
+      chart.plot.setScale("x", { min: from, max: end });
+    });
+  }
+}
+
+function nowChart(column, tint) {
+  return new Chart($(`${column}-chart`), $(`${column}-read`), {
+    data: [state.history.time, state.history[column]], height: 120,
     series: [{ colour: tint, fill: `${tint}-fill` }],
     y: { range: (u, least, most) => [0, Math.max(most * 1.1, 10)] },
     values: (u, splits) => splits.map(short),
-    read: (i) => `${clock(h.time[i])}  ${short(h[column][i])}`,
+    read: (i) => `${clock(state.history.time[i])}  ${short(state.history[column][i])}`,
   });
-  for (const [chart, id, column, tint] of [[rateChart, "rate", "rate", "accent"], [lagChart, "lag", "lag", "second"]]) {
-    const drawn = chart ?? make(id, column, tint);
-    drawn.told.marks = marks;
-    drawn.told.hooked ??= true;
-    drawn.told.read = (i) => `${clock(h.time[i])}  ${short(h[column][i])}`;
-    drawn.plot.batch(() => {
-      drawn.set([h.time, h[column]]);
-      drawn.plot.setScale("x", { min: from, max: end });
-    });
-    if (id === "rate") rateChart = drawn; else lagChart = drawn;
-  }
 }
 
 // -- incidents
@@ -188,8 +187,8 @@ function table(place) {
 
 function fill(row, incident) {
   const cell = (head, ...children) => el("span", null, { role: "cell", "data-head": head }, ...children);
-  const sensors = incident.sensors.map((each) => el("span", null, { class: "sensor" },
-    el("span", each.name, { class: "sensor-name" }), " ", el("span", share(each.share), { class: "num" })));
+  const sensors = incident.sensors.slice(0, 3).map((each) => el("span", null, { class: "sensor" },
+    el("span", each.name, { class: "sensor-name" }), " ", el("span", part(each.share), { class: "num" })));
   const seconds = (incident.latest - incident.started) / 1000;
   const focused = row.contains(document.activeElement);
   row.replaceChildren(
@@ -245,10 +244,6 @@ function showIncidents() {
 function showProblem() {
   $("problem").hidden = !state.problem;
   put("problem", state.problem ? "Incidents cannot be read from Kafka now; what is shown may be old. The worker's log says why." : "");
-}
-
-function refreshTimes() {
-  if (state.now && state.now.models[0]?.made) showNow(false);
 }
 
 function showDecisions() {
@@ -313,9 +308,9 @@ function showFacts() {
   put("detail-title", named(incident));
   $("detail-state").replaceChildren(tag(incident.severity, incident.open), " ", el("span", incident.open ? "open" : "closed", { class: "tag past" }),
     ...(incident.label ? [" ", verdictTag(incident.label)] : []));
-  const sensors = incident.sensors.slice(0, 3).map((each) => `${each.name} (${share(each.share)})`).join(", ");
+  const sensors = incident.sensors.slice(0, 3).map((each) => `${each.name} (${part(each.share)})`).join(", ");
   put("detail-summary", `Since ${moment(incident.started / 1000, now())}, ${incident.open ? "for" : "lasted"} ${duration(seconds)}: `
-    + `${plural(incident.vectors, "vector")} over the threshold. At its peak a normal vector would look so odd ${odds(incident.p)} times. Led by ${sensors}. Named by model ${incident.models.join(", ")}.`);
+    + `${plural(incident.vectors, "vector")} over the threshold, the highest score is that of ${odds(incident.p).replace("<", "fewer than")} normal ones. Led by ${sensors}. Named by model ${incident.models.join(", ")}.`);
   for (const [id, verdict] of [["confirm", "confirmed"], ["dismiss", "dismissed"]])
     $(id).setAttribute("aria-pressed", String(incident.label?.verdict === verdict));
   if (incident.label && !$("label-said").textContent)
@@ -384,7 +379,7 @@ function showDetail(told) {
       level: { value: told.threshold, text: `threshold ${significant(told.threshold)}` },
       series: [{ colour: "accent" }, { colour: "alarm", width: 0, points: true }],
       y: { distr: 3, log: 10, range: (u, least, top) => logRange(least, Math.max(top ?? 1, told.threshold * 1.5)) },
-      values: (u, splits) => splits.map((s) => (s != null && isLabelled(s, u) ? significant(s) : null)),
+      values: (u, splits) => splits.map((s) => significant(s)),
       read: (i) => `${clock(time[i])}  score ${significant(score[i])}, ${odds(p[i])}`,
     });
   const grid = el("div", null, { class: "grid" });
@@ -394,7 +389,7 @@ function showDetail(told) {
     const at = within.map((w, i) => (w && over[i] != null && each.actual[i] != null ? i : -1)).filter((i) => i >= 0);
     const worst = at.reduce((a, i) => (a < 0 || Math.abs(each.actual[i] - each.expected[i]) > Math.abs(each.actual[a] - each.expected[a]) ? i : a), -1);
     const farthest = worst < 0 ? "" : ` Farthest at ${clock(time[worst])}: ${significant(each.actual[worst])}, expected ${significant(each.expected[worst])}.`;
-    figure(each.name, `${share(weight)} of the evidence; solid: read, dashed: expected`, `${each.name}, read and expected.${farthest}`, {
+    figure(each.name, `${part(weight)} of the evidence; solid: read, dashed: expected`, `${each.name}, read and expected.${farthest}`, {
       data: [time, each.actual, each.expected], height: 150, band, marks: marks.map((mark) => ({ ...mark, text: "" })),
       series: [{ colour: "accent" }, { colour: "second", dash: [5, 4] }],
       values: (u, splits) => splits.map((s) => significant(s)),
@@ -408,12 +403,6 @@ function showDetail(told) {
 }
 
 const logRange = (least, most) => [10 ** Math.floor(Math.log10(Math.max(least || 1e-2, 1e-2))), 10 ** Math.ceil(Math.log10(most * 1.05))];
-
-/** Powers of ten, and where there are few of them their halves and fifths. */
-function isLabelled(value, u) {
-  const decades = Math.log10(u.scales.y.max / u.scales.y.min), lead = value / 10 ** Math.floor(Math.log10(value) + 1e-9);
-  return Math.abs(lead - 1) < 1e-6 || (decades < 2.5 && (Math.abs(lead - 2) < 1e-6 || Math.abs(lead - 5) < 1e-6));
-}
 
 function figure(title, told, summary, chart, place = $("detail-charts")) {
   const output = el("output"), canvas = el("div", null, { role: "img", "aria-label": summary });

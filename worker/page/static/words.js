@@ -24,11 +24,14 @@ export function share(part) {
   return (percent === 0 ? "0" : percent < 0.001 ? "<0.001" : String(Number(percent.toPrecision(percent >= 10 ? 3 : 2)))) + " %";
 }
 
+/** A sensor's share of the evidence. */
+export const part = (of) => (of < 0.005 ? "<1 %" : `${Math.round(100 * of)} %`);
+
 /** A probability as "1 in 24,000". */
 export function odds(p) {
   if (p == null || !(p > 0)) return "–";
   const n = 1 / p;
-  if (n >= 1e9) return "rarer than 1 in a billion";
+  if (n >= 1e9) return "< 1 in a billion";
   if (n >= 1e6) return `1 in ${significant(n / 1e6, 2)} million`;
   const step = 10 ** Math.max(Math.floor(Math.log10(n)) - 1, 0);
   return `1 in ${count(Math.round(n / step) * step)}`;

@@ -129,6 +129,9 @@ volumeMounts:
 {{- if $c.signingKey }}
 - {name: OFFNORMAL_MODEL__SIGNING_KEY_FILE, value: {{ $at }}/{{ $c.signingKey }}}
 {{- end }}
+{{- if $c.pageToken }}
+- {name: OFFNORMAL_HTTP__TOKEN_FILE, value: {{ $at }}/{{ $c.pageToken }}}
+{{- end }}
 {{- with $root.Values.worker.extraEnv }}
 {{ toYaml . }}
 {{- end }}
