@@ -62,8 +62,8 @@ def run(settings: Settings, arguments: Namespace) -> int:
         with Processes(Path(folder), environment) as processes:
             verdict = _Demo(screen, processes, environment, stop, speed, stays).run(started)
             if stays:
-                screen.stage("page", f"is still there: http://127.0.0.1:{port}/; Ctrl-C ends the demo")
                 screen.summary(verdict)
+                screen.stage("page", f"is still there: http://127.0.0.1:{port}/; Ctrl-C ends the demo")
                 stop.wait()
     if not stays:
         screen.summary(verdict)

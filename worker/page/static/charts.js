@@ -28,30 +28,25 @@ function decades(u, axis, least, most) {
   return found.filter((split) => split >= least && split <= most);
 }
 
-/** Lines at marks {time, text}; a band from..to; a level {value, text}. */
+/** Calls `draw` within the plot's bounds, set up for small text. */
+function within(u, draw) {
+  const { ctx, bbox } = u, ratio = devicePixelRatio;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  Object.assign(ctx, { font: `${11 * ratio}px system-ui, sans-serif`, textAlign: "left", textBaseline: "alphabetic", lineWidth: ratio });
+  draw(ctx, bbox, ratio);
+  ctx.restore();
+}
+
+/** Behind the lines: a band from..to, and marks {time, text}. */
 function behind(told) {
-  return (u) => {
-    const { ctx } = u, ratio = devicePixelRatio, { left, top, width, height } = u.bbox;
-    ctx.save();
-    ctx.beginPath();
-    ctx.rect(left, top, width, height);
-    ctx.clip();
+  return (u) => within(u, (ctx, { left, top, width, height }, ratio) => {
     if (told.band) {
       const from = u.valToPos(told.band[0], "x", true), to = u.valToPos(told.band[1], "x", true);
       ctx.fillStyle = colour("shade");
       ctx.fillRect(from - ratio, top, Math.max(to - from, 2 * ratio) + ratio, height);
-    }
-    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-    ctx.lineWidth = ratio;
-    if (told.level) {
-      const y = Math.round(u.valToPos(told.level.value, "y", true));
-      ctx.strokeStyle = ctx.fillStyle = colour("alarm");
-      ctx.setLineDash([6 * ratio, 4 * ratio]);
-      ctx.beginPath();
-      ctx.moveTo(left, y);
-      ctx.lineTo(left + width, y);
-      ctx.stroke();
-      ctx.fillText(told.level.text, left + 4 * ratio, y - 4 * ratio);
     }
     ctx.setLineDash([2 * ratio, 3 * ratio]);
     let free = -Infinity;
@@ -63,17 +58,35 @@ function behind(told) {
       ctx.moveTo(x, top);
       ctx.lineTo(x, top + height);
       ctx.stroke();
-      const wide = ctx.measureText(mark.text).width, at = Math.max(Math.min(x + 4 * ratio, left + width - wide), left);
+      const wide = ctx.measureText(mark.text).width, gap = 4 * ratio;
+      const at = x + gap + wide <= left + width ? x + gap : Math.max(x - gap - wide, left);
       if (at > free) ctx.fillText(mark.text, at, top + 11 * ratio);
       free = Math.max(free, at + wide);
     }
-    ctx.restore();
-  };
+  });
+}
+
+/** Before them: a level {value, text}. */
+function before(told) {
+  return (u) => told.level && within(u, (ctx, { left, width }, ratio) => {
+    const y = Math.round(u.valToPos(told.level.value, "y", true)), wide = ctx.measureText(told.level.text).width;
+    ctx.strokeStyle = colour("alarm");
+    ctx.setLineDash([6 * ratio, 4 * ratio]);
+    ctx.beginPath();
+    ctx.moveTo(left, y);
+    ctx.lineTo(left + width, y);
+    ctx.stroke();
+    ctx.fillStyle = colour("surface");
+    ctx.fillRect(left, y - 16 * ratio, wide + 8 * ratio, 14 * ratio);
+    ctx.fillStyle = colour("alarm");
+    ctx.fillText(told.level.text, left + 4 * ratio, y - 5 * ratio);
+  });
 }
 
 /**
- * A chart in `place`: `told` has data, series [{colour, dash, width, points}], y, height, fill, band, level, marks, and
- * `read(i)`, what is said of the i-th place under the pointer, in `output`.
+ * A chart in `place`: `told` has data, series [{colour, fill, dash, width, points}], y, height, values, band, level, marks;
+ * `read(i)`, what is said in `output` of the i-th place under the pointer; and `zoomed(x)`, what is to be done then, where
+ * one may zoom by dragging.
  */
 export class Chart {
   constructor(place, output, told) {
@@ -99,7 +112,7 @@ export class Chart {
       width: this.width(),
       height: told.height,
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
+      cursor: { y: false, drag: { x: Boolean(told.zoomed), y: false }, points: { size: 6 } },
       padding: [8, 22, 0, 0],
       scales: { x: { time: true }, y: told.y ?? {} },
       axes: [
@@ -107,7 +120,12 @@ export class Chart {
         axis({ size: 52, space: 28, values: told.values, ...(told.y?.distr === 3 ? { splits: decades, filter: (u, splits) => splits } : {}) }),
       ],
       series: [{}, ...series],
-      hooks: { drawClear: [behind(told)], setCursor: [(u) => this.say(u.cursor.idx)] },
+      hooks: {
+        drawClear: [behind(told)],
+        draw: [before(told)],
+        setCursor: [(u) => this.say(u.cursor.idx)],
+        setScale: [(u, key) => key === "x" && told.zoomed?.(u.scales.x)],
+      },
     };
     this.plot = new uPlot(options, told.data, this.place);
   }
@@ -122,6 +140,11 @@ export class Chart {
 
   say(i) {
     if (this.output) this.output.textContent = i == null ? this.told.rest ?? "" : this.told.read(i);
+  }
+
+  zoom({ min, max }) {
+    const { x } = this.plot.scales;
+    if (x.min !== min || x.max !== max) this.plot.setScale("x", { min, max });
   }
 
   set(data) {

@@ -135,10 +135,10 @@ function showNow(first) {
   $("state-tile").classList.toggle("bad", !n.ready || n.refused.length > 0);
 
   const end = h.time[h.time.length - 1] ?? n.time, from = end - about.kept * about.every;
-  const marks = state.swaps.filter((swap) => swap.time >= from).map((swap) => ({ time: swap.time, text: `swap to ${swap.version}` }));
+  const marks = state.swaps.filter((swap) => swap.time >= from).map((swap) => ({ time: swap.time, text: "swap", told: `swap to ${swap.version}` }));
   $("rate-chart").setAttribute("aria-label", `Vectors a second, last ten minutes: now ${short(n.rate)}, at most ${short(Math.max(0, ...h.rate))}`);
   $("lag-chart").setAttribute("aria-label", `Lag in records, last ten minutes: now ${short(n.lag)}, at most ${short(Math.max(0, ...h.lag))}`);
-  put("marks-note", marks.length ? `Dotted lines: ${marks.map((mark) => `${clock(mark.time)} ${mark.text}`).join(", ")}` : "");
+  put("marks-note", marks.length ? `Dotted: ${marks.map((mark) => `${clock(mark.time)} ${mark.told}`).join(", ")}` : "");
   $("marks-note").hidden = !marks.length;
   if (!$("overview").hidden) drawNow(marks, from, end);
 }
@@ -366,18 +366,19 @@ function showDetail(told) {
   const over = score.map((s) => (s != null && s >= told.threshold ? s : null));
   const marks = state.decisions.filter((each) => each.version && each.time && ["promoted", "rolled back", "taken back", "pinned"].includes(each.what)
     && each.model === told.model.name && each.time >= time[0] && each.time <= time[time.length - 1])
-    .map((each) => ({ time: each.time, text: `${each.what} ${each.version}` })).sort((a, b) => a.time - b.time);
+    .map((each) => ({ time: each.time, text: each.what, told: `${each.what} ${each.version}` })).sort((a, b) => a.time - b.time);
   state.shown = { time, score, p, over, sensors: told.sensors.map((each) => ({ name: each.name, actual: by(each.actual), expected: by(each.expected) })) };
   charts.forEach((chart) => chart.destroy());
   charts = [];
   $("detail-charts").replaceChildren();
+  const thin = time.length > 800 ? 1 : 1.5;
   const named = over.filter((each) => each != null).length;
   const most = score.reduce((a, b) => (b > a ? b : a), 0);
-  figure("Score", "a line for each vector's score, dots over the threshold; shaded: the incident",
+  figure("Score", "dots: over the threshold; shaded: the incident; drag to look closer, double-click for all",
     `Score over time: ${plural(named, "vector")} of ${count(time.length)} over the threshold of ${significant(told.threshold)}, at most ${significant(most)}.`, {
       data: [time, score.map((s) => (s == null ? null : Math.max(s, 1e-3))), over], height: 220, band, marks,
       level: { value: told.threshold, text: `threshold ${significant(told.threshold)}` },
-      series: [{ colour: "accent" }, { colour: "alarm", width: 0, points: true }],
+      series: [{ colour: "accent", width: thin }, { colour: "alarm", width: 0, points: true }],
       y: { distr: 3, log: 10, range: (u, least, top) => logRange(least, Math.max(top ?? 1, told.threshold * 1.5)) },
       values: (u, splits) => splits.map((s) => significant(s)),
       read: (i) => `${clock(time[i])}  score ${significant(score[i])}, ${odds(p[i])}`,
@@ -391,12 +392,12 @@ function showDetail(told) {
     const farthest = worst < 0 ? "" : ` Farthest at ${clock(time[worst])}: ${significant(each.actual[worst])}, expected ${significant(each.expected[worst])}.`;
     figure(each.name, `${part(weight)} of the evidence; solid: read, dashed: expected`, `${each.name}, read and expected.${farthest}`, {
       data: [time, each.actual, each.expected], height: 150, band, marks: marks.map((mark) => ({ ...mark, text: "" })),
-      series: [{ colour: "accent" }, { colour: "second", dash: [5, 4] }],
+      series: [{ colour: "accent", width: thin }, { colour: "second", width: thin, dash: [5, 4] }],
       values: (u, splits) => splits.map((s) => significant(s)),
       read: (i) => `${clock(time[i])}  ${each.actual[i] == null ? "missing" : significant(each.actual[i])}, expected ${significant(each.expected[i])}`,
     }, grid);
   }
-  if (marks.length) note(`Dotted: ${marks.map((mark) => `${clock(mark.time)} ${mark.text}`).join(", ")}.`);
+  if (marks.length) note(`Dotted: ${marks.map((mark) => `${clock(mark.time)} ${mark.told}`).join(", ")}.`);
   $("detail-table").hidden = named === 0;
   $("detail-table").open = false;
   showFacts();
@@ -408,7 +409,7 @@ function figure(title, told, summary, chart, place = $("detail-charts")) {
   const output = el("output"), canvas = el("div", null, { role: "img", "aria-label": summary });
   const head = el("span", null, {}, el("strong", title), " ", el("span", told, { class: "small" }));
   place.append(el("figure", null, { class: "chart" }, el("figcaption", null, {}, head, output), canvas));
-  charts.push(new Chart(canvas, output, chart));
+  charts.push(new Chart(canvas, output, { ...chart, zoomed: (x) => charts.forEach((each) => each.plot && each.zoom(x)) }));
 }
 
 $("detail-table").addEventListener("toggle", () => {
