@@ -163,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.stream is not None:
                 self._deadline.cancel()
                 self.connection.settimeout(STREAM_PATIENCE)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):  # who is gone without a word reads nothing for good
+                    told = int(4000 * STREAM_PATIENCE)
+                    self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, told)
                 for part in answer.stream:
                     self.wfile.write(part)
         finally:

@@ -207,6 +207,7 @@ def test_an_incident_in_detail(plant: Plant, watch: Callable[..., Watched]) -> N
     expect(page.get_by_role("table").locator("tbody tr")).to_have_count(24)
     page.reload()
     expect(page.get_by_role("heading", name="press-1")).to_be_visible()
+    expect(score).to_be_visible()
     page.go_back()
     expect(page.get_by_role("heading", name="Open incidents")).to_be_visible()
     page.go_forward()

@@ -26,11 +26,11 @@ class Access:
         if self._token is None:
             return True
         kind, _, told = (_the(request.headers, "Authorization") or "").partition(" ")
-        if kind.lower() == "bearer" and _equal(told.strip(), self._token):
+        if kind.lower() == "bearer" and hmac.compare_digest(_bytes(told.strip()), self._token):
             return True
         cookies = (_the(request.headers, "Cookie") or "")[:_MOST_COOKIES].split(";")
         given = (value for name, _, value in (each.strip().partition("=") for each in cookies) if name == COOKIE)
-        return any(_equal(value, self._pass()) for value in given)
+        return any(hmac.compare_digest(_bytes(value), self._pass()) for value in given)
 
     def is_for_here(self, request: Request) -> bool:
         """A name that leads to this machine's own loopback address is how another site gets a browser to look: so where
@@ -56,7 +56,7 @@ class Access:
             (told,) = parse_qs(request.body.decode(), max_num_fields=5).get("token", [""])
         except ValueError:
             return None
-        if self._token is None or not _equal(told.strip(), self._token):
+        if self._token is None or not hmac.compare_digest(told.strip().encode("utf-8", "replace"), self._token):
             return None
         return f"{COOKIE}={self._pass().decode()}; Path=/; HttpOnly; SameSite=Strict"
 
@@ -69,8 +69,9 @@ class Access:
 _SCHEMES: Final = ("http", "https")  # the latter: by a proxy in front
 
 
-def _equal(told: str, known: bytes) -> bool:
-    return hmac.compare_digest(told.encode("utf-8", "replace"), known)
+def _bytes(header: str) -> bytes:
+    """As they were sent."""
+    return header.encode("latin-1", "replace")
 
 
 def _the(headers: Message, name: str) -> str | None:

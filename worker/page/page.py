@@ -115,7 +115,8 @@ class Page:
             stream = self._feed.stream()
         except TooMany:
             return _json(503, {"error": "viewers"})
-        return Response(200, "text/event-stream", b"retry: 2000\n\n", _NEVER_KEPT, stream)
+        headers = _NEVER_KEPT | {"X-Accel-Buffering": "no"}  # a proxy is not to hold it back
+        return Response(200, "text/event-stream", b"retry: 2000\n\n", headers, stream)
 
     def _incident(self, request: Request) -> Response:
         try:

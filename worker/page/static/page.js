@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const state = {
   about: null, now: null, reading: true, problem: false,
   history: { time: [], rate: [], lag: [] }, swaps: [], decisions: [],
-  incidents: new Map(), past: FIRST_PAST, skew: 0, heard: 0, opened: null, shown: null,
+  incidents: new Map(), past: FIRST_PAST, skew: 0, heard: 0, opened: null, shown: null, blind: false,
 };
 const now = () => Date.now() / 1000 + state.skew;  // by the worker's clock
 
@@ -93,6 +93,7 @@ function take(told) {
   showProblem();
   if (told.decisions) showDecisions();
   if (state.opened && (first || told.incidents.some((each) => each.id === state.opened))) showFacts();
+  if (state.opened && state.blind && state.incidents.has(state.opened)) read(state.opened);  // now its end is known
   if (opened.length) {
     const open = [...state.incidents.values()].filter((each) => each.open).length;
     say(`${opened.slice(0, 3).map((each) => `${each.severity}: an incident of ${named(each)} has opened`).join("; ")}. ${plural(open, "incident")} open.`);
@@ -324,6 +325,7 @@ const WHY = {
 
 async function read(id) {
   asking?.abort();
+  state.blind = !state.incidents.has(id);
   const mine = (asking = new AbortController());
   put("detail-wait", "Reading its vectors back from Kafka…");
   for (let tries = 0; ; tries++) {
