@@ -283,7 +283,7 @@ def test_when_the_worker_goes_the_page_says_so(make: Callable[..., Plant], watch
 
 
 def test_a_token_is_asked_for(make: Callable[..., Plant], watch: Callable[..., Watched]) -> None:
-    plant = make(OFFNORMAL_HTTP__TOKEN=TOKEN, OFFNORMAL_MODEL__WINDOW="4")
+    plant = make(OFFNORMAL_HTTP__TOKEN=TOKEN, OFFNORMAL_MODEL__WINDOW="4", OFFNORMAL_LOG__LEVEL="debug")
     plant.course("press-1", 8, {3: 60}, n=24)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{plant.url}page/stream", timeout=5)
