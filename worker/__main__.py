@@ -71,7 +71,8 @@ def parser() -> cli.Parser:
 
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
-    demo.add_argument("--speed", type=int, default=1300, help="vectors a second that are replayed (default 1300)")
+    demo.add_argument("--page", action="store_true", help="with the live page, more slowly, and until Ctrl-C")
+    demo.add_argument("--speed", type=int, help="vectors a second that are replayed (default 1300, with --page 340)")
 
     return parser
 

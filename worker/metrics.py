@@ -8,8 +8,13 @@ _STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _ROW_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
 
-def _samples(metric: Counter | Histogram) -> list[Sample]:
+def _samples(metric: Counter | Gauge | Histogram) -> list[Sample]:
     return [sample for family in metric.collect() for sample in family.samples]
+
+
+def total(metric: Counter | Gauge) -> float:
+    """Over all labels."""
+    return sum(sample.value for sample in _samples(metric) if not sample.name.endswith("_created"))
 
 
 class Metrics:

@@ -33,6 +33,7 @@ from worker.kafka.topics import require
 from worker.lane import Lane, Scored
 from worker.memory import keep_freed
 from worker.metrics import Metrics
+from worker.page import Decisions, Page
 from worker.router import Router
 from worker.settings import Settings
 from worker.state import PartitionState
@@ -132,8 +133,12 @@ class Worker:
         settings = self._settings
         bind_contextvars(group=settings.kafka.group)
         keep_freed()
-        http = HttpServer(settings.http, self.metrics, self.health) if settings.http.port else None
+        page = self._page() if settings.http.port and settings.http.page else None
+        routes = page.routes if page is not None else {}
+        http = HttpServer(settings.http, self.metrics, self.health, routes) if settings.http.port else None
         try:
+            if page is not None:
+                page.start()
             self._beside.start()
             topics = settings.topics
             require(
@@ -151,8 +156,16 @@ class Worker:
             self._traces.close()
             if self._watcher is not None:
                 self._watcher.close()
+            if page is not None:
+                page.close()
             if http is not None:
                 http.close()
+
+    def _page(self) -> Page:
+        def decisions() -> Decisions:
+            return self._watcher.decisions if self._watcher else {}
+
+        return Page(self._settings, self.metrics, self.engine, self.health, decisions)
 
     def health(self) -> Health:
         resident = self.engine.resident

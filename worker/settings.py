@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args
 
 from cronsim import CronSim, CronSimError
@@ -36,7 +37,7 @@ from pydantic_settings import (
 from worker.errors import SettingsError
 
 PREFIX = "OFFNORMAL_"
-SECRET_FILES = ("password_file", "signing_key_file")
+SECRET_FILES = ("password_file", "signing_key_file", "token_file")
 CONFIG_FILE = PREFIX + "CONFIG"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -360,8 +361,35 @@ class TrainingSettings(Section):
 
 
 class HttpSettings(Section):
-    host: str = Field("0.0.0.0", description="address of probes and metrics")
-    port: int = Field(8080, ge=0, le=65535, description="port of probes and metrics; 0 switches them off")
+    host: str = Field("0.0.0.0", description="address of probes, metrics and the page")
+    port: int = Field(8080, ge=0, le=65535, description="port of probes, metrics and the page; 0 switches them off")
+    page: bool = Field(True, description="the page for people, at /")
+    token: SecretStr | None = Field(
+        None, min_length=16, description="who looks at the page has to know it; probes and metrics stay open"
+    )
+    token_file: str | None = Field(None, description="a file that holds the token")
+    labels: bool = Field(False, description="who looks at the page may confirm and dismiss incidents")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this machine reaches the port."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def takes_labels(self) -> bool:
+        return bool(self.port and self.page and self.labels)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> "HttpSettings":
+        if self.labels and self.token is None and not self.is_local:
+            raise ValueError(
+                "labels without a token: whoever reaches the port could say what training is to learn; set token or"
+                " token_file, or host to 127.0.0.1"
+            )
+        return self
 
 
 class LogSettings(Section):
@@ -464,6 +492,8 @@ class Settings(BaseSettings):
             always += [topics.models, topics.drift]
         if self.model.shadow_share:
             always.append(topics.shadow)
+        if self.http.takes_labels:
+            always.append(topics.labels)
         return list(dict.fromkeys([*always, *(getattr(topics, output) for output in self.outputs)]))
 
     @classmethod
@@ -531,8 +561,11 @@ def _readable(error: Any) -> str:
         return f"{name}: no such setting{_suggestion(name)}"
     # A section given as a whole may hold a password: only a single value that is no secret is shown.
     value = error.get("input")
-    shown = name in known and "PASSWORD" not in name and "KEY" not in name and isinstance(value, str | int | float)
+    shown = name in known and not _SECRET.search(name) and isinstance(value, str | int | float)
     return f"{name}: {message}" + (f" (got {value!r})" if shown else "")
+
+
+_SECRET = re.compile("PASSWORD|KEY|TOKEN")
 
 
 def _unparseable(message: str) -> str:

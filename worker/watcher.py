@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import get_args
+from typing import Any, Final, get_args
 
 import structlog
 
@@ -22,6 +23,7 @@ from worker.trials.trial import Kind
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
+TOLD: Final = 50  # decisions on a model that are remembered for those who look
 
 
 class ChampionWatcher:
@@ -41,6 +43,7 @@ class ChampionWatcher:
         self._follower = RegistryFollower(settings)
         self._settled: dict[str, tuple[str, int]] = {}  # model -> champion and artefact last served or refused
         self.refusals: dict[str, str] = {}  # model -> the champion that is not served, and why
+        self.decisions: Mapping[str, Sequence[dict[str, Any]]] = {}  # the last on each model; replaced as a whole
         self.first_look = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion-watcher", daemon=True)
 
@@ -70,7 +73,9 @@ class ChampionWatcher:
         self._follower.close()
 
     def _follow(self, model: str, view: RegistryView) -> None:
-        decided = Counter(entry.get("what") for entry in view.history())
+        history = view.history()
+        self.decisions = {**self.decisions, model: history[-TOLD:]}
+        decided = Counter(entry.get("what") for entry in history)
         for what in get_args(What):
             self._metrics.decisions.labels(model, what).set(decided[what])
         version = view.champion()

@@ -22,7 +22,7 @@ TITLES: Final = {
     "drift": "[Drift](closed-loop.md#notice), and sensors at fault.",
     "batch": "Throughput against delay: [performance](performance.md#what-bounds-it).",
     "training": "What a training reads and does: [the closed loop](closed-loop.md#retrain).",
-    "http": "Probes and metrics.",
+    "http": "Probes, metrics and the [live page](page.md).",
     "log": "Logs, on standard error.",
 }
 # Who reads a section, and of it the settings that others read. "both": worker and training.

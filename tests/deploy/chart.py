@@ -23,6 +23,9 @@ SECURED = {
         "certKey": "tls.crt",
         "keyKey": "tls.key",
         "signingKey": "signing",
+        "pageToken": "page",
+        "registryPassword": "registry",
+        "registryCa": "registry.crt",
     },
 }
 WATCHED = {

@@ -165,6 +165,9 @@ def test_credentials_come_from_the_secret_alone() -> None:
         ("KAFKA__CERT_FILE", "tls.crt"),
         ("KAFKA__KEY_FILE", "tls.key"),
         ("MODEL__SIGNING_KEY_FILE", "signing"),
+        ("HTTP__TOKEN_FILE", "page"),
+        ("SCHEMA_REGISTRY__PASSWORD_FILE", "registry"),
+        ("SCHEMA_REGISTRY__CA_FILE", "registry.crt"),
     ):
         assert env[f"OFFNORMAL_{name}"]["value"] == f"/etc/offnormal-credentials/{file}"
     assert "credentials.secret" in template({"credentials": {"usernameKey": "user"}}).stderr

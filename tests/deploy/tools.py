@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,6 +15,7 @@ HELM = "v3.19.2"
 CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
 PARSER = ("@asyncapi/parser@3.6.6", "@asyncapi/avro-schema-parser@3.1.0")
 APICURIO = "2.6.13.Final"  # the last that Java 17 runs
+AXE = "axe-core@4.10.3"
 
 
 def helm() -> Path:
@@ -51,6 +53,20 @@ def apicurio() -> Path:
         next(parts.glob("*.tar.gz")).unlink()
         parts.rename(folder)
     return next(folder.glob("*-runner.jar"))
+
+
+def axe() -> Path:
+    """What finds what keeps people out: a script, to be run in the page that it looks at."""
+    return _npm("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def chromium() -> Path:
+    """Debian's: with CI=true it is installed where it is missing, for what it needs comes with it."""
+    if shutil.which("chromium") is None:
+        if not os.environ.get("CI") or os.geteuid() or shutil.which("apt-get") is None:
+            _missing("chromium (apt-get install chromium)")
+        _run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"], Path("/"))
+    return Path(shutil.which("chromium") or _missing("chromium"))
 
 
 def _npm(name: str, *packages: str) -> Path:
@@ -92,5 +108,6 @@ def _run(command: list[str], folder: Path, **environment: str) -> None:
         _missing(f"{' '.join(command)} failed: {done.stderr[-500:]}:")
 
 
-def _missing(what: str) -> None:
+def _missing(what: str) -> NoReturn:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not to be had here")
+    raise AssertionError  # neither comes back

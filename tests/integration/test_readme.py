@@ -97,5 +97,6 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
         scripts = next(held.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {"worker/anomaly.schema.json", "worker/incident.schema.json", "worker/windows/ring.py"} <= names
     assert {"worker/py.typed", "training/fit.py", "worker/demo/broker.py"} <= names
+    assert {f"worker/page/static/{file.name}" for file in (ROOT / "worker/page/static").iterdir()} <= names
     assert not [name for name in names if name.startswith("tests")]
     assert "offnormal-worker" in scripts and "offnormal-training" in scripts

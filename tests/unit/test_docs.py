@@ -29,7 +29,7 @@ PARSERS = {"worker": worker, "training": training}
 LANGUAGES = {"console", "json", "python", "sh", "text", "yaml"}
 SETTINGS = {name for name, _ in variables()}
 # Beside the settings: the file, and what the tests read.
-OTHERS = {CONFIG_FILE, PREFIX + "TEST_BOOTSTRAP"}
+OTHERS = {CONFIG_FILE, PREFIX + "TEST_BOOTSTRAP", PREFIX + "TEST_SCREENSHOTS"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -28,7 +28,8 @@ FIRST_STRETCH = 9_000
 BUDGET = 0.001
 RETRAIN_AT = 0.2  # of the stream
 HOLD_AT = 0.85  # here the stream waits for the swap, should the machine be slow
-LIMIT = 240.0  # seconds for any one stage
+LIMIT = 240.0  # seconds for any one stage, beyond what its pace takes
+SPEED, SLOWER = 1300, 340  # vectors a second that are replayed; with the page about two minutes of them
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -37,6 +38,9 @@ def run(settings: Settings, arguments: Namespace) -> int:
         # No exception out of nowhere: a process that is being started could slip through.
         signal.signal(number, lambda *_: stop.set())
     started = time.monotonic()
+    speed = arguments.speed if arguments.speed is not None else SLOWER if arguments.page else SPEED
+    port = free_port()
+    stays = arguments.page and not arguments.json
     with (
         Screen(to_stderr=arguments.json) as screen,
         tempfile.TemporaryDirectory(prefix="offnormal-demo-") as folder,
@@ -48,12 +52,21 @@ def run(settings: Settings, arguments: Namespace) -> int:
             "OFFNORMAL_DETECTION__FALSE_ALARM_RATE": str(BUDGET),
             "OFFNORMAL_OUTPUTS": '["scores"]',
             "OFFNORMAL_HTTP__HOST": "127.0.0.1",
-            "OFFNORMAL_HTTP__PORT": str(free_port()),
+            "OFFNORMAL_HTTP__PORT": str(port),
+            "OFFNORMAL_HTTP__PAGE": str(arguments.page),
+            "OFFNORMAL_HTTP__LABELS": str(arguments.page),
             "OFFNORMAL_LOG__FORMAT": "json",
         }
+        if arguments.page:
+            screen.stage("page", f"look at http://127.0.0.1:{port}/ as soon as the stream has begun")
         with Processes(Path(folder), environment) as processes:
-            verdict = _Demo(screen, processes, environment, stop, arguments.speed).run(started)
-    screen.summary(verdict)
+            verdict = _Demo(screen, processes, environment, stop, speed, stays).run(started)
+            if stays:
+                screen.summary(verdict)
+                screen.stage("page", f"is still there: http://127.0.0.1:{port}/; Ctrl-C ends the demo")
+                stop.wait()
+    if not stays:
+        screen.summary(verdict)
     if arguments.json:
         print(json.dumps(verdict.as_json()))
     return 0 if verdict.lost == 0 and verdict.repeated == 0 and verdict.swaps > 0 else 1
@@ -61,9 +74,16 @@ def run(settings: Settings, arguments: Namespace) -> int:
 
 class _Demo:
     def __init__(
-        self, screen: Screen, processes: Processes, environment: dict[str, str], stop: threading.Event, speed: int
+        self,
+        screen: Screen,
+        processes: Processes,
+        environment: dict[str, str],
+        stop: threading.Event,
+        speed: int,
+        stays: bool,
     ):
-        self._screen, self._processes, self._stop, self._speed = screen, processes, stop, speed
+        self._screen, self._processes, self._stop = screen, processes, stop
+        self._speed, self._stays = speed, stays  # the worker goes on after the end
         self._port = environment["OFFNORMAL_HTTP__PORT"]
         self._settings = Settings(
             kafka=KafkaSettings(bootstrap=environment["OFFNORMAL_KAFKA__BOOTSTRAP"]), outputs=("scores",)
@@ -134,13 +154,15 @@ class _Demo:
                 list(outputs.latest),
             )
 
-        self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.sent, show)
+        pace = total / self._speed if self._speed else 0.0
+        self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.sent, show, LIMIT + pace)
         time.sleep(0.5)
         outputs.poll()  # what comes now is a repeat
-        self._screen.stage("end", "SIGTERM to the worker")
-        worker.terminate()
-        self._wait(lambda: worker.poll() is not None, lambda: None)
-        self._processes.require_success("worker", worker)
+        if not self._stays:
+            self._screen.stage("end", "SIGTERM to the worker")
+            worker.terminate()
+            self._wait(lambda: worker.poll() is not None, lambda: None)
+            self._processes.require_success("worker", worker)
         return [json.loads(line) for line in self._processes.log("worker").read_text().splitlines() if line[:1] == "{"]
 
     def _finish(self, name: str, *arguments: str) -> None:
@@ -156,14 +178,14 @@ class _Demo:
         if arguments == ("training",) and told:
             self._screen.stage(name, told[-1])
 
-    def _wait(self, ready: Callable[[], bool], show: Callable[[], None]) -> None:
-        deadline = time.monotonic() + LIMIT
+    def _wait(self, ready: Callable[[], bool], show: Callable[[], None], limit: float = LIMIT) -> None:
+        deadline = time.monotonic() + limit
         while not ready():
             if self._stop.is_set():
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
                 raise OffnormalError(
-                    f"the demo made no end within {LIMIT:.0f} s; on a slow machine: `python -m worker demo --speed 300`"
+                    f"the demo made no end within {limit:.0f} s; on a slow machine: `python -m worker demo --speed 300`"
                 )
             show()
             time.sleep(0.1)

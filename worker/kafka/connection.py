@@ -89,13 +89,16 @@ def write(
     topic: str,
     records: Iterable[tuple[str, bytes | None, Sequence[tuple[str, bytes]]]],
     partition: int | None = None,
+    timeout: float | None = None,
 ) -> None:
-    """A few records, key, value and headers of each: in order, all acknowledged. Raises worker.errors.KafkaError."""
+    """A few records, key, value and headers of each: in order, all acknowledged; connected, and each of them, within
+    `timeout` seconds, by default those of the start, and 30. Raises worker.errors.KafkaError.
+    """
     with readable_errors(f"writing {topic}", settings.bootstrap):
-        client = producer(settings)
+        client = producer(settings, timeout)
         try:
             for key, value, headers in records:
-                client.send(topic, value, key.encode(), list(headers), partition=partition).get(30)
+                client.send(topic, value, key.encode(), list(headers), partition=partition).get(timeout or 30)
         finally:
             client.close(timeout=5)
 

@@ -5,7 +5,7 @@ Serves what is no part of the exactly-once loop: the registry, the training wind
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -32,10 +32,17 @@ class Reader:
     """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout.
 
     `patience` is how long the broker holds a request while nothing comes: other requests, and the end, wait behind it,
-    but each one costs a millisecond.
+    but each one costs a millisecond. `only` are the partitions to read, by default all.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str, max_records: int = 5000, patience: float = 0.1):
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        max_records: int = 5000,
+        patience: float = 0.1,
+        only: Container[int] | None = None,
+    ):
         self.topic = topic
         self._settings = settings
         self._max_records = max_records
@@ -44,7 +51,7 @@ class Reader:
         self._patience = Patience(self._consumer)
         with self._errors():
             partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
-            self._partitions = [TopicPartition(topic, p) for p in partitions]
+            self._partitions = [TopicPartition(topic, p) for p in partitions if only is None or p in only]
             self._consumer.assign(self._partitions)
             self._ends = self._consumer.end_offsets(self._partitions) if partitions else {}
 
@@ -54,6 +61,12 @@ class Reader:
     def ends(self) -> dict[int, int]:
         """Partition -> end offset as of the reader's start. (The embedded broker's lies before its last batch.)"""
         return {p.partition: end for p, end in self._ends.items()}
+
+    def starts(self) -> dict[int, int]:
+        """Partition -> the first offset that retention has left."""
+        with self._errors():
+            found = self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
+        return {p.partition: offset for p, offset in found.items()}
 
     def partitions(self) -> list[int]:
         return [p.partition for p in self._partitions]
@@ -85,9 +98,8 @@ class Reader:
         """The latest timestamp (ms) among the last records of each partition; None where there are none. Where it reads
         from next is to be said after it.
         """
-        with self._errors():
-            first = self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
-        self.seek({p.partition: max(self._ends[p] - LAST, first[p]) for p in self._partitions})
+        first = self.starts()
+        self.seek({p.partition: max(self._ends[p] - LAST, first[p.partition]) for p in self._partitions})
         times = [int(block.timestamp.max()) for block in self.to_end() if len(block)]
         return max(times, default=None)
 

@@ -129,6 +129,15 @@ volumeMounts:
 {{- if $c.signingKey }}
 - {name: OFFNORMAL_MODEL__SIGNING_KEY_FILE, value: {{ $at }}/{{ $c.signingKey }}}
 {{- end }}
+{{- if $c.pageToken }}
+- {name: OFFNORMAL_HTTP__TOKEN_FILE, value: {{ $at }}/{{ $c.pageToken }}}
+{{- end }}
+{{- if $c.registryPassword }}
+- {name: OFFNORMAL_SCHEMA_REGISTRY__PASSWORD_FILE, value: {{ $at }}/{{ $c.registryPassword }}}
+{{- end }}
+{{- if $c.registryCa }}
+- {name: OFFNORMAL_SCHEMA_REGISTRY__CA_FILE, value: {{ $at }}/{{ $c.registryCa }}}
+{{- end }}
 {{- with $root.Values.worker.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -1,0 +1,100 @@
+"""The newest incidents of the fleet, as they were published last, and what people have said of them. Bounded, whatever
+comes. Not for two threads at once.
+"""
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import orjson
+
+from worker.detection.incident import Incident
+from worker.events import read_incident
+from worker.labels import place_of
+from worker.page.texts import cut
+
+MOST: Final = 500
+_SPARE: Final = 100  # beyond these, the oldest go together: to look for them costs a pass over all
+_MOST_LABELS: Final = 2000
+SENSORS: Final = 5  # that are named
+_MODELS: Final = 3
+
+
+class IncidentBook:
+    def __init__(self, source: str, topic: str):
+        self._source, self._topic = source, topic
+        self._incidents: dict[str, Incident] = {}
+        self._labels: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._changed: set[str] = set()
+        self._gone: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._incidents)
+
+    def get(self, id: str) -> Incident | None:
+        return self._incidents.get(id)
+
+    def take(self, value: bytes | None) -> None:
+        """A record of the incidents topic; nonsense, and other groups' incidents, change nothing."""
+        incident = read_incident(value, self._source)
+        if incident is None or incident.topic != self._topic:
+            return
+        incident.evidence = dict(incident.leading()[:SENSORS])
+        incident.models = incident.models[-_MODELS:]
+        self._incidents[incident.id] = incident
+        self._changed.add(incident.id)
+        self._gone.discard(incident.id)
+        if len(self._incidents) > MOST + _SPARE:
+            self._drop()
+
+    def take_label(self, value: bytes | None) -> None:
+        """A record of the labels topic, likewise."""
+        try:
+            told = orjson.loads(value or b"")
+            id, verdict = told["id"], told["verdict"]
+            if place_of(id, self._topic) is None or verdict not in ("confirmed", "dismissed"):
+                return
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return
+        label = {"verdict": verdict, "who": cut(told.get("who") or ""), "time": cut(told.get("time") or "")}
+        self._labels[id] = label
+        self._labels.move_to_end(id)
+        if len(self._labels) > _MOST_LABELS:
+            self._labels.popitem(last=False)
+        if id in self._incidents:
+            self._changed.add(id)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """All, as the page has them."""
+        return [self._shown(incident) for incident in self._incidents.values()]
+
+    def news(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """What has changed since the last call, and which are no longer held."""
+        changed = [self._shown(self._incidents[id]) for id in self._changed]
+        gone = sorted(self._gone)
+        self._changed, self._gone = set(), set()
+        return changed, gone
+
+    def _drop(self) -> None:
+        """The oldest, closed ones first."""
+        order = sorted(self._incidents.values(), key=lambda each: (not each.closed, each.latest))
+        for incident in order[: len(order) - MOST]:
+            del self._incidents[incident.id]
+            self._changed.discard(incident.id)
+            self._gone.add(incident.id)
+        if len(self._gone) > MOST:  # nobody has been told of most of them
+            self._gone = set(sorted(self._gone)[-MOST:])
+
+    def _shown(self, incident: Incident) -> dict[str, Any]:
+        return {
+            "id": incident.id,
+            "entity": None if incident.entity is None else cut(incident.entity),
+            "open": not incident.closed,
+            "severity": incident.severity,
+            "started": incident.started,
+            "latest": incident.latest,
+            "vectors": incident.vectors,
+            "p": incident.peak,
+            "sensors": [{"name": cut(name), "share": round(share, 4)} for name, share in incident.evidence.items()],
+            "models": [cut(version) for _, version in incident.models],
+            "label": self._labels.get(incident.id),
+        }
