@@ -9,8 +9,7 @@ import structlog
 from worker.errors import NoModelError, SettingsError
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings
-from worker.vectors import RecordBlock
-from worker.vectors.decoder import documents
+from worker.vectors import Decoder, RecordBlock
 from worker.vectors.formats import Refused
 
 log = structlog.get_logger()
@@ -44,7 +43,8 @@ def infer(
 ) -> tuple[str, ...]:
     """From the records: the length of arrays, or every key that holds a number in nearly all rows."""
     try:
-        docs = [doc for block in records for doc in documents(block, settings, registry)]
+        decoder = Decoder(settings, (), registry)
+        docs = [doc for block in records for doc in decoder.documents(block)]
     except Refused as error:
         raise SettingsError(f"{_SETTING}: {error}: say it") from None
     if not docs:

@@ -74,7 +74,9 @@ class HttpServer:
         try:
             self._server = _Server((settings.host, settings.port), routes)
         except OSError as error:
-            raise SettingsError(f"OFFNORMAL_HTTP__PORT: {settings.host}:{settings.port}: {error.strerror}") from None
+            raise SettingsError(
+                f"OFFNORMAL_HTTP__PORT: {settings.host}:{settings.port}: {error.strerror}; choose another, or 0 for none"
+            ) from None
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 

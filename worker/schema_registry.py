@@ -22,6 +22,7 @@ log = structlog.get_logger()
 Schema = Any  # as JSON has it
 
 _FORGOTTEN_AFTER: Final = 60.0  # seconds that a schema is known not to be there
+_LOGIN: Final = "OFFNORMAL_SCHEMA_REGISTRY__USERNAME and OFFNORMAL_SCHEMA_REGISTRY__PASSWORD say who asks"
 _MOST_UNKNOWN: Final = 1000
 _LARGEST: Final = 4 * 2**20  # bytes of an answer
 _DEEPEST: Final = 20  # references of references
@@ -128,7 +129,8 @@ class SchemaRegistry:
                 raise UnknownSchema(f"{where} has no {path.lstrip('/')}") from None
             if error.code in (409, 422) and body is not None:
                 raise UnknownSchema(told) from None
-            raise SchemaRegistryError(f"{where} answers {error.code} to {path}: {told[:200]}") from None
+            hint = f"; {_LOGIN}" if error.code in (401, 403) else ""
+            raise SchemaRegistryError(f"{where} answers {error.code} to {path}: {told[:200]}{hint}") from None
         except (OSError, ValueError, RecursionError) as error:  # a ValueError: it is no JSON
             reason = getattr(error, "reason", error)
             raise SchemaRegistryError(

@@ -5,6 +5,7 @@ a record, in its headers as W3C has it, which events pass on whether there are s
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final
 
 from worker.settings import Settings
@@ -42,22 +43,18 @@ class Span:
 
     def tell(self, records: RecordBlock, guilty: Sequence[int], **told: int | str) -> None:
         """What became of the batch; linked to the contexts of the records that became events, of some of them."""
-        from opentelemetry.trace import Link, SpanContext, TraceFlags
+        from opentelemetry.trace import SpanContext, TraceFlags
 
         if not self._span.is_recording():
             return
         for name, value in told.items():
             self._span.set_attribute(f"offnormal.{name}", value)
-        links = 0
-        for record in guilty:
-            found = context(records.headers.get(record, ()))
-            if found and links < _MOST_LINKS:
-                sound = _PARENT.fullmatch(found[0][1] or b"")
-                assert sound is not None
-                trace, span, flags = (int(part, 16) for part in sound.groups())
-                link = Link(SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(flags)))
-                self._span.add_link(link.context)
-                links += 1
+        found = (context(records.headers[record]) for record in guilty if record in records.headers)
+        for told_by, *_ in islice(filter(None, found), _MOST_LINKS):
+            sound = _PARENT.fullmatch(told_by[1] or b"")
+            assert sound is not None
+            trace, span, flags = (int(part, 16) for part in sound.groups())
+            self._span.add_link(SpanContext(trace, span, is_remote=True, trace_flags=TraceFlags(flags)))
 
 
 class Traces:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.brokers import Broker
 from tests.models import FEATURES, normal_rows
 from tests.registry import SmallRegistry
 from tests.stage import VECTOR, Stage, arrow, encode, until
+from worker.demo.broker import free_port
 from worker.models import Artefact
 
 MakeStage = Callable[..., Stage]
@@ -66,7 +68,13 @@ def test_from_training_to_alerts(
 def test_a_registry_that_is_away_is_waited_for(
     stage: MakeStage, broker: Broker, registry: SmallRegistry, artefact: Artefact, rng: np.random.Generator
 ) -> None:
-    s = stage(OFFNORMAL_INPUT__FORMAT="avro", OFFNORMAL_SCHEMA_REGISTRY__URL=registry.url).make_topics(2)
+    port = free_port()
+    s = stage(
+        OFFNORMAL_INPUT__FORMAT="avro",
+        OFFNORMAL_SCHEMA_REGISTRY__URL=registry.url,
+        OFFNORMAL_HTTP__HOST="127.0.0.1",
+        OFFNORMAL_HTTP__PORT=str(port),
+    ).make_topics(2)
     s.publish(artefact)
     worker = s.worker()
     worker.await_log("worker_starts")
@@ -78,6 +86,11 @@ def test_a_registry_that_is_away_is_waited_for(
     assert not s.committed() and not s.dead_letters()
     registry.away = False
     until(lambda: sum(s.committed().values()) == 100)
+    partition, offset = places[7]
+    looked = urllib.request.urlopen(  # the page reads such records back
+        f"http://127.0.0.1:{port}/page/incident?id={s.topics.sensors}/{partition}/{offset}/0", timeout=20
+    )
+    assert len(json.loads(looked.read())["score"]) > 10
     registry.away = True  # what is known needs no registry
     places += s.send([*encode(normal_rows(50, rng), "avro"), b"no avro"])
     until(lambda: sum(s.committed().values()) == 151)

@@ -16,6 +16,7 @@ from worker.kafka.reader import Reader
 from worker.labels import VectorPlace
 from worker.page.texts import cut
 from worker.router import Router
+from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 from worker.vectors import Decoder, RecordBlock, VectorBlock
 from worker.vectors.identity import hashes, identities
@@ -62,6 +63,8 @@ class Stretch:
     def __init__(self, settings: Settings, engine: Engine):
         self._settings, self._engine = settings, engine
         self._router = Router(settings.model.routes, settings.model.name)
+        self._registry = SchemaRegistry.of(settings)
+        self._decoder: tuple[Sequence[str], Decoder] | None = None  # of features; it remembers schemas
 
     def around(self, place: VectorPlace, incident: Incident | None) -> dict[str, Any]:
         """What the page shows of the incident that began at this place; what is known of it, if anything is. Raises
@@ -115,7 +118,7 @@ class Stretch:
             return hashes(block, block.keys)
         resident = self._engine.resident
         assert resident is not None
-        return identities(Decoder(self._settings.input, resident.features).decode(block))
+        return identities(self._decoder_of(resident).decode(block))
 
     def _read(
         self, reader: Reader, place: VectorPlace, identity: int, begin: int, last: int, deadline: float
@@ -155,9 +158,14 @@ class Stretch:
         model = self._router.model(key)
         return default if model is None else self._engine.residents.get(model, default)
 
+    def _decoder_of(self, resident: Resident) -> Decoder:
+        if self._decoder is None or self._decoder[0] != resident.features:
+            self._decoder = resident.features, Decoder(self._settings.input, resident.features, self._registry)
+        return self._decoder[1]
+
     def _ways(self, resident: Resident) -> tuple[Decoder, Windows | None]:
         settings, width = self._settings, len(resident.features)
-        decoder = Decoder(settings.input, resident.features)
+        decoder = self._decoder_of(resident)
         if settings.model.window == 1:
             return decoder, None
         one = settings.entities.model_copy(update={"max": 1})

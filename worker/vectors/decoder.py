@@ -66,6 +66,19 @@ class Decoder:
             parsed.extend(self._format(name).decode(records.values, indices))
         return _join(records, parsed, rejects, self._width, nulls, times)
 
+    def documents(self, records: RecordBlock) -> list[Any]:
+        """What the records say, as JSON would have it, whatever the features are; without those that do not parse.
+        Raises Refused where one is of f32, which does not say; SchemaRegistryError.
+        """
+        found: list[Any] = []
+        for name, indices in self._by_format(records, np.flatnonzero(records.values.length >= 0), []):
+            if name == "f32" and len(indices):
+                raise Refused(UNKNOWN_CONTENT_TYPE, "f32 records do not tell how many features there are")
+            for r in indices.tolist():
+                with suppress(Refused):
+                    found.append(self._format(name).document(records.values.view(r)))
+        return found
+
     def _header_times(
         self, records: RecordBlock, there: Int64s, rejects: list[Reject]
     ) -> tuple[Int64s, dict[int, int]]:
@@ -125,21 +138,6 @@ class Decoder:
             assert self._registry is not None
             return Avro(*self._named, self._registry)
         return Json(*self._named)
-
-
-def documents(records: RecordBlock, settings: InputSettings, registry: SchemaRegistry | None = None) -> list[Any]:
-    """What the records say, before it is known which features there are; without those that do not parse. Raises
-    Refused where that is a record of f32, which does not say.
-    """
-    decoder = Decoder(settings, (), registry)
-    found: list[Any] = []
-    for name, indices in decoder._by_format(records, np.flatnonzero(records.values.length >= 0), []):
-        if name == "f32" and len(indices):
-            raise Refused(UNKNOWN_CONTENT_TYPE, "f32 records do not tell how many features there are")
-        for r in indices.tolist():
-            with suppress(Refused):
-                found.append(decoder._format(name).document(records.values.view(r)))
-    return found
 
 
 def _without_long_keys(records: RecordBlock, there: Int64s, rejects: list[Reject]) -> Int64s:
