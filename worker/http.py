@@ -74,9 +74,8 @@ class HttpServer:
         try:
             self._server = _Server((settings.host, settings.port), routes)
         except OSError as error:
-            raise SettingsError(
-                f"OFFNORMAL_HTTP__PORT: {settings.host}:{settings.port}: {error.strerror}; choose another, or 0 for none"
-            ) from None
+            where = f"{settings.host}:{settings.port}"
+            raise SettingsError(f"OFFNORMAL_HTTP__PORT: {where}: {error.strerror}; take another one, or 0") from None
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
