@@ -17,6 +17,7 @@ class SmallRegistry:
         self.asked: list[str] = []
         self.logins: set[str | None] = set()
         self.away = False
+        self.elsewhere: str | None = None  # where it sends whoever asks
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -27,6 +28,12 @@ class SmallRegistry:
 
             def _answer(self) -> None:
                 registry.logins.add(self.headers["Authorization"])
+                if registry.elsewhere is not None:
+                    self.send_response(302)
+                    self.send_header("Location", registry.elsewhere + self.path)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 status, answer = registry.answer(self.path, json.loads(body) if body else None)
                 told = json.dumps(answer).encode()
@@ -55,6 +62,8 @@ class SmallRegistry:
             return 200, {"id": id}
         if found := re.fullmatch(r"/schemas/ids/(\d+)", path):
             id = int(found[1])
+            if id >= 2**31:  # where a number is expected, this is none to Java: it knows no such path
+                return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
             if 0 < id <= len(self.schemas):
                 return 200, self.schemas[id - 1]
             return 404, {"error_code": 40403, "message": "Schema not found"}

@@ -55,7 +55,7 @@ def infer(
     objects = [row for row in rows if type(row) is dict]
     if 2 * len(objects) < len(rows):
         lengths = Counter(len(row) for row in rows if type(row) is list)
-        width, count = lengths.most_common(1)[0]
+        width, count = lengths.most_common(1)[0] if lengths else (0, 0)
         if not width:
             raise SettingsError(f"{_SETTING}: the records' arrays are empty: say how many features there are")
         if count < NEARLY_ALL * len(rows):

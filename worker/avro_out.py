@@ -11,17 +11,23 @@ from typing import Any, Final
 import fastavro
 import numpy as np
 from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, UnknownType
 from kafka.record.util import encode_varint
 
 from worker.kafka.outputs import encode_headers
 from worker.schema_registry import SchemaRegistry, UnknownSchema
 from worker.settings import Settings
 from worker.vectors import BytesColumn, Headers
+from worker.vectors.avro import Shape
 from worker.vectors.block import Float32s, Int64s
 
 _HEADER: Final = 5  # bytes: 0, and the schema's number in four
 
 
+_ERRORS: Final = (
+    *(UnknownSchema, SchemaResolutionError, SchemaParseException, UnknownType),
+    *(EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
+)
 _ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time")
 
 
@@ -88,10 +94,13 @@ class AvroIn:
         try:
             number = int.from_bytes(value[1:_HEADER], "big")
             if number not in self._parsed:
+                named: dict[str, Any] = {}
+                parsed = fastavro.parse_schema(self._registry.schema(number)[0], named_schemas=named)
+                Shape(named).look(parsed)
                 self._parsed[number] = fastavro.parse_schema(self._registry.schema(number)[0])
             data: Any = fastavro.schemaless_reader(BytesIO(value[_HEADER:]), self._parsed[number], self._anomaly)
             return _cloudevent(data)
-        except (UnknownSchema, SchemaResolutionError, EOFError, LookupError, TypeError, AttributeError) as error:
+        except _ERRORS as error:
             raise ValueError(f"no event: {error!r}") from None
 
 

@@ -21,9 +21,10 @@ log = structlog.get_logger()
 
 Schema = Any  # as JSON has it
 
-_FORGOTTEN_AFTER: Final = 60.0  # seconds that a schema is known not to be there
+_LAST_ID: Final = 2**31 - 1
+_FORGOTTEN_AFTER: Final = 600.0  # seconds that a schema is known not to be there
 _LOGIN: Final = "OFFNORMAL_SCHEMA_REGISTRY__USERNAME and OFFNORMAL_SCHEMA_REGISTRY__PASSWORD say who asks"
-_MOST_UNKNOWN: Final = 1000
+_MOST_UNKNOWN: Final = 100_000
 _LARGEST: Final = 4 * 2**20  # bytes of an answer
 _DEEPEST: Final = 20  # references of references
 _WAIT: Final = 0.5  # seconds between two tries
@@ -51,6 +52,8 @@ class SchemaRegistry:
         """The schema, and those that it refers to, by name. Raises UnknownSchema, and SchemaRegistryError where the
         registry is away.
         """
+        if not 0 < id <= _LAST_ID:  # else it may take the number for a path that is none of its own
+            raise UnknownSchema(f"no schema has the number {id}")
         if id in self._schemas:
             return self._schemas[id]
         since, told = self._unknown.get(id, (0.0, ""))
@@ -63,7 +66,7 @@ class SchemaRegistry:
             self._schemas[id] = _avro(answer), references
         except UnknownSchema as error:
             if len(self._unknown) >= _MOST_UNKNOWN:
-                self._unknown.clear()
+                del self._unknown[next(iter(self._unknown))]  # the oldest
             self._unknown[id] = time.monotonic(), str(error)
             raise
         return self._schemas[id]
@@ -106,15 +109,15 @@ class SchemaRegistry:
     def _once(self, method: str, path: str, body: Any) -> Any:
         settings = self._settings
         assert settings.url is not None
-        headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        request = urllib.request.Request(settings.url.rstrip("/") + path, method=method)
+        request.add_header("Accept", "application/vnd.schemaregistry.v1+json, application/json")
         if settings.username and settings.password:
             login = f"{settings.username}:{settings.password.get_secret_value()}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
-        data = None
+            # Not to where it may be redirected to.
+            request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
         if body is not None:
-            headers["Content-Type"] = "application/vnd.schemaregistry.v1+json"
-            data = json.dumps(body).encode()
-        request = urllib.request.Request(settings.url.rstrip("/") + path, data, headers, method=method)
+            request.add_header("Content-Type", "application/vnd.schemaregistry.v1+json")
+            request.data = json.dumps(body).encode()
         where = f"the schema registry at {settings.url}"
         try:
             context = ssl.create_default_context(cafile=settings.ca_file) if settings.url.startswith("https:") else None

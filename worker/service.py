@@ -104,6 +104,7 @@ class Worker:
         self._joined = False
         self._vectors = 0  # committed
         self._rebalances = 0
+        self._lagging: set[int] = set()  # partitions whose lag is told
         self._checkpoint = Checkpoint()
         self._committing: Checkpoint | None = None
         self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
@@ -470,9 +471,12 @@ class Worker:
 
     def _observe(self, source: Source) -> None:
         m = self.metrics
-        m.lag.clear()  # a partition that another worker owns now would stand still for ever
-        for partition, lag in source.lag().items():
+        lags = source.lag()
+        for partition, lag in lags.items():
             m.lag.labels(str(partition)).set(lag)
+        for partition in self._lagging - set(lags):  # another worker's now: it would stand still for ever
+            m.lag.remove(str(partition))
+        self._lagging = set(lags)
         m.rebalances.set(source.rebalances)
         m.gone.set(source.skipped_by_retention)
         m.device_memory.set(self.engine.memory())

@@ -99,6 +99,12 @@ def _with_its_package(extra: str) -> str:
     return extra
 
 
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s@]+", value):
+        raise ValueError("write http://host:port or https://host:port, user and password by settings of their own")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(seconds)]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")]
@@ -239,7 +245,7 @@ class InputSettings(Section):
 class SchemaRegistrySettings(Section):
     """Whoever sends and reads `avro` needs one."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = Field(
+    url: Annotated[str, AfterValidator(_url)] | None = Field(
         None, description="schema registry of Confluent's API, for avro: http://registry:8081"
     )
     username: str | None = Field(None, description="its user, or API key")
@@ -565,7 +571,7 @@ def _readable(error: Any) -> str:
     return f"{name}: {message}" + (f" (got {value!r})" if shown else "")
 
 
-_SECRET = re.compile("PASSWORD|KEY|TOKEN")
+_SECRET = re.compile("PASSWORD|KEY|TOKEN|URL")  # of a URL it may hold a password
 
 
 def _unparseable(message: str) -> str:

@@ -3,6 +3,7 @@ a record, in its headers as W3C has it, which events pass on whether there are s
 """
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -11,10 +12,10 @@ from typing import Any, Final
 from worker.settings import Settings
 from worker.vectors import Headers, RecordBlock
 
-_PARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_PARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _LONGEST_STATE: Final = 512  # bytes that W3C asks one to carry
 _MOST_LINKS: Final = 32
-_FLUSH_MS: Final = 2000
+_LAST_SPANS: Final = 2.0  # seconds
 _NOTHING: Final = (b"0" * 32, b"0" * 16)
 
 
@@ -39,6 +40,8 @@ class Span:
     def headers(self) -> Headers:
         """Its context, for events whose record has none."""
         own = self._span.get_span_context()
+        if not own.is_valid:  # OTEL_SDK_DISABLED
+            return []
         return [("traceparent", b"00-%032x-%016x-%02x" % (own.trace_id, own.span_id, own.trace_flags))]
 
     def tell(self, records: RecordBlock, guilty: Sequence[int], **told: int | str) -> None:
@@ -73,7 +76,8 @@ class Traces:
             told = Resource.create()  # by OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
             if str(told.attributes["service.name"]).startswith("unknown_service"):
                 told = told.merge(Resource({"service.name": "offnormal-worker"}))
-            self.export(TracerProvider(resource=told), BatchSpanProcessor(OTLPSpanExporter()))
+            provider = TracerProvider(resource=told, shutdown_on_exit=False)
+            self.export(provider, BatchSpanProcessor(OTLPSpanExporter()))
 
     def export(self, provider: Any, processor: Any) -> None:
         provider.add_span_processor(processor)
@@ -101,7 +105,8 @@ class Traces:
             yield Span(span)
 
     def close(self) -> None:
-        """Gives what is left some time to go."""
+        """Gives what is left some time to go: a collector that is away would hold the end for longer."""
         if self._provider is not None:
-            self._provider.force_flush(_FLUSH_MS)
-            self._provider.shutdown()
+            last = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+            last.start()
+            last.join(_LAST_SPANS)

@@ -207,9 +207,28 @@ def test_the_loop_gives_what_pyarrow_gives(data: st.DataObject) -> None:
 
 
 def test_a_record_of_too_many_readings_is_refused() -> None:
+    """Those of columns that are not there count as well: they would take memory, and no bytes."""
     few = ipc({"a": pa.array(np.zeros(9000, np.int8))})
-    features = tuple(f"f{k}" for k in range(1999)) + ("a",)
-    assert reasons(decode([few, ipc({"a": pa.array([1])})], features)) == [(0, "wrong-length")]
+    features = (*(f"f{k}" for k in range(99)), "a")
+    for strange in ({}, {"ts": pa.array([None] * 9000, pa.float16())}):  # by the loop, by pyarrow
+        many = ipc({"a": pa.array(np.zeros(9000, np.int8)), **strange})
+        block = decode([many, ipc({"a": pa.array([1])})], features, time_field="ts")
+        assert reasons(block) == [(0, "wrong-length")] and len(block) == 1
+    assert not decode([few]).rejects
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([10**18], pa.timestamp("us")),
+        pa.array([123], pa.timestamp("ns")),
+        pa.array([1], pa.timestamp("s", "Nowhere/Land")),
+    ],
+)
+def test_training_finds_the_features_whatever_stands_beside_them(odd: pa.Array) -> None:
+    records = block_of([ipc({"a": pa.array([1.0]), "odd": odd, "values": pa.array([[1.0]])}), b"no arrow"])
+    documents = Decoder(InputSettings(format="arrow"), ()).documents(records)
+    assert documents == [[{"a": 1.0, "values": [1.0]}]]
 
 
 @given(st.data())

@@ -90,7 +90,8 @@ def test_rows_of_rows_are_many_vectors(registry: SmallRegistry) -> None:
 def test_times_and_entities(registry: SmallRegistry) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
     ms = 1_767_323_045_678
-    for unit, told in [("millis", moment), ("micros", moment)]:
+    nanos = ms * 1_000_000 + 999
+    for unit, told in [("millis", moment), ("micros", moment), ("nanos", nanos)]:
         logical = {"type": "long", "logicalType": f"timestamp-{unit}"}
         schema = record(("id", "string"), ("ts", ["null", logical]), ("a", "double"))
         id = registry.add(schema)
@@ -117,7 +118,12 @@ def test_what_is_wrong_harms_no_neighbour(registry: SmallRegistry) -> None:
     good = wire(id, schema, {"a": 1.0, "b": 2.0})
     bad = {
         "unparseable": [b"", b"\0", b"\1" + good[1:], good[:-1], good + b"\0", b'{"a": 1}'],
-        "unknown-schema": [b"\0\0\0\xff\xff" + good[5:], b"\0" + struct.pack(">I", no_avro) + good[5:]],
+        "unknown-schema": [
+            b"\0\0\0\xff\xff" + good[5:],
+            b"\0\xff\xff\xff\xff" + good[5:],
+            b"\0\0\0\0\0" + good[5:],
+            b"\0" + struct.pack(">I", no_avro) + good[5:],
+        ],
         "wrong-type": [
             wire(registry.add(flags), flags, {"a": True, "b": 1.0}),
             wire(registry.add(texts), texts, {"a": "1", "b": 1.0}),
@@ -205,9 +211,35 @@ def test_an_unknown_schema_is_asked_for_once_in_a_while(registry: SmallRegistry)
     assert registry.asked.count("/schemas/ids/9999999") == 1
 
 
-def test_it_logs_in(registry: SmallRegistry) -> None:
+def test_more_unknown_schemas_than_can_be_asked_for_are_not_forgotten(
+    registry: SmallRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [b"\0" + struct.pack(">I", 1_000_000 + k) + b"12345678" for k in range(300)]
+    decoder = Decoder(InputSettings(format="avro"), ("a", "b"), client(registry))
+    monkeypatch.setattr("worker.vectors.avro._PATIENCE", 0.05)
+    tries = 0
+    while True:
+        try:
+            assert len(decoder.decode(block_of(values)).rejects) == 300
+            break
+        except SchemaRegistryError:
+            tries += 1
+            assert tries < 300
+    assert tries > 0
+    assert sum(path.startswith("/schemas/ids/1000") for path in registry.asked) == 300
+
+
+def test_it_logs_in_but_not_where_it_is_sent_on_to(registry: SmallRegistry) -> None:
     client(registry, username="u", password="p").register("s", "string")
     assert "Basic dTpw" in registry.logins
+    other = SmallRegistry()
+    try:
+        registry.elsewhere = other.url
+        assert client(registry, username="u", password="p").schema(other.add("string")) == ("string", {})
+        assert other.logins == {None}
+    finally:
+        registry.elsewhere = None
+        other.close()
 
 
 def test_without_a_registry_it_is_an_unknown_content_type() -> None:
@@ -216,12 +248,21 @@ def test_without_a_registry_it_is_an_unknown_content_type() -> None:
     assert reject.reason == "unknown-content-type" and "OFFNORMAL_SCHEMA_REGISTRY__URL" in reject.error
 
 
+def _long(value: int) -> bytes:
+    out, told = bytearray(), (value << 1) ^ (value >> 63)
+    while told > 127:
+        out.append(told & 127 | 128)
+        told >>= 7
+    return bytes(out) + bytes([told])
+
+
 FIELDS = st.sampled_from(
     [
         *("int", "long", "float", "double", "boolean", "string", "bytes", "null"),
         *(["null", "double"], ["long", "null"], ["null", "string"], ["null", "boolean"], ["int", "string", "null"]),
         {"type": "enum", "name": "E", "symbols": ["x", "y"]},
-        {"type": "long", "logicalType": "timestamp-millis"},
+        *({"type": "long", "logicalType": f"timestamp-{unit}"} for unit in ("millis", "micros", "nanos")),
+        ["null", {"type": "long", "logicalType": "local-timestamp-micros"}],
         {"type": "array", "items": "double"},
         {"type": "array", "items": "float"},
         {"type": "bytes", "logicalType": "decimal", "precision": 4},
@@ -242,6 +283,8 @@ def test_the_loop_gives_what_fastavro_gives(registry: SmallRegistry, data: st.Da
     pieces = st.one_of(
         st.binary(max_size=9),
         st.floats(width=64).map(lambda v: struct.pack("<d", v)),
+        st.integers(-(2**63), 2**63 - 1).map(_long),
+        st.integers(0, 2 * 10**18).map(_long),
         st.floats(width=32).map(lambda v: struct.pack("<f", v)),
         st.sampled_from([b"\0", b"\2", b"\4", b"\x06abc", b"\4" + struct.pack("<dd", 1, 2) + b"\0", b"\xff" * 10]),
     )

@@ -76,6 +76,16 @@ def test_an_event_comes_back_as_it_was(registry: SmallRegistry, more: dict[str, 
     assert reader.event(values[0]) == event and reader.event(json.dumps(event).encode()) == event
     with pytest.raises(ValueError):
         EventReader(None).event(values[0])
+    late = io.BytesIO()
+    data = event["data"] | {"id": "i", "source": "s", "time": 2**62}
+    fastavro.schemaless_writer(late, fastavro.parse_schema(schema("anomaly")), data)
+    hostile = registry.add({"type": "array", "items": "null"})
+    for each in (
+        (values[0] or b"")[:5] + late.getvalue(),
+        b"\0" + hostile.to_bytes(4, "big") + b"\xfe\xff\xff\xff\x0f",
+    ):
+        with pytest.raises(ValueError):
+            reader.event(each)
     for bad in (b"\0", b"\0\0\0\0\x63rest", (values[0] or b"")[:-3], b"", None):
         with pytest.raises(ValueError):
             reader.event(bad)

@@ -82,6 +82,9 @@ def test_a_password_is_in_no_text() -> None:
         load_with(**protected)
     assert "sasl_mechanism" in str(caught.value)
     assert secret not in str(caught.value)
+    with pytest.raises(SettingsError, match="by settings of their own") as caught:
+        load_with(OFFNORMAL_SCHEMA_REGISTRY__URL=f"http://u:{secret}@registry:8081")
+    assert secret not in str(caught.value)
 
 
 def test_what_kubernetes_sets_is_no_setting() -> None:

@@ -1,5 +1,6 @@
 """Trace contexts from records to events, and spans."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_an_event_has_the_context_of_its_record(lane: Lane) -> None:
         [("traceparent", None)],
         [("traceparent", b"00-xyz")],
         [("traceparent", b"x" * 5000)],
+        [("traceparent", b"ff" + CONTEXT[0][1][2:])],
         [("traceparent", b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01")],
         [("tracestate", b"rojo=1")],
     ],
@@ -89,6 +91,17 @@ def test_a_batch_is_a_span_linked_to_the_records_that_became_events(lane: Lane) 
     assert list(first.headers)[1:] == CONTEXT
     own = f"00-{told.context.trace_id:032x}-{told.context.span_id:016x}-{told.context.trace_flags:02x}".encode()
     assert list(second.headers)[1:] == [("traceparent", own)]
+
+
+def test_a_collector_that_is_away_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    traces = Traces(SETTINGS.model_copy(update={"traces": True}))
+    for _ in range(600):
+        with traces.batch(block_of([b"x"]), "default"):
+            pass
+    began = time.monotonic()
+    traces.close()
+    assert time.monotonic() - began < 3
 
 
 def test_without_the_setting_there_are_none() -> None:

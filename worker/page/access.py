@@ -18,7 +18,7 @@ _MOST_COOKIES: Final = 8192  # characters of the header that are looked at
 
 class Access:
     def __init__(self, settings: HttpSettings):
-        self._token = None if settings.token is None else settings.token.get_secret_value().encode()
+        self._token = None if settings.token is None else settings.token.get_secret_value().strip().encode()
         self._is_local = settings.is_local
 
     def is_known(self, request: Request) -> bool:

@@ -38,7 +38,7 @@ _VALUES: Final = "values"
 _TO_MS: Final = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # times, and by
 
 
-_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, OSError, EOFError)
+_ERRORS: Final = (pa.ArrowException, ValueError, TypeError, ArithmeticError, OSError, EOFError)
 _MOST_PLANS: Final = 8  # schemas whose records the compiled loop reads
 _LITTLE: Final = 0
 
@@ -76,8 +76,10 @@ class Arrow:
     def _learn(self, value: memoryview) -> _Plan | None:
         """A plan for the schema of this record; None where there is one already, or none can be made."""
         prefix = _prefix(value)
-        if prefix is None or prefix in self._plans or len(self._plans) >= _MOST_PLANS:
+        if prefix is None or prefix in self._plans:
             return None
+        if len(self._plans) >= _MOST_PLANS:
+            del self._plans[next(iter(self._plans))]  # the oldest
         self._plans[prefix] = plan = self._plan(prefix)
         return plan
 
@@ -152,8 +154,9 @@ class Arrow:
         for r in records.tolist():
             try:
                 table = read(values.view(r))
-                if not 0 < table.num_rows * len(self._features) <= loop.MOST_READINGS:
-                    raise Refused(WRONG_LENGTH, f"{table.num_rows} rows of {len(self._features)} readings")
+                if not 0 < table.num_rows * len(self._features) <= loop.MOST_READINGS * int(values.length[r]):
+                    told = f"{table.num_rows} rows of {len(self._features)} readings in {values.length[r]} bytes"
+                    raise Refused(WRONG_LENGTH, told)
                 tables.setdefault(table.schema, []).append((r, table))
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
@@ -161,7 +164,12 @@ class Arrow:
         return [*parsed, Parsed(records[:0], records[:0], np.empty((0, len(self._features)), np.float32), rejects)]
 
     def document(self, value: memoryview) -> Any:
-        return read(value).slice(0, 100).to_pylist()
+        table = read(value).slice(0, 100)
+        telling = [i for i, kind in enumerate(table.schema.types) if _is_number(kind) or hasattr(kind, "value_type")]
+        try:
+            return table.select(telling).to_pylist()
+        except _ERRORS as error:
+            raise Refused(UNPARSEABLE, str(error)) from None
 
     def _of_schema(self, alike: list[tuple[int, pa.Table]], rejects: list[Reject]) -> list[Parsed]:
         """All at once; where something is wrong with any of them, one by one."""
@@ -239,11 +247,15 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray | None:
 
 def _numbers(column: pa.ChunkedArray, name: str) -> Float32s:
     """[n] NaN where it is null. Raises Refused."""
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+    if not _is_number(column.type):
         raise Refused(WRONG_TYPE, f"column {name[:100]!r} holds no numbers, but {str(column.type)[:100]}")
     found: np.ndarray[Any, Any] = column.to_numpy()
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and a reject
         return found.astype(np.float64, copy=False).astype(np.float32)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _rows(column: pa.ChunkedArray, width: int) -> Float32s:

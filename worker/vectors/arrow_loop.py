@@ -26,7 +26,7 @@ _V5, _RECORD_BATCH = 4, 3
 # Fields, in Arrow's Message.fbs: of a message, and of a batch.
 _VERSION, _KIND, _HEADER, _BODY_LENGTH = range(4)
 _ROWS, _NODES, _BUFFERS, _COMPRESSION = range(4)
-MOST_READINGS: Final = 1 << 24  # of a record: columns that are not there take no bytes of it
+MOST_READINGS: Final = 4  # for each byte of a record: columns that are not there take none of it
 _1, _2, _3, _4, _8, _16 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 16))
 
 
@@ -63,7 +63,7 @@ def measure(buffer, start, length, prefix, n_nodes, n_buffers, columns, width, r
         if version == 0 or kind == 0 or header == 0 or told == 0:
             continue
         body_length = np.int64(eight_bytes(told))
-        if byte(version) != _V5 or byte(kind) != _RECORD_BATCH or body_length < 0:
+        if byte(version) != _V5 or byte(version + _1) != 0 or byte(kind) != _RECORD_BATCH or body_length < 0:
             continue
         if np.uint64(body_length) > end - body:
             continue
@@ -78,7 +78,7 @@ def measure(buffer, start, length, prefix, n_nodes, n_buffers, columns, width, r
         if count == 0 or nodes == 0 or buffers == 0 or compressed != 0:
             continue
         n = np.int64(eight_bytes(count))
-        if n < 1 or n > MOST_READINGS // width:
+        if n < 1 or n > MOST_READINGS * length[i] // width:
             continue
         good = True
         for c in range(len(columns)):
@@ -260,7 +260,9 @@ def _within(buffers, number, size, body_length):
     """Whether a buffer lies within the body and has so many bytes."""
     at = buffers + _16 * np.uint64(number)
     offset, length = np.int64(eight_bytes(at)), np.int64(eight_bytes(at + _8))
-    return offset >= 0 and length >= size and offset <= body_length and length <= body_length - offset
+    return (
+        offset >= 0 and offset & 7 == 0 and length >= size and offset <= body_length and length <= body_length - offset
+    )
 
 
 @inlined

@@ -5,6 +5,7 @@ fields are read by a compiled loop (avro_loop.py); whatever is unusual about a s
 and its document is then looked at as one of JSON is.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,11 +16,12 @@ import numpy as np
 from fastavro.schema import SchemaParseException, UnknownType
 
 from worker.compiled import read_only
+from worker.errors import SchemaRegistryError
 from worker.schema_registry import Schema, SchemaRegistry, UnknownSchema
 from worker.vectors import avro_loop as loop
 from worker.vectors.block import BytesColumn, Int64s, Reject
 from worker.vectors.documents import Documents
-from worker.vectors.formats import UNKNOWN_SCHEMA, UNPARSEABLE, Parsed, Refused
+from worker.vectors.formats import LAST_TIME, UNKNOWN_SCHEMA, UNPARSEABLE, Parsed, Refused, moment
 from worker.vectors.loops import ENTITY, SKIP, TIME, VALUES, Taken
 
 HEADER: Final = 5  # bytes: 0, and the schema's number
@@ -34,13 +36,14 @@ _KINDS: Final = {
     "bytes": loop.BYTES,
 }
 _ARRAYS: Final = {"float": loop.FLOATS, "double": loop.DOUBLES}
-_AS_WRITTEN: Final = ("decimal", "uuid")  # nobody needs these made
 _MOST_PARTS: Final = 10_000
+_PATIENCE: Final = 10.0  # seconds of questions for one block: the loop must be seen to turn
 _UNITS: Final = {
     f"{local}timestamp-{unit}": divisor
     for local in ("", "local-")
     for unit, divisor in (("millis", 1), ("micros", 1000), ("nanos", 1_000_000))
 }
+_AS_WRITTEN: Final = ("decimal", "uuid", *_UNITS)  # nobody needs these made
 
 
 class _Plan(NamedTuple):
@@ -60,6 +63,8 @@ class _Reader:
     schema: Schema  # parsed by fastavro
     has_booleans: bool
     plan: _Plan | None
+    time_field: str | None  # a timestamp, so many of whose `unit` make a millisecond
+    unit: int
 
     def load(self, text: bytes) -> tuple[Any, bool]:
         """One record as a document, and whether there may be a boolean in it. Raises Refused."""
@@ -73,6 +78,9 @@ class _Reader:
             raise Refused(UNPARSEABLE, f"not by its schema: {error!r}"[:300]) from None
         if source.tell() < len(text):
             raise Refused(UNPARSEABLE, f"{len(text) - source.tell()} bytes after its end: not by its schema")
+        if self.unit and type(told := found[self.time_field]) is int:
+            told //= self.unit
+            found[self.time_field] = moment(told) if 0 <= told < LAST_TIME else -1  # that is no time
         return found, self.has_booleans
 
 
@@ -96,9 +104,12 @@ class Avro:
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         schemas, rejects = _schemas(values, records)
+        deadline = time.monotonic() + _PATIENCE
         parsed = [Parsed(records[:0], records[:0], np.empty((0, len(self._features)), np.float32), rejects)]
         for number in np.unique(schemas[schemas >= 0]).tolist():
             mine = records[schemas == number]
+            if time.monotonic() > deadline and number not in self._readers:  # what was told so far is remembered
+                raise SchemaRegistryError(f"the schema registry has told of schemas for {_PATIENCE:.0f} s: others wait")
             try:
                 reader = self._reader(number)
             except Refused as error:
@@ -135,13 +146,20 @@ class Avro:
             for reference in references.values():
                 fastavro.parse_schema(reference, named_schemas=named)
             parsed = fastavro.parse_schema(schema, named_schemas=named)
-            shape = _Shape(named)
+            plan, unit = self._plan(parsed), self._unit(parsed)
+            shape = Shape(named)
             shape.look(parsed)
         except (SchemaParseException, UnknownType, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnknownSchema(f"a schema that is none: {error!r}") from None
         except RecursionError:
             raise UnknownSchema("a schema too deep") from None
-        return _Reader(parsed, shape.has_booleans, self._plan(parsed))
+        return _Reader(parsed, shape.has_booleans, plan, self._time_field, unit)
+
+    def _unit(self, schema: Schema) -> int:
+        """Of the time field; 0 where it is no timestamp."""
+        fields = schema["fields"] if isinstance(schema, dict) and schema.get("type") == "record" else ()
+        plain = [_plain(field["type"]) for field in fields if field["name"] == self._time_field]
+        return max(plain[0][2], 0) if plain and plain[0] is not None else 0
 
     def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
         """What the compiled loop takes; and the records that it refuses."""
@@ -232,7 +250,7 @@ def _fits(kind: int, role: int) -> bool:
     return kind not in _ARRAYS.values()
 
 
-class _Shape:
+class Shape:
     """Looks through a parsed schema. One that refers to itself nests as deep as its sender likes, one with items of no
     bytes has as many of these as a number says, and records of records of records grow by powers: these are refused.
     """

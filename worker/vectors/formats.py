@@ -106,5 +106,10 @@ def milliseconds(value: Any) -> int:
     raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")
 
 
-def _of_moment(moment: datetime) -> int:
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+def moment(ms: int) -> datetime:
+    """Of milliseconds since the epoch: no number is taken for seconds then."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _of_moment(told: datetime) -> int:
+    return ((told if told.tzinfo else told.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
