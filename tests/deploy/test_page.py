@@ -5,6 +5,10 @@ OFFNORMAL_TEST_SCREENSHOTS=1 writes docs/images anew.
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +23,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from tests.brokers import Broker
 from tests.deploy.tools import axe, chromium
 from tests.models import make_artefact, normal_rows
-from tests.stage import Process, Stage
+from tests.stage import Process, Stage, until
 from worker.demo.broker import free_port
 
 IMAGES = Path(__file__).parents[2] / "docs/images"
@@ -363,3 +367,24 @@ def test_pictures(make: Callable[..., Plant], watch: Callable[..., Watched]) -> 
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 1180})
     shot("page-phone")
+
+
+def test_the_demo_with_the_page_stays_until_ctrl_c(tmp_path: Path) -> None:
+    """The address is told at once; the page is there while the stream runs, and after the summary."""
+    log = tmp_path / "demo.log"
+    with log.open("wb") as out:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "worker", "demo", "--page", "--speed", "4000"], stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        until(lambda: "look at http://" in log.read_text(), 30)
+        (url,) = re.findall(r"look at (http://127\.0\.0\.1:\d+/)", log.read_text())
+        until(lambda: "Ctrl-C ends the demo" in log.read_text() or demo.poll() is not None, 200, every=1)
+        assert "Summary" in log.read_text()
+        with urllib.request.urlopen(f"{url}page/stream", timeout=5) as stream:
+            told = next(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+        assert told["about"]["labels"] and told["now"]["ready"] and told["now"]["vectors"] > 40_000
+        assert [swap["before"] for swap in told["swaps"]]
+    finally:
+        demo.send_signal(signal.SIGINT)
+    assert demo.wait(20) == 0, log.read_text()[-2000:]

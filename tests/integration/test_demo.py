@@ -2,17 +2,13 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-from tests.stage import until
 
 
 def command() -> list[str]:
@@ -50,27 +46,6 @@ def test_demo_closes_the_loop_on_real_data() -> None:
     assert told["false_alarm_rate"]["observed"] < 3 * told["false_alarm_rate"]["promised"]
     assert told["seconds"] < time.monotonic() - begun
     assert "Summary" in run.stderr
-
-
-def test_with_the_page_it_stays_until_ctrl_c(tmp_path: Path) -> None:
-    """The address is told at once; the page is there while the stream runs, and after the summary."""
-    log = tmp_path / "demo.log"
-    with log.open("wb") as out:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "worker", "demo", "--page", "--speed", "4000"], stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        until(lambda: "look at http://" in log.read_text(), 30)
-        (url,) = re.findall(r"look at (http://127\.0\.0\.1:\d+/)", log.read_text())
-        until(lambda: "Ctrl-C ends the demo" in log.read_text() or demo.poll() is not None, 200, every=1)
-        assert "Summary" in log.read_text()
-        with urllib.request.urlopen(f"{url}page/stream", timeout=5) as stream:
-            told = next(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
-        assert told["about"]["labels"] and told["now"]["ready"] and told["now"]["vectors"] > 40_000
-        assert [swap["before"] for swap in told["swaps"]]
-    finally:
-        demo.send_signal(signal.SIGINT)
-    assert demo.wait(20) == 0, log.read_text()[-2000:]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
