@@ -52,6 +52,8 @@ class SmallRegistry:
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         if self.away:
             return 503, {"error_code": 50301, "message": "away"}
+        if path == "/subjects":
+            return 200, list(self.subjects)
         if body is not None and (found := re.fullmatch(r"/subjects/([^/]+)/versions", path)):
             if body not in self.schemas:
                 self.schemas.append(body)

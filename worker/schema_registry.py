@@ -71,6 +71,14 @@ class SchemaRegistry:
             raise
         return self._schemas[id]
 
+    def subjects(self) -> list[str]:
+        """Raises SchemaRegistryError."""
+        try:
+            found: Any = self._ask("GET", "/subjects")
+            return [str(name) for name in found]
+        except (UnknownSchema, TypeError) as error:
+            raise SchemaRegistryError(f"{self._settings.url} is no schema registry: {error}") from None
+
     def register(self, subject: str, schema: Schema) -> int:
         """Its id; the same for a schema that is there. Raises SchemaRegistryError."""
         body = {"schema": json.dumps(schema)}

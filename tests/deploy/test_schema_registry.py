@@ -77,6 +77,7 @@ def test_it_keeps_what_it_is_given(registry: Registry) -> None:
     id = client.register("a-subject", VECTOR)
     assert client.register("a-subject", VECTOR) == id
     assert registry.client.schema(id)[0]["fields"] == VECTOR["fields"]
+    assert "a-subject" in client.subjects()
     with pytest.raises(UnknownSchema):
         client.schema(987_654_321)
 

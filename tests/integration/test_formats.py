@@ -59,6 +59,9 @@ def test_from_training_to_alerts(
     assert set(registry.subjects) - {"vectors"} == {f"{s.topics.anomalies}-value"} | (
         {f"{s.topics.scores}-value"} if kind == "avro" else set()
     )
+    check = s.worker("check", "--json")
+    assert check.wait() == 0, check.errors
+    assert "subjects" in json.loads(check.output.splitlines()[-1])["checks"]["schemas"]["detail"]
     alerts = s.worker("alerts", "--events", "--since", "earliest", "--until-end", "--json")
     assert alerts.wait() == 0, alerts.errors
     lines = [json.loads(line) for line in alerts.output.splitlines()]
@@ -108,6 +111,7 @@ def test_a_registry_that_never_answers_is_exit_4(stage: MakeStage, broker: Broke
         OFFNORMAL_KAFKA__STARTUP_TIMEOUT="2",
     ).make_topics(1)
     s.publish(artefact)
-    worker = s.worker()
-    assert worker.wait() == 4
-    assert "OFFNORMAL_SCHEMA_REGISTRY__URL" in worker.errors
+    for arguments in ([], ["check"]):
+        worker = s.worker(*arguments)
+        assert worker.wait() == 4
+        assert "OFFNORMAL_SCHEMA_REGISTRY__URL" in worker.errors + worker.output

@@ -23,6 +23,8 @@ def run(settings: Settings, arguments: Namespace) -> int:
         ("access", _access),
         ("champion", _champion),
     ]
+    if settings.schema_registry.url is not None:
+        checks.insert(2, ("schemas", _schemas))
     for name, check in checks:
         try:
             told, good = check(settings), True
@@ -47,6 +49,13 @@ def _device(settings: Settings) -> str:
     from worker.engine import pick_device
 
     return str(pick_device(settings.device))
+
+
+def _schemas(settings: Settings) -> str:
+    from worker.schema_registry import SchemaRegistry
+
+    subjects = SchemaRegistry(settings.schema_registry).subjects()
+    return f"{settings.schema_registry.url} answers, and has {len(subjects)} subjects"
 
 
 def _broker(settings: Settings) -> str:
