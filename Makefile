@@ -23,7 +23,8 @@ demo: setup ## the whole loop on real data: broker, training, worker, a swap, a 
 	@$(BIN)/python -m worker demo
 
 test: setup ## all tests, on the most real Kafka to be had
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q tests/integration
 
 test-faults: setup ## kills, broken brokers, hostile input, TLS and ACLs: FAULTS="--full", FAULTS="kill=100 --seed 1"
 	$(BIN)/python -m pytest -q tests/faults

@@ -93,7 +93,7 @@ def test_a_registry_that_is_away_is_waited_for(
     looked = urllib.request.urlopen(  # the page reads such records back
         f"http://127.0.0.1:{port}/page/incident?id={s.topics.sensors}/{partition}/{offset}/0", timeout=20
     )
-    assert len(json.loads(looked.read())["score"]) > 10
+    assert len(json.loads(looked.read())["score"]) > 3
     registry.away = True  # what is known needs no registry
     places += s.send([*encode(normal_rows(50, rng), "avro"), b"no avro"])
     until(lambda: sum(s.committed().values()) == 151)
