@@ -93,6 +93,10 @@ def test_times_and_entities(registry: SmallRegistry) -> None:
     nanos = ms * 1_000_000 + 999
     for unit, told in [("millis", moment), ("micros", moment), ("nanos", nanos)]:
         logical = {"type": "long", "logicalType": f"timestamp-{unit}"}
+        union = ["null", logical, "boolean"]  # by fastavro, whatever the entity
+        unusual = record(("id", "string"), ("ts", union), ("a", "double"))
+        value = wire(registry.add(unusual), unusual, {"id": "press", "ts": told, "a": 1})
+        assert decode(registry, [value], time_field="ts").time.tolist() == [ms]
         schema = record(("id", "string"), ("ts", ["null", logical]), ("a", "double"))
         id = registry.add(schema)
         values = [

@@ -158,8 +158,10 @@ class Avro:
     def _unit(self, schema: Schema) -> int:
         """Of the time field; 0 where it is no timestamp."""
         fields = schema["fields"] if isinstance(schema, dict) and schema.get("type") == "record" else ()
-        plain = [_plain(field["type"]) for field in fields if field["name"] == self._time_field]
-        return max(plain[0][2], 0) if plain and plain[0] is not None else 0
+        kinds = [field["type"] for field in fields if field["name"] == self._time_field]
+        branches = [branch for kind in kinds for branch in (kind if isinstance(kind, list) else [kind])]
+        found = (_UNITS.get(branch.get("logicalType"), 0) for branch in branches if isinstance(branch, dict))
+        return next(filter(None, found), 0)
 
     def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
         """What the compiled loop takes; and the records that it refuses."""
