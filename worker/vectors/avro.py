@@ -160,7 +160,7 @@ class Avro:
         fields = schema["fields"] if isinstance(schema, dict) and schema.get("type") == "record" else ()
         kinds = [field["type"] for field in fields if field["name"] == self._time_field]
         branches = [branch for kind in kinds for branch in (kind if isinstance(kind, list) else [kind])]
-        found = (_UNITS.get(branch.get("logicalType"), 0) for branch in branches if isinstance(branch, dict))
+        found = (_UNITS.get(str(branch.get("logicalType")), 0) for branch in branches if isinstance(branch, dict))
         return next(filter(None, found), 0)
 
     def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
