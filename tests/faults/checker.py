@@ -31,6 +31,7 @@ class Verdict:
     events: int = 0
     repeated: int = 0  # more than one output of a record, or event of a row
     wrong: list[Place] = field(default_factory=list)  # scores that are not the version's, dead letters with other bytes
+    how: list[str] = field(default_factory=list)  # some of them are wrong
     strange: list[Place] = field(default_factory=list)  # outputs of no record, or of the wrong kind
     uncommitted: int = 0
     versions: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,7 @@ class Verdict:
         if self.repeated and not repeats:
             found.append(f"{self.repeated} repeated")
         if self.wrong:
-            found.append(f"{len(self.wrong)} wrong: {self.wrong[:5]}")
+            found.append(f"{len(self.wrong)} wrong: {self.wrong[:5]}; {'; '.join(self.how[:3])}")
         if self.strange:
             found.append(f"{len(self.strange)} outputs of nothing: {self.strange[:5]}")
         if self.uncommitted:
@@ -145,7 +146,8 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     verdict.strange = sorted((set(scores) - set(vectors)) | (set(dead) - (set(inputs) - set(vectors))))
     verdict.repeated = sum(len(found) - 1 for found in outputs.values())
     verdict.wrong = sorted(place for place, values in dead.items() if set(values) != {inputs.get(place)})
-    verdict.wrong += _wrong(scores, vectors, models)
+    verdict.how = [f"dead letter {dead[place][0]!r:.200} of {inputs.get(place)!r:.200}" for place in verdict.wrong[:3]]
+    verdict.wrong += _wrong(scores, vectors, models, verdict.how)
     _judge_events(bootstrap, topics.anomalies, p_values, budget, verdict)
     verdict.versions.update(found[0][0] for found in scores.values())
     ends: dict[int, int] = {}
@@ -172,8 +174,11 @@ def _wrong(
     scores: Mapping[Place, list[tuple[str, float]]],
     vectors: Mapping[Place, list[float]],
     models: Mapping[str, Offline],
+    how: list[str],
 ) -> list[Place]:
-    """Scores that differ from the offline score of their version by more than 1e-5 of it."""
+    """Scores that differ from the offline score of their version by more than 1e-5 of it, and more than 1e-8: a vector
+    that the model expects to the last digits has a score of what rounding leaves. And how some of them differ.
+    """
     by_version: dict[str, list[tuple[Place, float]]] = defaultdict(list)
     for place, found in scores.items():
         if place in vectors:
@@ -186,5 +191,8 @@ def _wrong(
             continue
         x = np.array([vectors[place] for place, _ in told], np.float32)
         got, want = np.array([score for _, score in told]), models[version](x)
-        wrong += [told[i][0] for i in np.flatnonzero(~(np.abs(got - want) <= 1e-5 * np.abs(want)))]
+        for i in np.flatnonzero(~(np.abs(got - want) <= 1e-5 * np.abs(want) + 1e-8)).tolist():
+            wrong.append(told[i][0])
+            by = {name: float(score(x[i : i + 1])[0]) for name, score in models.items()}
+            how.append(f"{got[i]!r}, not {want[i]!r} by {version}; of {x[i].tolist()}; by all {by}")
     return sorted(wrong)
