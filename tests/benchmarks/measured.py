@@ -61,9 +61,9 @@ def measure(settings: Settings, n: int) -> dict[str, Any]:
             end = (time.perf_counter(), cpu())
             worker.stop()
 
-    def counted(records: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         nonlocal rows, alerts
-        scored = score(records)
+        scored = score(*arguments)
         rows += len(scored.block)
         alerts += len(scored.severities)
         return scored
