@@ -140,6 +140,10 @@ def both(
     if "UnicodeDecodeError" in expected["error"]:  # an odd name of a header: it costs nobody anything here
         assert found["records"][: len(expected["records"])] == expected["records"]
         return expected
+    if expected["error"].startswith("MemoryError"):  # it has believed what an lz4 frame claims to unpack to
+        assert found["error"].startswith(("TooLarge", "MemoryError"))
+        assert found["records"][: len(expected["records"])] == expected["records"]
+        return expected
     if expected["error"]:
         # It may have gone past what compaction had left out before the damage: the same batch is fetched again.
         assert found.pop("next") >= expected.pop("next")

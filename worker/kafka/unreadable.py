@@ -50,11 +50,12 @@ class Unreadable(errors.CorruptRecordError):  # type: ignore[misc]
 class BoundedRecords(MemoryRecords):  # type: ignore[misc]
     """The batches of a fetch; none that unpacks to more than `most` bytes is handed on. Raises TooLarge."""
 
-    __slots__ = ("batch", "most")
+    __slots__ = ("_checks_crcs", "batch", "most")
 
-    def __init__(self, data: Any, most: int):
+    def __init__(self, data: Any, most: int, checks_crcs: bool):
         super().__init__(data)
         self.batch, self.most = b"", most  # the one that was handed on last
+        self._checks_crcs = checks_crcs
 
     def next_batch(self) -> Any:
         if self._next_slice is not None:
@@ -64,7 +65,9 @@ class BoundedRecords(MemoryRecords):  # type: ignore[misc]
             try:
                 decompress(batch.compression_type, memoryview(self.batch)[batch.HEADER_STRUCT.size :], self.most)
             except (TooLarge, MemoryError):
-                raise
+                # What is damaged is told so by kafka-python, which does not unpack it then.
+                if not self._checks_crcs or batch.validate_crc():
+                    raise
             except Exception:  # kafka-python has the word
                 log.debug("batch_odd", base_offset=batch.base_offset)
         return batch
@@ -91,7 +94,7 @@ class GuardedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def __init__(
         self, fetch_offset: int, tp: TopicPartition, records: MemoryRecords, *args: Any, most: int, **more: Any
     ):
-        self._bounded = BoundedRecords(records._buffer, most)
+        self._bounded = BoundedRecords(records._buffer, most, more.get("check_crcs", True))
         self._error: Exception | None = None  # it came after records that were taken before it
         super().__init__(fetch_offset, tp, self._bounded, *args, **more)
 
