@@ -1,11 +1,9 @@
 """All topics and messages as an AsyncAPI 3 document, made of the settings and of the schemas beside this file."""
 
-import json
-from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 
 from worker import __version__
-from worker.events import SchemaName, schema
+from worker.events import SchemaName, avro_schema, schema
 from worker.settings import Settings
 
 _DRAFT: Final = "application/schema+json;version=draft-07"
@@ -100,7 +98,7 @@ def _event(name: SchemaName) -> Document:
 def _anomaly(settings: Settings) -> Document:
     if settings.event_format == "json":
         return _event("anomaly")
-    told = json.loads(files("worker").joinpath("anomaly.avsc").read_text())
+    told = avro_schema("anomaly")
     return {
         "contentType": _AVRO,
         "title": told["name"],

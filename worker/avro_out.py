@@ -1,28 +1,25 @@
 """What is published as Avro, in Confluent's wire format, and read back: events, and what is said of each vector."""
 
-import json
 import struct
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.resources import files
 from io import BytesIO
 from typing import Any, Final
 
 import fastavro
 import numpy as np
+import orjson
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 from kafka.record.util import encode_varint
 
+from worker.events import ANOMALY_TYPE, avro_schema, iso
 from worker.kafka.outputs import encode_headers
 from worker.schema_registry import SchemaRegistry, UnknownSchema
 from worker.settings import Settings
 from worker.vectors import BytesColumn, Headers
-from worker.vectors.avro import Shape
+from worker.vectors.avro import HEADER, Shape
 from worker.vectors.block import Float32s, Int64s
-
-_HEADER: Final = 5  # bytes: 0, and the schema's number in four
-
 
 _ERRORS: Final = (
     *(UnknownSchema, SchemaResolutionError, SchemaParseException, UnknownType),
@@ -31,25 +28,20 @@ _ERRORS: Final = (
 _ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time")
 
 
-def schema(name: str) -> Any:
-    """`anomaly` or `rows`: the Avro schema of such records."""
-    return json.loads(files("worker").joinpath(f"{name}.avsc").read_text())
-
-
 class AvroOut:
     """Encodes by schemas that it has given to the registry, each as the subject `<topic>-value`, as serializers do."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._heads: dict[str, bytes] = {}  # topic -> how each of its records begins
-        self._anomaly = fastavro.parse_schema(schema("anomaly"))
+        self._anomaly = fastavro.parse_schema(avro_schema("anomaly"))
 
     def register(self) -> None:
         """Raises SchemaRegistryError."""
         registry = SchemaRegistry.of(self._settings, patience=self._settings.kafka.startup_timeout)
         assert registry is not None
         for topic, name in self._settings.avro_topics.items():
-            self._heads[topic] = b"\0" + struct.pack(">I", registry.register(f"{topic}-value", schema(name)))
+            self._heads[topic] = b"\0" + struct.pack(">I", registry.register(f"{topic}-value", avro_schema(name)))
 
     def anomalies(self, events: BytesColumn, contexts: Sequence[Headers]) -> tuple[BytesColumn, BytesColumn]:
         """CloudEvents as JSON -> the same in binary content mode: the data as the value, the attributes as headers,
@@ -57,7 +49,7 @@ class AvroOut:
         """
         values, headers = [], []
         for text, context in zip(events, contexts, strict=True):
-            event = json.loads(text or b"")
+            event = orjson.loads(text or b"")
             out = BytesIO()
             out.write(self._heads[self._settings.topics.anomalies])
             fastavro.schemaless_writer(out, self._anomaly, _flat(event))
@@ -85,20 +77,20 @@ class AvroIn:
     def __init__(self, registry: SchemaRegistry):
         self._registry = registry
         self._parsed: dict[int, Any] = {}
-        self._anomaly = fastavro.parse_schema(schema("anomaly"))
+        self._anomaly = fastavro.parse_schema(avro_schema("anomaly"))
 
     def event(self, value: bytes) -> dict[str, Any]:
         """The CloudEvent as JSON has it. Raises ValueError where it is none, SchemaRegistryError where the registry is
         away.
         """
         try:
-            number = int.from_bytes(value[1:_HEADER], "big")
+            number = int.from_bytes(value[1:HEADER], "big")
             if number not in self._parsed:
                 named: dict[str, Any] = {}
                 parsed = fastavro.parse_schema(self._registry.schema(number)[0], named_schemas=named)
-                Shape(named).look(parsed)
+                Shape(named).look(parsed)  # and what is a time in it is a number from now on
                 self._parsed[number] = fastavro.parse_schema(self._registry.schema(number)[0])
-            data: Any = fastavro.schemaless_reader(BytesIO(value[_HEADER:]), self._parsed[number], self._anomaly)
+            data: Any = fastavro.schemaless_reader(BytesIO(value[HEADER:]), self._parsed[number], self._anomaly)
             return _cloudevent(data)
         except _ERRORS as error:
             raise ValueError(f"no event: {error!r}") from None
@@ -110,7 +102,7 @@ def _flat(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cloudevent(data: dict[str, Any]) -> dict[str, Any]:
-    time = data["time"].isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    time = iso(round(data["time"].timestamp() * 1000))
     told = {name: value for name, value in data.items() if name not in ("id", "source")} | {"time": time}
     if told["lags"] is None:
         del told["lags"]
@@ -118,7 +110,7 @@ def _cloudevent(data: dict[str, Any]) -> dict[str, Any]:
         "specversion": "1.0",
         "id": data["id"],
         "source": data["source"],
-        "type": "offnormal.anomaly.v1",
+        "type": ANOMALY_TYPE,
         "time": time,
         "datacontenttype": "application/json",
         "data": told,

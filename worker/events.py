@@ -49,6 +49,12 @@ def schema(name: SchemaName) -> dict[str, Any]:
     return found
 
 
+def avro_schema(name: Literal["anomaly", "rows"]) -> dict[str, Any]:
+    """The Avro schema of an anomaly event, or of what is said of each vector."""
+    found: dict[str, Any] = json.loads(files("worker").joinpath(f"{name}.avsc").read_text())
+    return found
+
+
 class EventEncoder:
     """Makes outputs of what the judge has found and of what did not parse."""
 

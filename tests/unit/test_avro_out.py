@@ -10,8 +10,9 @@ import pytest
 
 from tests.registry import SmallRegistry
 from tests.stage import decode
-from worker.avro_out import AvroIn, AvroOut, schema
+from worker.avro_out import AvroIn, AvroOut
 from worker.event_reader import EventReader
+from worker.events import avro_schema
 from worker.schema_registry import SchemaRegistry
 from worker.settings import SchemaRegistrySettings, Settings
 from worker.vectors import BytesColumn
@@ -78,7 +79,7 @@ def test_an_event_comes_back_as_it_was(registry: SmallRegistry, more: dict[str, 
         EventReader(None).event(values[0])
     late = io.BytesIO()
     data = event["data"] | {"id": "i", "source": "s", "time": 2**62}
-    fastavro.schemaless_writer(late, fastavro.parse_schema(schema("anomaly")), data)
+    fastavro.schemaless_writer(late, fastavro.parse_schema(avro_schema("anomaly")), data)
     hostile = registry.add({"type": "array", "items": "null"})
     for each in (
         (values[0] or b"")[:5] + late.getvalue(),
@@ -92,7 +93,7 @@ def test_an_event_comes_back_as_it_was(registry: SmallRegistry, more: dict[str, 
 
 
 def test_an_event_of_an_older_schema_is_read(registry: SmallRegistry) -> None:
-    old = schema("anomaly")
+    old = avro_schema("anomaly")
     old["fields"] = [field for field in old["fields"] if field["name"] != "lags"]
     id = registry.add(old)
     data = EVENT["data"] | {"id": EVENT["id"], "source": EVENT["source"], "time": 1}

@@ -32,7 +32,7 @@ from worker.vectors.formats import (
     milliseconds,
     without_infinite,
 )
-from worker.vectors.loops import ENTITY, TIME, VALUES
+from worker.vectors.loops import ENTITY, TIME, VALUES, named
 
 _VALUES: Final = "values"
 _TO_MS: Final = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # times, and by
@@ -139,13 +139,8 @@ class Arrow:
             kept = np.repeat(good, rows)
             x, times = x[kept], times[kept]
         names = np.where(names > 0, names - buffer.ctypes.data, 0)[good]
-        entities = {
-            r: str(values.buffer[begin:end], "ascii")
-            for r, (begin, end) in zip(taken.tolist(), names.tolist(), strict=True)
-            if begin > 0
-        }
         told = times if (times != NO_TIME).any() else None
-        return Parsed(taken, counts, x, (), entities, row_times=told), records[~good]
+        return Parsed(taken, counts, x, (), named(values, taken, names), row_times=told), records[~good]
 
     def _slowly(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """By pyarrow: records of one schema together."""

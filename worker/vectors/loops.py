@@ -1,4 +1,4 @@
-"""What the compiled loops of `json` and `avro` have in common: what is to be done with a field, and what they fill."""
+"""What the compiled loops of the formats have in common: what is to be done with a field, and what they fill."""
 
 from typing import Final
 
@@ -35,14 +35,16 @@ class Taken:
         taken, refused = records[good], records[~good]
         if len(refused):
             x, times, names = x[good], times[good], names[good]
-        entities: dict[int, str] = {}
-        there = names[:, 0] > 0
-        if there.any():
-            told = names[there].tolist()
-            entities = {
-                r: str(values.buffer[begin:end], "ascii")
-                for r, (begin, end) in zip(taken[there].tolist(), told, strict=True)
-            }
+        entities = named(values, taken, names)
         timed = times != NO_TIME
         event_times = dict(zip(taken[timed].tolist(), times[timed].tolist(), strict=True))
         return Parsed(taken, np.ones(len(taken), np.int64), x, (), entities, event_times), refused
+
+
+def named(values: BytesColumn, records: Int64s, names: Int64s) -> dict[int, str]:
+    """The entities of those `records` whose names, in ASCII, lie in the buffer: `names` [n, 2], 0 where it has none."""
+    there = names[:, 0] > 0
+    if not there.any():
+        return {}
+    places = zip(records[there].tolist(), names[there].tolist(), strict=True)
+    return {r: str(values.buffer[begin:end], "ascii") for r, (begin, end) in places}
