@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-deploy bench bench-gpu docs lint format lock sbom clean
+.PHONY: help setup demo check test test-faults test-deploy bench bench-gpu docs lint format lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,9 +22,12 @@ setup: $(VENV)/ready ## the environment, in .venv, all versions pinned by hash
 demo: setup ## the whole loop on real data: broker, training, worker, a swap, a summary
 	@$(BIN)/python -m worker demo
 
+check: lint ## lint, types, and unit tests: about three minutes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/unit
+
 test: setup ## all tests, on the most real Kafka to be had
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest -q tests/integration
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/integration
 
 test-faults: setup ## kills, broken brokers, hostile input, TLS and ACLs: FAULTS="--full", FAULTS="kill=100 --seed 1"
 	$(BIN)/python -m pytest -q tests/faults
@@ -39,14 +42,15 @@ bench: setup ## throughput against a reference, latency, start, memory: writes b
 bench-gpu: setup ## rows a second on a CUDA device, if there is one
 	@$(BIN)/python -m tests.benchmarks.gpu
 
-docs: setup ## the documentation as a site, in build/site
+docs: setup ## the documentation as a site, as Markdown, and llms.txt, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/site/mkdocs.yml
 	@echo build/site/index.html
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup ## what ruff can put right
 	$(BIN)/ruff check --fix .

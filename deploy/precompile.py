@@ -9,20 +9,17 @@ from kafka import TopicPartition
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
-from training.fit import fit
-from worker.detection import Incidents
+from training.fitting.fit import fit
+from worker.decoding import Decoder
 from worker.drift.summary import Tally
-from worker.engine import Engine
-from worker.events import EventEncoder
-from worker.kafka.columns import PartitionColumns, block_of
-from worker.lane import Lane
-from worker.metrics import Metrics
+from worker.kafka.client.fetch import PartitionColumns, block_of
 from worker.models import Artefact, ModelCard
 from worker.models.wavelet import blocks
+from worker.runtime.pipeline import Pipeline
 from worker.schema_registry import SchemaRegistry
+from worker.serving.engine import Engine
 from worker.settings import BatchSettings, InputSettings, ModelSettings, SchemaRegistrySettings, Settings
-from worker.trials import Trials
-from worker.vectors import Decoder
+from worker.settings.formats import FORMATS
 
 
 def artefact(window: int) -> Artefact:
@@ -54,15 +51,12 @@ def main() -> None:
                 input=InputSettings(format=kind),
                 model=ModelSettings(window=window),
             )
-            metrics = Metrics()
-            lane = Lane(
-                settings, Incidents(settings.incidents, ""), EventEncoder(settings), metrics, Trials(settings, metrics)
-            )
-            lane.serve(Engine(settings).load(artefact(window).dump()))
-            lane.warm_up()
+            pipeline = Pipeline.standalone(settings)
+            pipeline.serve(Engine(settings).load(artefact(window).dump()))
+            pipeline.warm_up()
     registry = SchemaRegistry(SchemaRegistrySettings(url="http://nowhere"))
-    for kind in ("arrow", "avro"):
-        Decoder(InputSettings(format=kind), ("a", "b"), registry)
+    for name in FORMATS:
+        Decoder(InputSettings(format=name), ("a", "b"), registry)
     row = np.zeros((1, 2), np.float32)
     Tally(2).add(row, np.ones(1), np.zeros(1, bool), np.zeros(1, np.int64), 1.0)
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)

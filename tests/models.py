@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from training.fit import Fleet, fit
-from training.series import windows
+from training.data.series import windows
+from training.fitting.fit import Fleet, fit
 from worker.models import Artefact, ModelCard
 from worker.registry import new_version
 from worker.settings import ModelSettings, Settings

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.models import FEATURES
 from tests.stage import Stage
-from worker.events import schema
+from worker.publishing.cloudevents import schema
 from worker.registry import Registry
 
 Rows = np.ndarray

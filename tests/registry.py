@@ -8,7 +8,7 @@ from typing import Any
 
 
 class SmallRegistry:
-    """Answers as Confluent's API says, out of memory. `away` lets it answer 503."""
+    """Answers as Confluent's API says, out of memory. `away` lets it answer 503, `cut` break off in mid-answer."""
 
     def __init__(self, port: int = 0) -> None:
         registry = self
@@ -16,10 +16,12 @@ class SmallRegistry:
         self.subjects: dict[str, list[int]] = {}
         self.asked: list[str] = []
         self.logins: set[str | None] = set()
-        self.away = False
+        self.away = self.cut = False
         self.elsewhere: str | None = None  # where it sends whoever asks
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # chunks are no part of an earlier one
+
             def do_GET(self) -> None:
                 registry.asked.append(self.path)
                 self._answer()
@@ -28,6 +30,13 @@ class SmallRegistry:
 
             def _answer(self) -> None:
                 registry.logins.add(self.headers["Authorization"])
+                if registry.cut:
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b'10\r\n{"sch')
+                    self.close_connection = True
+                    return
                 if registry.elsewhere is not None:
                     self.send_response(302)
                     self.send_header("Location", registry.elsewhere + self.path)

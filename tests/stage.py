@@ -23,9 +23,9 @@ import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests.models import FEATURES
-from worker.event_reader import EventReader
 from worker.kafka.topics import create
 from worker.models import Artefact
+from worker.publishing.event_reader import EventReader
 from worker.registry import Registry
 from worker.schema_registry import SchemaRegistry
 from worker.settings import SchemaRegistrySettings, Settings, load
@@ -94,12 +94,12 @@ class Stage:
         with mock.patch.dict(os.environ, clean | self.environment | changes, clear=True):
             return load()
 
-    def make_topics(self, partitions: int = 4) -> "Stage":
-        create(self.settings, partitions, 1)
+    def make_topics(self, partitions: int = 4, replication: int = 1) -> "Stage":
+        create(self.settings, partitions, replication)
         return self
 
     def publish(self, artefact: Artefact) -> None:
-        Registry(self.settings).publish(artefact, who="test", why="test")
+        Registry(self.settings).publish(artefact, author="test", why="test")
 
     def send(
         self,
@@ -205,6 +205,7 @@ class Process:
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path):
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        self.port = int(environment.get("OFFNORMAL_HTTP__PORT", 0))  # 0: it serves nothing
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", *arguments],

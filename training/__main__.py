@@ -6,20 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, get_args
 
-from training.baselines import BASELINES
+from training.evaluation.baselines import BASELINES
 from worker import cli
 from worker.errors import SettingsError
+from worker.observability.terminal_text import printable
 from worker.settings import ModelSettings, Settings
 
 KINDS = get_args(ModelSettings.model_fields["kind"].annotation)  # as the settings name them: --help needs no torch
 GATE_REFUSED: Final = 3
 COMMANDS = {
-    "serve": "training.serve",
-    "models": "training.manage",
-    "report": "training.report",
-    "evaluate": "training.evaluate",
-    "sample": "training.sample",
-    "showcase": "training.showcase",
+    "serve": "training.run.scheduler",
+    "models": "training.commands.models",
+    "report": "training.report.report",
+    "evaluate": "training.evaluation.evaluate",
+    "sample": "training.commands.sample",
+    "showcase": "training.showcase.showcase",
 }
 
 
@@ -33,11 +34,13 @@ BEGIN = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     arguments = parser().parse_args(argv)
     return cli.run(lambda settings: _dispatch(arguments, settings))
 
 
 def parser() -> cli.Parser:
+    """Return the parser of the command line."""
     parser = cli.parser(
         "training",
         "Makes the models that the workers serve. Without a command: reads the recent window from Kafka, trains a\n"
@@ -105,23 +108,24 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
         except ModuleNotFoundError as error:
             raise SettingsError(f"{arguments.command} needs {error.name}: pip install 'offnormal[evaluate]'") from None
         return result
-    made = cli.load_command("training.job").run(settings)
-    _tell(made)
+    trained = cli.load_command("training.run.job").run(settings)
+    _tell(trained)
     if arguments.json:
-        print(json.dumps(made))
-    return 0 if made["role"] else GATE_REFUSED
+        print(json.dumps(trained))
+    return 0 if trained["role"] else GATE_REFUSED
 
 
-def _tell(made: dict[str, Any]) -> None:
-    quality, rows = made["quality"], made["rows"]
-    print(
-        f"{made['model']}/{made['version']} "
-        + (f"is {made['role']}" if made["role"] else f"was refused by the gate: {'; '.join(made['reasons'])}")
+def _tell(result: dict[str, Any]) -> None:
+    quality, rows = result["quality"], result["rows"]
+    text = (
+        f"{result['model']}/{result['version']} "
+        + (f"is {result['role']}" if result["role"] else f"was refused by the gate: {'; '.join(result['reasons'])}")
         + f": fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
         f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
         f" {quality['false_alarm_rate']['promised']:.2g}, calibrated on {rows['calibrated']:,} rows"
-        + ("" if made["role"] else f"; `python -m training models promote {made['version']}` overrules it")
+        + ("" if result["role"] else f"; `python -m training models promote {result['version']}` overrules it")
     )
+    print(printable(text))
 
 
 if __name__ == "__main__":

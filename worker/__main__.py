@@ -17,11 +17,15 @@ BEGIN = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     arguments = parser().parse_args(argv)
+    if arguments.command == "explain":  # without settings, which may be what is wrong
+        return int(cli.load_command("worker.commands.explain").run(arguments.code))
     return cli.run(lambda settings: _dispatch(arguments, settings))
 
 
 def parser() -> cli.Parser:
+    """Return the parser of the command line."""
     parser = cli.parser(
         "worker",
         "Watches sensor vectors in Kafka for departures from normal operation, and publishes what it finds as events.\n"
@@ -69,6 +73,9 @@ def parser() -> cli.Parser:
     leave.add_argument("--after", type=seconds, default=0.0, metavar="TIME", help="so that they end first, such as 15s")
     leave.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
+    explain = commands.add_parser("explain", help="what the code of an error, a refusal or a dead letter means")
+    explain.add_argument("code", metavar="CODE", nargs="?", help="without: all codes")
+
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
     demo.add_argument("--page", action="store_true", help="with the live page, more slowly, and until Ctrl-C")
@@ -78,10 +85,10 @@ def parser() -> cli.Parser:
 
 
 def _dispatch(arguments: object, settings: Settings) -> int | None:
-    """Imports only what the command needs: `topics` must not wait for torch."""
+    """Run the command, and import only what it needs: `topics` must not wait for torch."""
     command = arguments.command  # type: ignore[attr-defined]
     if command is None:
-        worker = cli.load_command("worker.service").Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
+        worker = cli.load_command("worker.runtime.worker").Worker(settings, arguments.until_end)  # type: ignore[attr-defined]
         cli.on_stop(worker.stop)
         worker.run()
         if arguments.profile:  # type: ignore[attr-defined]

@@ -10,8 +10,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, NoReturn
 
-from worker import __version__, log
+from worker import __version__
 from worker.errors import OffnormalError
+from worker.observability import log
+from worker.observability.terminal_text import printable
 from worker.settings import CONFIG_FILE, Settings, describe, load
 
 EXITS: Final = {
@@ -29,35 +31,39 @@ class Parser(argparse.ArgumentParser):
     """Says what to do next when it does not understand."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with the message, and with where to find help."""
         super().error(f"{message}; `{self.prog} --help` says what there is")
 
 
 def parser(program: str, description: str, begin: Sequence[tuple[str, str]]) -> Parser:
-    """A parser whose help is where a lost user starts; of `worker` or `training`.
+    """Return a parser of `worker` or `training`, whose help is where a lost user starts.
 
-    `begin` are the first things to do, in order: the arguments of `worker` or `training`, and what comes of it.
+    `begin` are the first things to do, in order: the arguments of the program, and what comes of it.
     """
     script = f"offnormal-{program}"  # completion is for that: a shell cannot complete `python -m`
     is_script = os.path.basename(sys.argv[0]) == script or "--completion" in sys.argv
     prefix = "offnormal-" if is_script else "python -m "
     width = max(len(words) for words, _ in begin)
-    steps = "\n".join(f"  {prefix}{words:<{width}}   {told}" for words, told in begin)
-    exits = "\n".join(f"  {code:<5} {told}" for code, told in EXITS.items())
-    made = Parser(
+    steps = "\n".join(f"  {prefix}{words:<{width}}   {help_text}" for words, help_text in begin)
+    exits = "\n".join(f"  {code:<5} {help_text}" for code, help_text in EXITS.items())
+    command_line = Parser(
         prog=f"{prefix}{program}",
         description=f"{description}\n\nbegin here:\n{steps}",
         epilog=f"settings: OFFNORMAL_ variables, over the YAML file that {CONFIG_FILE} names, over defaults;\n"
         f"  {prefix}{program} --help-settings shows them all\n\n"
         f"exit codes:\n{exits}\n\n"
+        "a code in brackets at the end of an error: `python -m worker explain CODE`\n\n"
         "documentation: docs/ of the repository; begin with docs/index.md, or `make docs` for a site",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--help-settings", action=_HelpSettings, nargs=0, help="all settings, with their defaults")
-    made.add_argument("--version", action="version", version=f"offnormal {__version__}")
-    made.add_argument(
+    command_line.add_argument(
+        "--help-settings", action=_HelpSettings, nargs=0, help="all settings, with their defaults"
+    )
+    command_line.add_argument("--version", action="version", version=f"offnormal {__version__}")
+    command_line.add_argument(
         "--completion", action=_Completion, choices=["bash", "zsh", "tcsh"], help="for a shell, to source"
     )
-    return made
+    return command_line
 
 
 class _HelpSettings(argparse.Action):
@@ -83,13 +89,13 @@ class _Completion(argparse.Action):
 
 
 def run(main: Callable[[Settings], int | None]) -> int:
-    """Loads the settings, runs `main`, and turns what goes wrong into a line on standard error and an exit code."""
+    """Load the settings and run `main`; turn what goes wrong into a line on standard error and an exit code."""
     try:
         settings = load()
         log.configure(settings.log)
         return main(settings) or 0
     except OffnormalError as error:
-        print(f"offnormal: {error}", file=sys.stderr)
+        print(f"offnormal: {printable(error)} [{error.code}]", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -99,9 +105,10 @@ def run(main: Callable[[Settings], int | None]) -> int:
 
 
 def load_command(name: str) -> ModuleType:
-    """Imports a command's module. Ctrl-C meanwhile ends the process at once: raised as an exception in the midst of
-    some library's import, it can be caught there, and the command would go on. Nothing that an import makes is garbage:
-    nobody looks for it, then or later.
+    """Import a command's module. Ctrl-C meanwhile ends the process at once.
+
+    As an exception it could be caught in the midst of some library's import, and the command would go on. The garbage
+    collector is off meanwhile: nothing that an import makes is garbage.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()
@@ -114,7 +121,7 @@ def load_command(name: str) -> ModuleType:
 
 
 def on_stop(stop: Callable[[], None]) -> None:
-    """Calls `stop` at SIGTERM and SIGINT; a second signal ends the process at once."""
+    """Call `stop` at SIGTERM and SIGINT. A second signal ends the process at once."""
 
     def handle(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)

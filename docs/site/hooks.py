@@ -1,4 +1,5 @@
-"""What makes a site of docs/: reference tables where a page asks for them, and links to files of the repository.
+"""What makes a site of docs/: reference tables where a page asks for them, and links to files of the repository. Beside
+each page lies its Markdown, and `llms.txt` lists them, for programs that read documentation.
 
 Pages are written to be read in the repository as well, so links lead to files there. In the site such a file is a page:
 a Markdown file as itself, any other as its text.
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import commands_table
+import logs_table
 import schema_table
 import settings_table
 from mkdocs.structure.files import File, Files
+
+from worker.explanations import explanations
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
@@ -27,17 +31,21 @@ TABLES: Final[dict[str, Callable[[str], str]]] = {
     "commands": commands_table.of,
     "exits": commands_table.exits,
     "schema": schema_table.of,
+    "logs": logs_table.of,
+    "explanations": lambda _: "\n\n".join(f"## {code}\n\n{text}" for code, text in explanations().items()),
 }
 _MARKER = re.compile(r"^<!-- (\w+):? ?([\w-]*) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=(?:#[^)\s]*)?\))")
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 _origins: dict[str, Path] = {}  # of pages that come from outside docs/, by their place in the site
+_markdown: dict[str, str] = {}  # each page as it is in the site, by its place there
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the files of the repository that a page links to, and those that they link to."""
     _origins.clear()
+    _markdown.clear()
     ahead = [*TOP, *(DOCS / file.src_uri for file in files.documentation_pages())]
     seen = set(ahead)
     while ahead:
@@ -54,10 +62,45 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     uri = page.file.src_uri
     path = _origins.get(uri, DOCS / uri)
-    if path.suffix != ".md":
-        return markdown
-    markdown = _outside_code(markdown, lambda text: _LINK.sub(lambda found: _led(found[1], path, uri), text))
-    return _MARKER.sub(lambda found: TABLES[found[1]](found[2]), markdown)
+    if path.suffix == ".md":
+        markdown = _outside_code(markdown, lambda text: _LINK.sub(lambda found: _led(found[1], path, uri), text))
+        markdown = _MARKER.sub(lambda found: TABLES[found[1]](found[2]), markdown)
+    _markdown[uri] = markdown
+    return markdown
+
+
+def on_post_build(config: Any) -> None:
+    """Write each page's Markdown beside it, and llms.txt (llmstxt.org)."""
+    site = Path(config.site_dir)
+    for uri, markdown in _markdown.items():
+        (site / uri).write_text(markdown, encoding="utf-8")
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
+    for title, uri in _navigation(config.nav):
+        if uri is None:
+            lines += ["", f"## {title}", ""]
+        else:
+            lines.append(f"- [{title}]({uri}): {_summary(_markdown[uri])}".rstrip(": "))
+    (site / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _navigation(nav: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
+    """Return title and place of each page in turn; a section has no place. Pages outside of sections come first."""
+    loose = [entry for entry in nav if isinstance(next(iter(entry.values())), str)]
+    yield "Begin here", None
+    for entry in loose:
+        yield from entry.items()
+    for entry in nav:
+        if entry not in loose:
+            for title, pages in entry.items():
+                yield title, None
+                yield from (item for page in pages for item in page.items())
+
+
+def _summary(markdown: str) -> str:
+    """Return the first sentence of the first paragraph, without its links."""
+    paragraphs = [part for part in _FENCED.sub("", markdown).split("\n\n") if re.match(r"[A-Za-z`*\[]", part)]
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraphs[0].split())) if paragraphs else ""
+    return re.split(r"(?<=[.]) ", text)[0]
 
 
 def place(path: Path) -> str:

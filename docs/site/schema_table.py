@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from worker.events import schema
+from worker.publishing.cloudevents import schema
 
 
 def of(name: str) -> str:
-    """`anomaly`, `incident`, ...: as in worker/anomaly.schema.json."""
+    """`anomaly`, `incident`, ...: as in worker/publishing/schemas/anomaly.schema.json."""
     found = schema(name)  # type: ignore[arg-type]
     rows = list(_rows(found, found.get("$defs", {}), ""))
     return "\n".join(["| field | type | what it is |", "|---|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""The settings tree as tables, one for each section: what worker/settings.py says, and who reads it."""
+"""The settings tree as tables, one for each section: what worker/settings/settings.py says, and who reads it."""
 
 import types
 from collections.abc import Iterable

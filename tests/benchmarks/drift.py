@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.signal import lfilter
 
-from training.reference import reference
+from training.fitting.drift_reference import reference
 from worker.drift.monitor import Monitor
 from worker.drift.summary import Tally
 from worker.models import Calibration

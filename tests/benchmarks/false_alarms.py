@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from training.datasets import Dataset, read
-from training.fit import fit, split
-from training.gate import interval
+from training.evaluation.datasets import Dataset, read
+from training.fitting.fit import fit, split
+from training.gate.gate import interval
 
 RATES = (1e-2, 1e-3, 1e-4)
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from tests.models import make_artefact
-from worker.engine import Engine
-from worker.models.staged import captured
+from worker.serving.cuda_scorer import captured
+from worker.serving.engine import Engine
 from worker.settings import BatchSettings, Settings
 
 WIDTH = 32

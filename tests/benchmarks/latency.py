@@ -77,7 +77,7 @@ def _measure(s: Stage, rate: int, seconds: float, swaps: bool) -> dict[str, Any]
         "events_expected": len(expected),
         "lost": sum(i not in arrivals for i in expected),
         "repeated": sum(len(times) - 1 for times in arrivals.values()),
-        "swaps": len(worker.log("model_in_service")) - 1,
+        "swaps": len(worker.log("model_swapped")) - 1,
         "latency_ms": {
             q: round(1000 * float(np.quantile(latencies, p)), 1)
             for q, p in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from worker import log
-from worker.service import Worker
+from worker.blocks import RecordBlock
+from worker.observability import log
+from worker.runtime.session import Session
+from worker.runtime.worker import Worker
 from worker.settings import Settings, load
 
 
@@ -48,28 +51,29 @@ def measure(settings: Settings, n: int) -> dict[str, Any]:
     worker = Worker(settings)
     rows = alerts = batches = 0
     start = end = (0.0, 0.0)
-    (lane,) = worker._lanes.values()
-    process, score = worker._process, lane.score
+    (pipeline,) = worker._dispatcher.pipelines.values()
+    process, score = Session._process, pipeline.score
 
-    def timed(*arguments: Any) -> None:
+    def timed(session: Session, records: RecordBlock) -> None:
         nonlocal batches, start, end
         if not batches:
             start = (time.perf_counter(), cpu())
         batches += 1
-        process(*arguments)
+        process(session, records)
         if rows >= n:
             end = (time.perf_counter(), cpu())
             worker.stop()
 
     def counted(*arguments: Any) -> Any:
         nonlocal rows, alerts
-        scored = score(*arguments)
-        rows += len(scored.block)
-        alerts += len(scored.severities)
-        return scored
+        batch = score(*arguments)
+        rows += len(batch.block)
+        alerts += batch.counts.events.total()
+        return batch
 
-    worker._process, lane.score = timed, counted
-    worker.run()
+    pipeline.score = counted
+    with mock.patch.object(Session, "_process", timed):
+        worker.run()
     if rows < n:
         sys.exit(f"only {rows} of {n} vectors")
     return {**line(rows, alerts, batches, start, end), "stages": worker.metrics.profile()}

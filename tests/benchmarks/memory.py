@@ -29,7 +29,7 @@ def run(broker: Broker, folder: Path, backlog_bytes: int) -> dict[str, Any]:
         s.make_topics(4)
         s.publish(Artefact.load(stream.model(folder)))
         worker = s.worker("--until-end")
-        worker.await_log("starts")
+        worker.await_log("start_offsets_chosen")
         seen: list[float] = []
         while worker.popen.poll() is None:
             resident = _resident_mib(worker.popen.pid)

@@ -67,9 +67,9 @@ def main() -> None:
 
     from tests.benchmarks.measured import measure
     from tests.benchmarks.stream import kept
-    from worker import log
     from worker.kafka.topics import create
     from worker.models import Artefact
+    from worker.observability import log
     from worker.registry import Registry
     from worker.settings import load
 

@@ -13,9 +13,9 @@ import orjson
 import pyarrow as pa
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from training.fit import fit
-from training.opinion import Opinion
-from training.reference import reference
+from training.fitting.champion_scores import ChampionScores
+from training.fitting.drift_reference import reference
+from training.fitting.fit import fit
 from worker.models import Artefact, ModelCard
 from worker.models.artefact import FORMAT_VERSION
 from worker.registry import new_version
@@ -154,7 +154,7 @@ def kept(path: Path, x: Rows) -> bytes:
             quality={},
         )
         file.parent.mkdir(parents=True, exist_ok=True)
-        p_values = [Opinion.of(fitted.detector, each).p_value for each in np.array_split(x[part:], 10)]
+        p_values = [ChampionScores.of(fitted.detector, each).p_value for each in np.array_split(x[part:], 10)]
         # Of a plant that sends a thousand vectors a second.
         known = reference(x[part:], np.zeros(len(x) - part, np.int64), [""], p_values, 1.0, 86_400_000.0)
         file.write_bytes(Artefact.make(card, fitted.detector, x[part:], known).dump())

@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from tests.benchmarks import stream
 from tests.brokers import Broker
 from tests.stage import Stage
-from training import baselines, datasets, window
-from training.fit import fit
+from training.data import window
+from training.evaluation import baselines, datasets
+from training.fitting.fit import fit
 
 STEPS: Final = (100, 300, 1000, 3000)
 

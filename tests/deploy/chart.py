@@ -44,6 +44,7 @@ MATRIX: dict[str, Document] = {
     "hpa, dynamic": {"autoscaling": {"hpa": {"enabled": True}}, "worker": {"membership": "dynamic"}},
     "secured": SECURED,
     "watched": WATCHED,
+    "page without a token": {"settings": {"http": {"page": True, "hosts": ["worker.plant.example"]}}},
     "bare": {"podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}},
     "closed": {"networkPolicy": {"metricsFrom": [], "kafkaTo": [{"podSelector": {"matchLabels": {"app": "kafka"}}}]}},
     "placed": {

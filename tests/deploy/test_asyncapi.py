@@ -4,7 +4,7 @@ import json
 import subprocess
 
 from tests.deploy.tools import asyncapi_parser
-from worker.asyncapi import Document, document
+from worker.publishing.asyncapi import Document, document
 from worker.settings import ModelSettings, SchemaRegistrySettings, Settings
 
 SCRIPT = """

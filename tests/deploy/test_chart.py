@@ -173,6 +173,25 @@ def test_credentials_come_from_the_secret_alone() -> None:
     assert "credentials.secret" in template({"credentials": {"usernameKey": "user"}}).stderr
 
 
+@pytest.mark.parametrize(
+    ("values", "page"),
+    [
+        ({}, False),  # all pods of the cluster reach the port
+        ({"settings": {"http": {"port": 8081}}}, False),
+        ({"networkPolicy": {"enabled": False}}, False),
+        (SECURED, True),
+        (MATRIX["page without a token"], True),
+        ({**SECURED, "settings": {"http": {"page": False}}}, False),
+    ],
+)
+def test_there_is_no_page_without_a_token_unless_it_is_asked_for(values: Document, page: bool) -> None:
+    told = yaml.safe_load(one(render(values), "ConfigMap", "plant-offnormal")["data"]["settings.yaml"])
+    assert told.get("http", {}).get("page", True) is page
+    assert told.get("http", {}).get("port") == values.get("settings", {}).get("http", {}).get("port")
+    held = Settings.model_validate({"http": told.get("http", {})})
+    assert held.http.page is page
+
+
 def test_what_is_watched_is_what_the_repository_has() -> None:
     documents = render(WATCHED)
     rules = one(documents, "PrometheusRule")["spec"]

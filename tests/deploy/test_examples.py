@@ -15,8 +15,8 @@ import pytest
 
 from tests.brokers import Broker
 from tests.stage import Stage, until
-from worker.events import schema
 from worker.models import Artefact
+from worker.publishing.cloudevents import schema
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 FAR = b"[1e6, 1e6, 1e6, 1e6]"

@@ -1,5 +1,6 @@
 """Dockerfile and compose file: their settings and commands are real ones, the image has as few rights as told."""
 
+import fnmatch
 import os
 import re
 import subprocess
@@ -67,6 +68,44 @@ def test_the_image_runs_as_nobody_special_and_has_no_compiler() -> None:
     (user,) = re.findall(r"^USER (\S+)", final, re.MULTILINE)
     assert user.split(":")[0].isdecimal() and int(user.split(":")[0]) > 1000
     assert "apt-get" not in DOCKERFILE and "HEALTHCHECK" in final
+
+
+def _copied() -> list[str]:
+    """The sources of every COPY from the build context; --from copies from another stage."""
+    lines = re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE.replace("\\\n", " "), re.MULTILINE)
+    return [source for line in lines for source in line.split()[:-1] if not source.startswith("--")]
+
+
+def _is_in_context(path: str, patterns: list[str]) -> bool:
+    """Whether .dockerignore lets a path through: the last pattern decides that matches it or a folder above it."""
+    here = Path(path)
+    places = [str(here), *(str(parent) for parent in here.parents if str(parent) != ".")]
+    included = True
+    for pattern in patterns:
+        rule = pattern.removeprefix("!").strip("/").removeprefix("**/")
+        if any(fnmatch.fnmatchcase(place, rule) for place in places):
+            included = pattern.startswith("!")
+    return included
+
+
+def _ignore_patterns() -> list[str]:
+    lines = map(str.strip, (ROOT / ".dockerignore").read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("source", _copied())
+def test_what_the_dockerfile_copies_is_in_the_build_context(source: str) -> None:
+    found = list(ROOT.glob(source.rstrip("/")))
+    assert found, f"COPY {source}: no such file"
+    for path in found:
+        assert _is_in_context(str(path.relative_to(ROOT)), _ignore_patterns()), f".dockerignore leaves out {source}"
+
+
+def test_the_build_context_leaves_out_what_is_not_copied() -> None:
+    left_out = ("tests/stage.py", "docs/index.md", ".git/config", "deploy/compose.yaml")
+    assert not [path for path in left_out if _is_in_context(path, _ignore_patterns())]
+    without = [line for line in _ignore_patterns() if line != "!deploy/precompile.py"]
+    assert not _is_in_context("deploy/precompile.py", without), "the fault that this was written for"
 
 
 def test_the_image_carries_no_test_or_demo_parts() -> None:

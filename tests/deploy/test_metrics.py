@@ -23,8 +23,8 @@ from tests.deploy.tools import prometheus
 from tests.models import normal_rows
 from tests.stage import Stage, until
 from worker.demo.broker import free_port
-from worker.metrics import Metrics
 from worker.models import Artefact
+from worker.observability.metrics import Metrics
 
 RULES = CHART / "files/alerts.yaml"
 DASHBOARD: dict[str, Any] = json.loads((CHART / "files/dashboard.json").read_text())

@@ -111,12 +111,12 @@ def test_vectors_in_events_and_scores_out(
     rows[50] += [1e4, 0, 0, 0]
     documents = [{"machine": "press"} | dict(zip(FEATURES, map(float, row), strict=True)) for row in rows]
     worker = s.worker()
-    worker.await_log("worker_starts")
+    worker.await_log("worker_started")
     s.send([wire(ids[0], old, each) for each in documents[:30]])
     until(lambda: sum(s.committed().values()) == 30)
     registry.process.send_signal(signal.SIGSTOP)
     s.send([wire(ids[1], new, each | {"at": 1_767_323_045_678, "note": "é"}) for each in documents[30:]])
-    (redo, *_) = worker.await_log("redo", 2)
+    (redo, *_) = worker.await_log("work_redone", 2)
     assert "does not answer" in redo["reason"]
     assert sum(s.committed().values()) == 30
     registry.process.send_signal(signal.SIGCONT)

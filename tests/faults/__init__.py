@@ -6,4 +6,5 @@ world.py      a stream, workers, swaps of models: what goes on while something f
 scenarios.py  what fails
 checker.py    what must have come of it, read with another client than the worker's
 fuzz.py       hostile records and batches, through a broker
+guarded.py    memory that ends at a page that may not be touched; fuzz_guarded.py fuzzes the compiled loops in it
 """

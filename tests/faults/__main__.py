@@ -9,6 +9,8 @@ Prints, for each scenario, what was done and what came of it; the exit code is 1
 """
 
 import argparse
+import contextlib
+import functools
 import random
 import sys
 import tempfile
@@ -17,8 +19,10 @@ import traceback
 from pathlib import Path
 
 from tests.brokers import ApacheKafka, can_run_apache
+from tests.cluster import Cluster
+from tests.faults import cluster_outages, cluster_scenarios, scenarios  # noqa: F401
 from tests.faults.fuzz import FUZZERS
-from tests.faults.scenarios import SCENARIOS, Skipped
+from tests.faults.outcome import SCENARIOS, Skipped
 from tests.faults.world import Setting
 
 
@@ -46,16 +50,22 @@ def main() -> int:
         name, _, count = each.partition("=")
         if name not in known or (count and not count.isdecimal()):
             parser.error(f"{each}: one of {', '.join(known)}, with =N or without")
-        chosen[name] = int(count) if count else counts[name]
+        chosen[name] = int(count) if count else counts[name] or (1 if arguments.wanted else 0)
+    left_out = [name for name, count in chosen.items() if not count]
+    chosen = {name: count for name, count in chosen.items() if count}
     if not can_run_apache():
         print("needs Java 17, and mvn: faults are tried on a real Apache Kafka", file=sys.stderr)
         return 1
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="offnormal-faults-"))
     print(f"seed {seed}, {arguments.rate} records a second, logs in {folder}", flush=True)
+    if left_out:
+        print(f"left out for time, to be named, or with --full: {', '.join(left_out)}", flush=True)
     failed = []
-    with ApacheKafka() as kafka:
-        setting = Setting.make(kafka, folder, arguments.rate)
+    with contextlib.ExitStack() as stack:
+        kafka = stack.enter_context(ApacheKafka())
+        cluster = functools.cache(lambda: stack.enter_context(Cluster()))
+        setting = Setting.make(kafka, cluster, folder, arguments.rate)
         for name, n in chosen.items():
             if not _run(name, n, seed, setting):
                 failed.append(name)

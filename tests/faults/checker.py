@@ -20,6 +20,11 @@ import numpy.typing as npt
 
 Place = tuple[int, int]  # partition, offset
 Offline = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]  # [n, d] -> scores [n]
+Counts = Callable[[Place, Any], bool]  # whether an output, of the record at this place, is to be looked at
+
+
+def all_count(_place: Place, _message: Any) -> bool:
+    return True
 
 
 @dataclass
@@ -117,9 +122,17 @@ def vector(value: bytes | None, width: int) -> list[float] | None:
     return found if all(map(math.isfinite, found)) and max(map(abs, found)) < 3.4e38 else None
 
 
-def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline], width: int, budget: float) -> Verdict:
+def check(
+    bootstrap: str,
+    topics: Any,
+    group: str,
+    models: Mapping[str, Offline],
+    width: int,
+    budget: float,
+    counts: Counts = all_count,
+) -> Verdict:
     """`topics` has the names sensors, scores, anomalies and dead_letters; `models` score offline, by version; `budget`
-    is the false-alarm rate.
+    is the false-alarm rate. Outputs that do not count are passed over.
     """
     verdict = Verdict()
     inputs = {(m.partition(), m.offset()): m.value() for m in read(bootstrap, topics.sensors)}
@@ -133,12 +146,16 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
         _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
         ((score, p_value),) = json.loads(message.value())["rows"]
         place = int(partition), int(offset)
+        if not counts(place, message):
+            continue
         scores[place].append((headers["offnormal-model"].decode().split("/")[1], score))
         p_values[place] = min(p_value, p_values.get(place, 1.0))  # a repeat may be by another version
     dead: dict[Place, list[bytes]] = defaultdict(list)
     for message in read(bootstrap, topics.dead_letters):
         headers = dict(message.headers())
-        dead[int(headers["offnormal-partition"]), int(headers["offnormal-offset"])].append(message.value())
+        place = int(headers["offnormal-partition"]), int(headers["offnormal-offset"])
+        if counts(place, message):
+            dead[place].append(message.value())
 
     outputs: dict[Place, list[Any]] = {**scores, **dead}
     verdict.scored, verdict.dead = len(scores), len(dead)
@@ -148,7 +165,7 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     verdict.wrong = sorted(place for place, values in dead.items() if set(values) != {inputs.get(place)})
     verdict.how = [f"dead letter {dead[place][0]!r:.200} of {inputs.get(place)!r:.200}" for place in verdict.wrong[:3]]
     verdict.wrong += _wrong(scores, vectors, models, verdict.how)
-    _judge_events(bootstrap, topics.anomalies, p_values, budget, verdict)
+    _judge_events(bootstrap, topics.anomalies, p_values, budget, verdict, counts)
     verdict.versions.update(found[0][0] for found in scores.values())
     ends: dict[int, int] = {}
     for partition, offset in inputs:
@@ -158,12 +175,16 @@ def check(bootstrap: str, topics: Any, group: str, models: Mapping[str, Offline]
     return verdict
 
 
-def _judge_events(bootstrap: str, topic: str, p_values: Mapping[Place, float], budget: float, verdict: Verdict) -> None:
+def _judge_events(
+    bootstrap: str, topic: str, p_values: Mapping[Place, float], budget: float, verdict: Verdict, counts: Counts
+) -> None:
     """A p-value that is the budget to its last digits may be on either side."""
     events: Counter[Place] = Counter()
     for message in read(bootstrap, topic):
         _, partition, offset, _row = json.loads(message.value())["id"].rsplit("/", 3)
-        events[int(partition), int(offset)] += 1
+        place = int(partition), int(offset)
+        events[place] += counts(place, message)
+    events = +events
     verdict.events = len(events)
     verdict.repeated += events.total() - len(events)
     verdict.lost += sorted(place for place, p in p_values.items() if p < budget * 0.999 and place not in events)

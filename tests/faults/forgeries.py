@@ -9,9 +9,9 @@ from unittest import mock
 
 import torch
 
-from tests.unit.test_artefact import forged
+from tests.unit.worker.models.test_artefact import forged
 from worker.models import Artefact
-from worker.registry import _records
+from worker.registry.artefact_records import artefact_records
 
 Records = list[tuple[str, bytes | None, list[tuple[str, bytes]]]]  # key, value, headers
 Forgery = Callable[[random.Random, bytes, str], Records]
@@ -122,8 +122,8 @@ def pickled(rng: random.Random, data: bytes, version: str) -> Records:
 
 def in_parts(rng: random.Random, data: bytes, version: str) -> Records:
     """One missing, two in each other's place, one of another artefact, or a manifest that lies."""
-    with mock.patch("worker.registry.PART_BYTES", len(data) // 4):
-        whole = _records("default", version, data)
+    with mock.patch("worker.registry.artefact_records.PART_BYTES", len(data) // 4):
+        whole = artefact_records("default", version, data)
     parts, (key, manifest, headers) = whole[:-1], whole[-1]
     kind = rng.randrange(4)
     if kind == 0:

@@ -19,9 +19,10 @@ from typing import Any
 import confluent_kafka as librdkafka
 import numpy as np
 
-from tests.faults import checker
+from tests.faults import checker, fuzz_guarded
 from tests.faults.forgeries import forgeries
-from tests.faults.scenarios import Outcome, Scenario, Skipped, ends_of, settled, usage, world_of
+from tests.faults.outcome import Outcome, Scenario, Skipped, ends_of, settled, world_of
+from tests.faults.rest import usage
 from tests.faults.world import Setting, World
 from tests.models import FEATURES, normal_rows
 from tests.registry import SmallRegistry
@@ -247,7 +248,7 @@ def sizes(setting: Setting, rng: random.Random, n: int) -> Outcome:
                 put(client, topic=topic, value=b"[1,2,3,4]" + b" " * (limit - 20))
         client.flush(120)
         outcome = _summed(world, worker, Counter({"records at the limit": n}), usage(worker.popen.pid)[0])
-        outcome.done["values left out"] = len(world.logged("values_left_out"))
+        outcome.done["values left out"] = len(world.logged("record_values_dropped"))
         return outcome
 
 
@@ -290,7 +291,7 @@ def artefacts(setting: Setting, rng: random.Random, n: int) -> Outcome:
                 break
             refused += 1
             reasons[next(x for x in worker.log("model_refused") if x["model_version"] == version)["reason"][:40]] += 1
-        in_service = [line["model_version"] for line in worker.log("model_in_service")]
+        in_service = [line["model_version"] for line in worker.log("model_swapped")]
         if in_service != [setting.models[0].card.version]:
             complaints.append(f"in service were {in_service}")
         if worker.popen.poll() is not None:
@@ -302,6 +303,28 @@ def artefacts(setting: Setting, rng: random.Random, n: int) -> Outcome:
         outcome.done |= {"artefacts refused": refused}
         seen = f"{outcome.seen}; {len(reasons)} different reasons; {most} MiB"
         return Outcome(outcome.done, seen, outcome.complaints + complaints)
+
+
+@fuzzer(20_000, 1_000_000)
+def guard_pages(setting: Setting, rng: random.Random, n: int) -> Outcome:
+    """So many records through each compiled loop that reads or writes by raw addresses, its memory ending at a page
+    that may not be touched.
+    """
+    return _guarded(setting, rng, n, "guard-pages", bounds=False)
+
+
+@fuzzer(5_000, 1_000_000)
+def bounds_checks(setting: Setting, rng: random.Random, n: int) -> Outcome:
+    """The same, by loops that are compiled to look whether each index lies within its array."""
+    return _guarded(setting, rng, n, "bounds-checks", bounds=True)
+
+
+def _guarded(setting: Setting, rng: random.Random, n: int, name: str, bounds: bool) -> Outcome:
+    folder = setting.folder / name
+    folder.mkdir()
+    found = fuzz_guarded.in_child(list(fuzz_guarded.TARGETS), n, rng.randrange(1 << 30), folder, bounds=bounds)
+    seen = ", ".join(f"{target} {seconds:.0f} s" for target, seconds in found.seconds.items())
+    return Outcome({f"records of {target}": count for target, count in found.records.items()}, seen, found.complaints)
 
 
 # -- batches

@@ -22,22 +22,24 @@ COMPILED = [
     for file in ROOT.glob("worker/**/*.py")
     if "@compiled" in file.read_text()
 ]
-with atheris.instrument_imports(include=["worker"], exclude=[*COMPILED, "worker.compiled", "worker.addresses"]):
+with atheris.instrument_imports(
+    include=["worker"], exclude=[*COMPILED, "worker.native.jit", "worker.native.raw_memory"]
+):
     from kafka import TopicPartition
     from kafka.record.memory_records import MemoryRecords
     from pydantic import SecretStr
 
-    from tests.unit.blocks import block_of
-    from tests.unit.test_json_fast import check as check_json
+    from tests.record_blocks import block_of
+    from tests.unit.worker.decoding.json.test_format import check as check_json
+    from worker.decoding import Decoder
     from worker.errors import ArtefactError
-    from worker.kafka.columns import PartitionColumns, block_of as block_of_chunks
+    from worker.kafka.client.fetch import PartitionColumns, block_of as block_of_chunks
     from worker.kafka.unreadable import Unreadable
     from worker.models import Artefact
     from worker.models.artefact import check_signature
     from worker.registry import RegistryView
     from worker.schema_registry import SchemaRegistry
     from worker.settings import InputSettings, SchemaRegistrySettings
-    from worker.vectors import Decoder
 
 FEATURES = ("a", "b", "c")
 PLACE = TopicPartition("t", 0)
@@ -76,7 +78,7 @@ def record(data: bytes) -> None:
 
 
 def batch(data: bytes) -> None:
-    part = PartitionColumns(0, PLACE, MemoryRecords(data), check_crcs=False, most=1 << 20)
+    part = PartitionColumns(0, PLACE, MemoryRecords(data), check_crcs=False, max_bytes=1 << 20)
     try:
         while part:
             taken = part.take(7)

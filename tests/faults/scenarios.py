@@ -4,7 +4,6 @@ came of it. One docstring each says what must hold; it is shown with the result.
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -12,71 +11,24 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from tests.brokers import ApacheKafka
-from tests.faults.doomed import POINTS
+from tests.faults.doomed import COMMIT
+from tests.faults.outcome import Outcome, Skipped, ends_of, scenario, settled, world_of
 from tests.faults.proxy import Proxy
+from tests.faults.rest import Usage, usage
 from tests.faults.world import Setting, World, await_scored
 from tests.models import normal_rows
 from tests.stage import until
 from worker.kafka.topics import create
 from worker.models import Artefact
 from worker.registry import Registry
-
-
-@dataclass
-class Outcome:
-    """What was done, what was seen, and what must not have been."""
-
-    done: dict[str, int]
-    seen: str
-    complaints: list[str] = field(default_factory=list)
-
-
-class Skipped(Exception):
-    """It cannot be done here, and why."""
-
-
-Scenario = Callable[[Setting, random.Random, int], Outcome]
-SCENARIOS: dict[str, tuple[Scenario, int, int]] = {}  # name -> scenario, times in CI, times in full
-
-
-def scenario(small: int, full: int) -> Callable[[Scenario], Scenario]:
-    def register(call: Scenario) -> Scenario:
-        SCENARIOS[call.__name__.replace("_", "-")] = (call, small, full)
-        return call
-
-    return register
-
-
-@contextlib.contextmanager
-def world_of(setting: Setting, rng: random.Random, **more: Any) -> Iterator[World]:
-    world = World(setting, rng, **more)
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-def settled(world: World, repeats: bool = False, **settings: str) -> Outcome:
-    """The usual end: the input rests, what is left is scored, and everything is looked at."""
-    world.rest()
-    world.drain(**settings)
-    verdict = world.verdict()
-    complaints = verdict.complaints(repeats)
-    if verdict.records < world.sent:
-        complaints.append(f"{world.sent} records were sent, and {verdict.records} are there")
-    if not verdict.dead:
-        complaints.append("no rubbish was dead-lettered: this proves little")
-    return Outcome(dict(world.done), str(verdict), complaints)
-
 
 # -- workers die
 
@@ -96,12 +48,11 @@ def kill(setting: Setting, rng: random.Random, n: int) -> Outcome:
 @scenario(6, 30)
 def points(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """kill -9 at each named point of the loop in turn, when it is passed for a random time: each row once."""
-    names = [point for point in POINTS if point not in ("flush", "offset-commit")]
     with world_of(setting, rng) as world:
         for k in range(n):
-            doomed = world.doomed(names[k % len(names)], rng.randint(1, 12))
-            assert doomed.wait(90) == -signal.SIGKILL, f"{names[k % len(names)]}: {doomed.errors[-2000:]}"
-            world.done[f"killed at {names[k % len(names)]}"] += 1
+            doomed = world.doomed(COMMIT[k % len(COMMIT)], rng.randint(1, 12))
+            assert doomed.wait(90) == -signal.SIGKILL, f"{COMMIT[k % len(COMMIT)]}: {doomed.errors[-2000:]}"
+            world.done[f"killed at {COMMIT[k % len(COMMIT)]}"] += 1
         return settled(world)
 
 
@@ -138,7 +89,7 @@ def zombie(setting: Setting, rng: random.Random, n: int) -> Outcome:
             victim.popen.send_signal(signal.SIGCONT)
             world.done["SIGSTOP beyond the session, SIGCONT"] += 1
             time.sleep(rng.uniform(1, 3))
-        return settled(world)
+        return settled(world, workers=workers)
 
 
 @scenario(4, 40)
@@ -178,7 +129,7 @@ def broker(setting: Setting, rng: random.Random, n: int) -> Outcome:
             world.restart_broker(rng.uniform(0, 3))
         await_scored(world, 500, timeout=120)
         assert workers[0].popen.poll() is None, workers[0].errors[-2000:]
-        return settled(world)
+        return settled(world, workers=workers)
 
 
 @scenario(1, 10)
@@ -201,7 +152,7 @@ def disk_full(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """The broker's disk fills up, and has room again later: what was acknowledged is scored once each."""
     for _ in range(n):
         with _small_disk(160) as disk, ApacheKafka(log_dirs=str(disk / "log"), log_segment_bytes="1048576") as kafka:
-            small = Setting(kafka, setting.folder, setting.models, setting.rate)
+            small = replace(setting, kafka=kafka)
             with world_of(small, rng) as world:
                 worker = world.worker()
                 world.busy(worker)
@@ -251,7 +202,7 @@ def network(setting: Setting, rng: random.Random, n: int) -> Outcome:
     proxy = Proxy(0, rng)
     with ApacheKafka(advertised_listeners=f"PLAINTEXT://127.0.0.1:{proxy.port}") as kafka:
         proxy.target = int(kafka.bootstrap.rpartition(":")[2])
-        slow = Setting(kafka, setting.folder, setting.models, setting.rate)
+        slow = replace(setting, kafka=kafka)
         with world_of(slow, rng, swaps=False, bootstrap=f"127.0.0.1:{proxy.port}") as world, world.pool(1) as workers:
             for _ in range(n):
                 await_scored(world, 200, timeout=120)
@@ -262,7 +213,7 @@ def network(setting: Setting, rng: random.Random, n: int) -> Outcome:
                 proxy.latency = proxy.stall = 0.0
             assert workers[0].popen.poll() is None, workers[0].errors[-2000:]
             world.done |= {"stretches of latency": n, "connections cut": proxy.cuts, "stalls": proxy.stalls}
-            outcome = settled(world)
+            outcome = settled(world, workers=workers)
     proxy.close()
     return outcome
 
@@ -287,14 +238,14 @@ def clock(setting: Setting, rng: random.Random, n: int) -> Outcome:
 @scenario(2, 6)
 def partitions(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """Partitions are added while workers run: they are read from their first record on."""
-    with world_of(setting, rng) as world, world.pool(2):
+    with world_of(setting, rng) as world, world.pool(2) as workers:
         for k in range(n):
             await_scored(world, 300)
-            with _admin(world) as admin:
+            with world.admin() as admin:
                 admin.create_partitions({world.stage.topics.sensors: 4 + 2 * (k + 1)})
             world.done["partitions added"] += 2
             time.sleep(3)
-        return settled(world)
+        return settled(world, workers=workers)
 
 
 @scenario(1, 3)
@@ -309,7 +260,7 @@ def away(setting: Setting, rng: random.Random, n: int) -> Outcome:
             world.pause.set()
             time.sleep(2)  # what is on its way to it is there, and would be lost with it
             kept = len(world.stage.dead_letters()) if topic == topics.dead_letters else 0
-            with _admin(world) as admin:
+            with world.admin() as admin:
                 admin.delete_topics([topic])
             world.pause.clear()
             world.done[f"deleted {topic.partition('.')[2]}"] += 1
@@ -341,18 +292,18 @@ def retention(setting: Setting, rng: random.Random, n: int) -> Outcome:
             await_scored(world, 300)
             world.kill(worker)
             time.sleep(2)
-            with _admin(world) as admin:
+            with world.admin() as admin:
                 places = [TopicPartition(world.stage.topics.sensors, p) for p in range(4)]
                 ends = ends_of(world)
                 at = {place: ends[place.partition] for place in places}
-                before = _committed(world)
+                before = world.stage.committed()
                 admin.delete_records({place: end - 50 for place, end in at.items()})
             gone += sum(max(end - 50 - before.get(place.partition, 0), 0) for place, end in at.items())
             world.done["records deleted unread"] = gone
         world.rest()
         world.drain()
         verdict = world.verdict()
-        told = sum(max(line["earliest"] - line["wanted"], 0) for line in world.logged("records_gone"))
+        told = sum(max(line["earliest"] - line["wanted"], 0) for line in world.logged("records_expired"))
         complaints = [] if told == gone else [f"{gone} are gone, and {told} were told"]
         # What was scored before is gone from the input, too: outputs of nothing are the rule here.
         complaints += [f"lost: {verdict.lost[:5]}"] if verdict.lost else []
@@ -369,16 +320,21 @@ def remade(setting: Setting, rng: random.Random, n: int) -> Outcome:
             await_scored(world, 300)
             world.pause.set()
             time.sleep(1)
-            until(lambda: sum(_committed(world).values()) >= sum(ends_of(world).values()), 60)
-            with _admin(world) as admin:
+            until(lambda: sum(world.stage.committed().values()) >= sum(ends_of(world).values()), 60)
+            with world.admin() as admin:
                 # The outputs too: places would be named twice, and what is lost of the new topic not be seen.
                 admin.delete_topics([topics.sensors, topics.scores, topics.dead_letters, topics.anomalies])
             time.sleep(3)
             create(world.stage.settings, 4, 1)
             world.done["topic deleted and made anew"] += 1
-            for place in world.stage.send([json.dumps(r.tolist()).encode() for r in normal_rows(400, _numbers(rng))]):
+            for place in world.stage.send(
+                [
+                    json.dumps(r.tolist()).encode()
+                    for r in normal_rows(400, np.random.default_rng(rng.randrange(1 << 30)))
+                ]
+            ):
                 assert place[1] < 400
-            until(lambda: sum(_committed(world).values()) == 400, 90)  # noqa: B023
+            until(lambda: sum(world.stage.committed().values()) == 400, 90)  # noqa: B023
             world.done["records in the new topic"] += 400
             world.pause.clear()
         assert workers[0].popen.poll() is None, workers[0].errors[-2000:]
@@ -399,7 +355,7 @@ def offsets_deleted(setting: Setting, rng: random.Random, n: int) -> Outcome:
         world.busy(worker)
         await_scored(world, 500)
         assert worker.stop(30) == 0
-        with _admin(world) as admin:
+        with world.admin() as admin:
             group = world.stage.settings.kafka.group
             admin.delete_groups([group])
         world.done["offsets deleted"] += 1
@@ -429,17 +385,16 @@ def training(setting: Setting, rng: random.Random, n: int) -> Outcome:
         world.done["trainings at once"] += 2
         complaints = [] if codes == [0, 0] else [f"two trainings at once: exit codes {codes}: {pair[1].errors[-800:]}"]
         view = Registry(world.stage.settings).view()
-        made = {line["model_version"] for line in world.logged("model_is_champion")}
+        made = {line["model_version"] for line in world.logged("champion_promoted")}
         if view.champion() not in made:
             complaints.append(f"the champion {view.champion()} is of neither of the two trainings")
         told = {entry["version"] for entry in view.history()}
         complaints += [f"not in the history: {made - told}"] if made - told else []
         for version in view.versions():
             view.card(version)  # raises where it is not whole
-        until(lambda: workers[0].log("model_in_service")[-1]["model_version"] == view.champion(), 30)
+        until(lambda: workers[0].log("model_swapped")[-1]["model_version"] == view.champion(), 30)
         complaints += [f"refused: {line}" for line in world.logged("model_refused")]
-        setting = Setting(setting.kafka, setting.folder, [*setting.models, *_trained(world)], setting.rate)
-        world.knows(setting.models)
+        world.knows([*setting.models, *_trained(world)])
         outcome = settled(world)
         outcome.complaints += complaints
         return outcome
@@ -460,7 +415,7 @@ def soak(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """
     with world_of(setting, rng) as world, world.pool(1) as workers:
         await_scored(world, 1000)
-        seen: list[tuple[int, int, int]] = []
+        seen: list[Usage] = []
         ends, broker_at = time.monotonic() + 60 * n, time.monotonic() + 60 * max(n / 6, 0.4)
         while time.monotonic() < ends:
             guest = world.worker()
@@ -486,41 +441,5 @@ def soak(setting: Setting, rng: random.Random, n: int) -> Outcome:
             told.append(f"{name} {early} -> {late}")
             if late > early + room:
                 complaints.append(f"{name} rose from {early} to {late}")
-        outcome = settled(world)
+        outcome = settled(world, workers=workers)
         return Outcome(outcome.done, f"{outcome.seen}; {', '.join(told)}", outcome.complaints + complaints)
-
-
-def usage(pid: int) -> tuple[int, int, int]:
-    """Resident MiB, open files, threads."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return int(status["VmRSS"].split()[0]) // 1024, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
-
-
-# -- tools
-
-
-@contextlib.contextmanager
-def _admin(world: World) -> Iterator[KafkaAdminClient]:
-    client = KafkaAdminClient(bootstrap_servers=world.bootstrap)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def _committed(world: World) -> dict[int, int]:
-    return world.stage.committed()
-
-
-def ends_of(world: World) -> dict[int, int]:
-    consumer = KafkaConsumer(bootstrap_servers=world.bootstrap)
-    try:
-        topic = world.stage.topics.sensors
-        places = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-        return {place.partition: end for place, end in consumer.end_offsets(places).items()}
-    finally:
-        consumer.close()
-
-
-def _numbers(rng: random.Random) -> np.random.Generator:
-    return np.random.default_rng(rng.randrange(1 << 30))

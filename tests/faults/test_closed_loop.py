@@ -16,12 +16,12 @@ from tests.brokers import Broker
 from tests.models import normal_rows
 from tests.plant import ROWS, SETTINGS, Plant, drift_events, history
 from tests.stage import Stage, until
-from training import job
 from training.__main__ import main as training
-from training.fit import Fitted
-from worker.events import schema
+from training.fitting.fit import Fitted
+from training.run import job
 from worker.kafka.topics import create
 from worker.models import Artefact
+from worker.publishing.cloudevents import schema
 from worker.registry import Registry, new_version
 
 MakeStage = Callable[..., Stage]
@@ -41,9 +41,9 @@ def test_a_frozen_sensor_is_told_and_not_trained_on(loop: tuple[Stage, Plant], r
     frozen = normal_rows(6000, rng)
     frozen[:, 1] = 0.25
     plant.send(frozen)
-    worker.await_log("sensor_fault", timeout=60)
+    worker.await_log("sensor_fault_detected", timeout=60)
     plant.send(normal_rows(6000, rng))
-    worker.await_log("sensor_fault", 2, timeout=60)
+    worker.await_log("sensor_fault_detected", 2, timeout=60)
     until(lambda: sum(s.committed().values()) == 22_000)
     until(lambda: drift_events(s)[-1]["state"] == "closed", 10)
     assert worker.stop() == 0
@@ -122,7 +122,7 @@ def test_a_pinned_champion_stays(loop: tuple[Stage, Plant], rng: np.random.Gener
     held = s.training("--json")
     assert held.wait() == 3, held.errors
     told = json.loads(held.output.splitlines()[-1])
-    assert told["reasons"] == ["the champion is pinned"] and not told["promoted"]
+    assert told["reasons"] == ["the champion is pinned [gate-pinned]"] and not told["promoted"]
     assert Registry(s.settings).view().champion() == json.loads(pinned.output)["version"]
     listed = s.training("models", "history")
     assert listed.wait() == 0
@@ -138,16 +138,16 @@ def test_a_flood_of_requests_is_one_training(loop: tuple[Stage, Plant], rng: np.
     s, plant = loop
     plant.send(normal_rows(8000, rng))
     serve = s.training("serve", OFFNORMAL_TRAINING__COOLDOWN="5s")
-    serve.await_log("model_is_champion", timeout=90)
+    serve.await_log("champion_promoted", timeout=90)
     request = json.dumps({"model": "default", "reason": "a flood", "since": None, "who": "test"}).encode()
     for value in [request] * 300 + [b"no request", b'{"model": 5}', b'{"model": "another"}']:
         s._producer.send(s.topics.training_requests, value)
     s._producer.flush()
-    serve.await_log("model_is_champion", 2, timeout=90)
+    serve.await_log("champion_promoted", 2, timeout=90)
     time.sleep(8)
     assert serve.stop(60) == 0
     assert [why for _, why in history(s)] == ["the first model", "a flood"]
-    assert len(serve.log("request_not_understood")) == 1
+    assert len(serve.log("training_request_rejected")) == 1
 
 
 def test_two_trainings_at_once_go_one_after_the_other(loop: tuple[Stage, Plant], rng: np.random.Generator) -> None:
@@ -179,12 +179,12 @@ def test_a_champion_that_floods_is_taken_back_once(loop: tuple[Stage, Plant], rn
     assert s.training().wait() == 0
     sound = Registry(s.settings).view().champion()
     worker = s.worker()
-    worker.await_log("model_in_service")
+    worker.await_log("model_swapped")
     broken = broken_copy(s)
     s.publish(broken)
-    worker.await_log("trial_begins")
+    worker.await_log("trial_started")
     plant.send(normal_rows(8000, rng))
-    worker.await_log("model_in_service", 3, timeout=30)
+    worker.await_log("model_swapped", 3, timeout=30)
     plant.send(normal_rows(4000, rng))
     until(lambda: sum(s.committed().values()) == 22_000)
     assert worker.stop() == 0
@@ -209,22 +209,22 @@ def test_a_challenger_in_the_shadow_is_promoted_when_it_has_proved_itself(
     assert s.training().wait() == 0
     first = Registry(s.settings).view().champion()
     worker = s.worker()
-    worker.await_log("model_in_service")
+    worker.await_log("model_swapped")
     made = s.training("--json")
     assert made.wait() == 0, made.errors
     told = json.loads(made.output.splitlines()[-1])
     assert told["role"] == "challenger" and not told["promoted"]
-    worker.await_log("trial_begins")
+    worker.await_log("trial_started")
     for _ in range(8):
         plant.send(normal_rows(2000, rng))
         time.sleep(0.3)
-    worker.await_log("model_in_service", 2, timeout=30)
+    worker.await_log("model_swapped", 2, timeout=30)
     until(lambda: sum(s.committed().values()) == 26_000)
     broken = broken_copy(s)
     models = Registry(s.settings)
     models.add(broken)
     models.promote(broken.card.version, "test", "forced", "challenger")
-    worker.await_log("trial_begins", 2)
+    worker.await_log("trial_started", 2)
     plant.send(normal_rows(8000, rng))
     worker.await_log("trial_decided", 2, timeout=30)
     assert worker.stop() == 0

@@ -96,7 +96,7 @@ def test_scores_that_are_larger_than_their_topic_takes(stage: MakeStage, apache:
     assert large.value is None and b"takes records of 20000" in dict(large.headers)["offnormal-left-out"]
     assert len(json.loads(small.value)["rows"]) == 1
     assert [event["id"].rpartition("/")[2] for event in s.events()] == ["77"]
-    assert worker.log("values_left_out")
+    assert worker.log("record_values_dropped")
 
 
 def test_names_that_are_too_long(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:

@@ -165,7 +165,7 @@ def test_certificates_are_read_anew(kafka: SecureKafka, stage: Open, artefact: A
     rotate(b"half a certif", b"")
     places = s.send_rows(normal_rows(200, np.random.default_rng(0)))
     until(lambda: set(s.scores()) == set(places), 60)
-    assert worker.log("certificates_not_read")
+    assert worker.log("certificates_read_failed")
     rotate(*refused)
     more = s.send_rows(normal_rows(200, np.random.default_rng(0)))
     time.sleep(5)
@@ -203,9 +203,12 @@ def test_no_secret_is_shown(kafka: SecureKafka, stage: Open, artefact: Artefact,
         process = start(*arguments, OFFNORMAL_TRAINING__STEPS="100", OFFNORMAL_TRAINING__MIN_ROWS="100")
         assert process.wait(120) == 0, process.errors[-2000:]
         said.append(process.output + process.errors)
-    wrong = s.worker("check", OFFNORMAL_KAFKA__PASSWORD="planted-password-7")
-    assert wrong.wait() == 2
-    said.append(wrong.output + wrong.errors)
+    for form in ("json", "console"):
+        talks = s.worker("--until-end", OFFNORMAL_LOG__FORMAT=form)
+        assert talks.wait(120) == 0, talks.errors[-2000:]
+        wrong = s.worker("check", OFFNORMAL_LOG__FORMAT=form, OFFNORMAL_KAFKA__PASSWORD="planted-password-7")
+        assert wrong.wait() == 2
+        said += [talks.output + talks.errors, wrong.output + wrong.errors]
     for topic in (s.topics.models, s.topics.scores, s.topics.anomalies, s.topics.dead_letters):
         said += [repr((r.key, r.value, r.headers)) for r in s.read(topic)]
     assert len(said) > 1500

@@ -16,8 +16,8 @@ import torch
 from tests.brokers import Broker
 from tests.models import make_artefact, normal_rows
 from tests.stage import Place, Stage, until
-from worker.events import schema
 from worker.models import Artefact
+from worker.publishing.cloudevents import schema
 
 MakeStage = Callable[..., Stage]
 
@@ -157,13 +157,13 @@ def test_windows_survive_kills_and_moving_partitions(
         other.kill()
     steady.kill()
     last = s.worker()
-    until(lambda: bool(last.log("windows_fill")), 30)
+    until(lambda: bool(last.log("window_refill_started")), 30)
     time.sleep(2)
     enough.set()
     thread.join()
     until(lambda: sum(s.committed().values()) == len(feed.places), 60)
     assert last.stop() == 0, last.errors
-    filled = [line["records"] for line in last.log("windows_fill")]
+    filled = [line["records"] for line in last.log("window_refill_started")]
     assert filled and max(filled) > 0, "nothing was read back"
     assert max(filled) < len(feed.places) / PARTITIONS / 2, "far more was read back than the windows need"
     feed.check(windowed)
@@ -203,7 +203,7 @@ def test_slow_machines_start_cold_where_reading_back_is_bounded(
     slow, quick = send(b"slow", x[500:508]), send(b"quick", x[508:516])
     worker = s.worker("--until-end")
     assert worker.wait() == 0
-    assert worker.log("windows_fill")[0]["records"] <= 200
+    assert worker.log("window_refill_started")[0]["records"] <= 200
     scores = s.scores()
     assert [np.isnan(scores[place][0].rows[0][0]) for place in slow] == [True] * 7 + [False]
     assert not any(np.isnan(scores[place][0].rows[0][0]) for place in quick)
@@ -225,9 +225,9 @@ def test_retention_that_has_eaten_the_history_is_said(
     places = s.send(rows[20:], keys=[b"m"] * 20, partition=0)
     worker = s.worker("--until-end")
     assert worker.wait() == 0, worker.errors
-    (told,) = worker.log("windows_cut_by_retention")
+    (told,) = worker.log("window_refill_truncated")
     assert (told["wanted"], told["earliest"]) == (8, 17)
-    assert not worker.log("records_gone"), "nothing that was to be scored is gone"
+    assert not worker.log("records_expired"), "nothing that was to be scored is gone"
     scores = s.scores()
     cold = [bool(np.isnan(scores[place][0].rows[0][0])) for place in places]
     assert cold == [True] * 4 + [False] * 16, "three were left of the window"

@@ -22,11 +22,11 @@ def test_from_nothing_to_a_new_regime_without_a_person(
     serve = s.training("serve")
     worker = s.worker()
     plant.send(normal_rows(3000, rng))
-    worker.await_log("waits_for_champion")
-    serve.await_log("training_serves")
-    assert not serve.log("training_begins"), "too few rows"
+    worker.await_log("champion_awaited")
+    serve.await_log("training_scheduler_started")
+    assert not serve.log("training_started"), "too few rows"
     plant.send(normal_rows(9000, rng))
-    worker.await_log("model_in_service", timeout=90)
+    worker.await_log("model_swapped", timeout=90)
     moved = np.array([2, 0, 0, 2], np.float32)
     plant.send(normal_rows(12_000, rng) + moved)
 
@@ -40,7 +40,7 @@ def test_from_nothing_to_a_new_regime_without_a_person(
 
     until(learned, 120, every=1)
     version = Registry(s.settings).view().champion()
-    until(lambda: worker.log("model_in_service")[-1]["model_version"] == version, 20)
+    until(lambda: worker.log("model_swapped")[-1]["model_version"] == version, 20)
     until(lambda: sum(s.committed().values()) == plant.sent, 30)
     since = plant.sent
     plant.send(normal_rows(4000, rng) + moved)

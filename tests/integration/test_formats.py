@@ -80,14 +80,16 @@ def test_a_registry_that_is_away_is_waited_for(
     ).make_topics(2)
     s.publish(artefact)
     worker = s.worker()
-    worker.await_log("worker_starts")
+    worker.await_log("worker_started")
     registry.away = True
     places = s.send(encode(normal_rows(100, rng), "avro"))
-    (redo, *_) = worker.await_log("redo", 2)
+    (redo, *_) = worker.await_log("work_redone", 2)
     assert "schema registry" in redo["reason"] and "503" in redo["reason"]
     time.sleep(1)
+    registry.away, registry.cut = False, True  # restarted in mid-answer
+    until(lambda: any("IncompleteRead" in each["reason"] for each in worker.log("work_redone")))
     assert not s.committed() and not s.dead_letters()
-    registry.away = False
+    registry.cut = False
     until(lambda: sum(s.committed().values()) == 100)
     partition, offset = places[7]
     looked = urllib.request.urlopen(  # the page reads such records back

@@ -34,7 +34,7 @@ def test_without_a_champion_it_waits_and_consumes_nothing(
     s = stage(OFFNORMAL_HTTP__PORT=str(port), OFFNORMAL_HTTP__HOST="127.0.0.1").make_topics(1)
     s.send_rows(normal_rows(100, rng))
     worker = s.worker()
-    worker.await_log("waits_for_champion")
+    worker.await_log("champion_awaited")
     assert get(port, "/livez")[0] == 200
     status, detail = get(port, "/readyz")
     assert status == 503 and json.loads(detail)["waits_for"] == "a champion"
@@ -63,9 +63,9 @@ def test_log_lines_carry_their_context(stage: MakeStage, broker: Broker, artefac
     worker = s.worker()
     worker.await_log("partitions_assigned")
     s.send([b"[10, 0, -5, 100]"] * 4)
-    worker.await_log("serves")
+    worker.await_log("pipeline_model_changed")
     assert worker.stop() == 0
-    (line,) = worker.log("worker_stops")
+    (line,) = worker.log("worker_stopped")
     assert line["group"] == s.settings.kafka.group
     assert line["model_version"] == artefact.card.version
     assert line["partitions"] == [0, 1]
@@ -91,7 +91,7 @@ def test_sigterm_finishes_the_batch_and_ends_within_ten_seconds(
 def test_a_worker_that_waits_stops_at_once(stage: MakeStage, broker: Broker) -> None:
     s = stage().make_topics(1)
     worker = s.worker()
-    worker.await_log("waits_for_champion")
+    worker.await_log("champion_awaited")
     assert worker.stop(timeout=5) == 0
 
 

@@ -15,6 +15,7 @@ from tests.models import make_artefact, normal_rows
 from tests.stage import Process, Stage, until
 from worker import registry
 from worker.models import Artefact
+from worker.registry import artefact_records
 
 MakeStage = Callable[..., Stage]
 
@@ -35,7 +36,7 @@ def read_digest(data: bytes) -> bytes:
 
 
 def serving(worker: Process) -> str:
-    return str(worker.log("model_in_service")[-1]["model_version"])
+    return str(worker.log("model_swapped")[-1]["model_version"])
 
 
 def test_a_bad_artefact_is_refused_while_the_old_one_goes_on(
@@ -82,7 +83,7 @@ def test_promote_and_rollback_are_seen_within_a_second(stage: MakeStage, apache:
     s.publish(artefact)
     s.publish(second)
     worker = s.worker()
-    worker.await_log("model_in_service")
+    worker.await_log("model_swapped")
     assert serving(worker) == second.card.version
     models = registry.Registry(s.settings)
     for change, version in (
@@ -125,7 +126,7 @@ def test_models_command(stage: MakeStage, broker: Broker, artefact: Artefact) ->
 def test_an_artefact_over_the_message_limit_travels_in_parts(
     stage: MakeStage, broker: Broker, artefact: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "PART_BYTES", 1000)
+    monkeypatch.setattr(artefact_records, "PART_BYTES", 1000)
     s = stage().make_topics(1)
     s.publish(artefact)
     view = registry.Registry(s.settings).view()
@@ -148,16 +149,18 @@ def test_the_next_training_cleans_up_after_one_that_was_killed(
 ) -> None:
     """Parts without a manifest: those of an hour ago go, those that somebody may be writing stay."""
     s = stage().make_topics(1)
-    fresh = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-aaaaaa"
+    fresh, now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-aaaaaa", int(time.time() * 1000)
+    behind = "20260101T000000-bbbbbb"  # by a host whose clock is wrong
     producer = KafkaProducer(bootstrap_servers=s.bootstrap)
-    for version in ("20260101T000000-aaaaaa", fresh):
+    for version, at in (("20260101T000000-aaaaaa", now - 3_700_000), (fresh, now), (behind, now)):
         for part in range(2):
-            producer.send(s.topics.models, b"part", f"artefact/default/{version}/part/{part}".encode())
+            key = f"artefact/default/{version}/part/{part}".encode()
+            producer.send(s.topics.models, b"part", key, timestamp_ms=at)
     producer.flush(10)
     producer.close()
     s.publish(artefact)
     view = registry.Registry(s.settings).view()
-    assert {version for version, parts in view.parts.items() if parts} == {fresh}
+    assert {version for version, parts in view.parts.items() if parts} == {fresh, behind}
 
 
 def test_training_makes_a_champion_from_the_recent_window(
@@ -181,8 +184,10 @@ def test_training_makes_a_champion_from_the_recent_window(
     anomalous[:, 2] += 40
     send(anomalous)
     assert s.worker("--until-end").wait() == 0
-    named = len(s.events())
+    events = s.events()
+    named = len(events)
     assert named > 190
+    anomalous_score = float(np.median([event["data"]["score"] for event in events]))
     send(normal_rows(2000, rng).astype(float))
     second = s.training("--json")
     assert second.wait() == 0, second.errors
@@ -194,9 +199,8 @@ def test_training_makes_a_champion_from_the_recent_window(
     assert view.champion() == again["version"]
     assert card.parent == made["version"]
     assert card.features == names
-    low, high = made["quality"]["threshold"], again["quality"]["threshold"]
-    # By chance as well: 600 rows are held out, and the threshold is that of one in a thousand.
-    assert 0.25 * low < high < 2 * low, "nor do they move the threshold"
+    # Few rows are held out, so the threshold moves by chance. Had the anomalies taught, it would be at their scores.
+    assert again["quality"]["threshold"] < 0.5 * anomalous_score, "nor do they move the threshold"
 
 
 def test_training_is_reproducible(stage: MakeStage, broker: Broker, rng: np.random.Generator) -> None:

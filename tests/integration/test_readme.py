@@ -15,7 +15,7 @@ import numpy as np
 from tests.brokers import Broker
 from tests.models import normal_rows
 from tests.stage import Stage
-from worker.events import schema
+from worker.publishing.cloudevents import schema
 from worker.settings import variables
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_its_commands_run_in_their_order(
             arguments[arguments.index("ID")] = f"{s.topics.sensors}/0/0/0"
         run = s.worker(*arguments) if program == "worker" else s.training(*arguments)
         if arguments == ["serve"]:
-            run.await_log("training_serves")
+            run.await_log("training_scheduler_started")
             run.popen.terminate()
         # Before there is a model, check says so.
         assert run.wait(90) == (5 if arguments == ["check"] else 0), (program, arguments, run.errors)
@@ -95,8 +95,12 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as held:
         names = set(held.namelist())
         scripts = next(held.read(name).decode() for name in names if name.endswith("entry_points.txt"))
-    assert {"worker/anomaly.schema.json", "worker/incident.schema.json", "worker/windows/ring.py"} <= names
-    assert {"worker/py.typed", "training/fit.py", "worker/demo/broker.py"} <= names
+    assert {
+        "worker/publishing/schemas/anomaly.schema.json",
+        "worker/publishing/schemas/incident.schema.json",
+        "worker/windows/ring.py",
+    } <= names
+    assert {"worker/py.typed", "training/fitting/fit.py", "worker/demo/broker.py"} <= names
     assert {f"worker/page/static/{file.name}" for file in (ROOT / "worker/page/static").iterdir()} <= names
     assert not [name for name in names if name.startswith("tests")]
     assert "offnormal-worker" in scripts and "offnormal-training" in scripts

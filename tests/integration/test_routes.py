@@ -36,15 +36,15 @@ def test_keys_choose_the_model_and_swaps_touch_no_other(
     assert set(versions(s, first)) == {artefact.card.version}, "without a champion of their own: the default's"
     presses, saws = (make_artefact(seed=i, name=name) for i, name in enumerate(("presses", "saws"), 50))
     for each in (presses, saws):
-        registry.Registry(s.load(OFFNORMAL_MODEL__NAME=each.card.name)).publish(each, who="test", why="test")
-    until(lambda: {line["model"] for line in worker.log("model_in_service")} == {"default", "presses", "saws"})
+        registry.Registry(s.load(OFFNORMAL_MODEL__NAME=each.card.name)).publish(each, author="test", why="test")
+    until(lambda: {line["model"] for line in worker.log("model_swapped")} == {"default", "presses", "saws"})
     second = s.send(x, keys=keys)
     until(lambda: sum(s.committed().values()) == 180)
     wanted = [presses.card.version, saws.card.version, artefact.card.version] * 30
     assert versions(s, second) == wanted
     newer = make_artefact(seed=60)
     s.publish(newer)
-    until(lambda: worker.log("model_in_service")[-1]["model_version"] == newer.card.version)
+    until(lambda: worker.log("model_swapped")[-1]["model_version"] == newer.card.version)
     third = s.send(x, keys=keys)
     until(lambda: sum(s.committed().values()) == 270)
     assert versions(s, third) == [presses.card.version, saws.card.version, newer.card.version] * 30
@@ -71,8 +71,8 @@ def test_a_route_may_have_features_of_its_own(
     before = send(10)
     until(lambda: sum(s.committed().values()) == 10)
     own = make_artefact(seed=1, name="presses", features=("a", "b"), window=4)
-    registry.Registry(s.load(OFFNORMAL_MODEL__NAME="presses")).publish(own, who="test", why="test")
-    until(lambda: worker.log("model_in_service")[-1]["model"] == "presses")
+    registry.Registry(s.load(OFFNORMAL_MODEL__NAME="presses")).publish(own, author="test", why="test")
+    until(lambda: worker.log("model_swapped")[-1]["model"] == "presses")
     after = send(10)
     until(lambda: sum(s.committed().values()) == 20)
     assert worker.stop() == 0

@@ -12,8 +12,8 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from tests.brokers import ApacheKafka, Broker
 from tests.stage import Stage, until
-from worker.kafka import ExactlyOnceSink, Output, Outputs, Redo, Source
-from worker.vectors import RecordBlock
+from worker.blocks import RecordBlock
+from worker.kafka import ExactlyOnceSink, Output, Outputs, Rewind, Source
 
 MakeStage = Callable[..., Stage]
 
@@ -37,7 +37,7 @@ def another_member(s: Stage) -> Iterator[Source]:
 
         def poll_on() -> None:
             while not ended.is_set():
-                with suppress(Redo):
+                with suppress(Rewind):
                     poll(source, 0.1, 10)
                 source.rewind()
 
@@ -54,7 +54,7 @@ def poll_some(source: Source, timeout: float = 20) -> RecordBlock:
     while time.monotonic() < deadline:
         try:
             block = poll(source, 0.2, 1000)
-        except Redo:
+        except Rewind:
             source.rewind()
             continue
         if block is not None:
@@ -123,10 +123,10 @@ def test_a_zombie_is_fenced(pair: Pair) -> None:
     sink.send(output(s, b"zombie"))
     membership = source._fetched_under
     source._consumer._coordinator.maybe_leave_group(reason="simulates a lost session", timeout_ms=2000)
-    with pytest.raises(Redo):
+    with pytest.raises(Rewind):
         commit(sink, offsets(block))  # refused here: the membership has changed
     source.close_work = lambda: membership  # type: ignore[method-assign]
-    with pytest.raises(Redo):
+    with pytest.raises(Rewind):
         commit(sink, offsets(block))  # and by the broker, were it not for that
     sink.discard()
     assert s.committed() == {}
@@ -171,7 +171,7 @@ def test_a_commit_whose_answer_is_late_is_neither_lost_nor_done_twice(stage: Mak
             block = poll_some(source)
             sink.send(output(s, b"%d" % block.offset[0]))
             begun = time.monotonic()
-            with pytest.raises(Redo):
+            with pytest.raises(Rewind):
                 commit(sink, offsets(block))
             assert time.monotonic() - begun < s.settings.kafka.commit_timeout + 1
             own_kafka.signal(signal.SIGCONT)
@@ -195,11 +195,11 @@ def commit(sink: ExactlyOnceSink, ends: Any) -> None:
 
 
 def again(source: Source, sink: ExactlyOnceSink) -> None:
-    """What the worker does after a Redo."""
+    """What the worker does after a Rewind."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         sink.discard()
-        with suppress(Redo):
+        with suppress(Rewind):
             sink.recover()
             source.rewind()
             return
@@ -213,7 +213,7 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
     first = poll_some(source)
     sink.send(output(s, b"old generation"))
     with another_member(s) as second:
-        with pytest.raises(Redo):
+        with pytest.raises(Rewind):
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 poll(source, 0.1, 10)
@@ -221,7 +221,7 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
         source.rewind()
 
         def shared() -> bool:
-            with suppress(Redo):
+            with suppress(Rewind):
                 poll(source, 0.1, 1)
             source.rewind()
             return len(source.partitions()) == len(second.partitions()) == 1

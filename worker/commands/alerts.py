@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from worker import describe
 from worker.commands.related import Related
 from worker.errors import SettingsError
-from worker.event_reader import EventReader
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
+from worker.observability.terminal_text import printable
+from worker.publishing import event_lines
+from worker.publishing.event_reader import EventReader
 from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings, start_time
 
@@ -21,9 +22,10 @@ Line = Callable[[dict[str, Any]], str | None]  # of an event; None where it tell
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
+    """Follow incidents, or single events, and print each as a line."""
     topics = settings.topics
     topic, line = (
-        (topics.anomalies, describe.anomaly) if arguments.events else (topics.incidents, IncidentLines(settings))
+        (topics.anomalies, event_lines.anomaly) if arguments.events else (topics.incidents, IncidentLines(settings))
     )
     require(settings, reads=[topic])
     console = Console(highlight=False, soft_wrap=True)
@@ -46,12 +48,13 @@ class IncidentLines:
         self._told: dict[str, tuple[str, str]] = {}  # open incidents -> state and severity that were shown last
 
     def __call__(self, event: dict[str, Any]) -> str | None:
+        """Return the line of an incident; None if nothing worth a line has changed."""
         data = event["data"]
         related = self._related.take(data)
         now = (data["state"], data["severity"])
         if self._told.get(data["incident"]) == now:
             return None
-        line = describe.incident(event, related)
+        line = event_lines.incident(event, related)
         self._told[data["incident"]] = now
         if data["state"] == "closed":
             del self._told[data["incident"]]
@@ -74,13 +77,14 @@ def _seek(reader: Reader, since: str) -> None:
 def _show(console: Console, value: bytes | None, events: EventReader, line: Line, arguments: Namespace) -> None:
     try:
         event = events.event(value)
-        told, entity = line(event), event["data"]["entity"]
+        text, entity = line(event), event["data"]["entity"]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         console.print(f"[dim]a record that is no {'anomaly event' if arguments.events else 'incident'}[/dim]")
         return
     if arguments.entity is not None and entity != arguments.entity:
         return
     if arguments.json:
-        print(orjson.dumps(event).decode(), flush=True)
-    elif told is not None:
-        console.print(told)
+        whole = orjson.dumps(event).decode()  # JSON does not escape all that a terminal obeys
+        print(printable(whole) if console.is_terminal else whole, flush=True)
+    elif text is not None:
+        console.print(text)

@@ -5,14 +5,14 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.markup import escape
 
-from worker.errors import KafkaError, NoModelError, OffnormalError
+from worker.errors import KafkaUnavailable, OffnormalError
+from worker.observability.terminal_text import in_markup
 from worker.settings import Settings
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
-    """The exit code of the first thing that is wrong, else 0."""
+    """Check one thing after another; return the exit code of the first that is wrong, else 0."""
     console = Console(highlight=False, soft_wrap=True)
     code, results = 0, {}
     checks: list[tuple[str, Callable[[Settings], str]]] = [
@@ -27,13 +27,13 @@ def run(settings: Settings, arguments: Namespace) -> int:
         checks.insert(2, ("schemas", _schemas))
     for name, check in checks:
         try:
-            told, good = check(settings), True
+            findings, good = check(settings), True
         except OffnormalError as error:
-            told, good = str(error), False
+            findings, good = str(error), False
             code = code or error.exit_code
-        results[name] = {"ok": good, "detail": told}
+        results[name] = {"ok": good, "detail": findings}
         mark = "[green]ok   [/green]" if good else "[red]wrong[/red]"
-        console.print(f"{mark} {name:<9} {escape(told)}")
+        console.print(f"{mark} {name:<9} {in_markup(findings)}")
         if not good and name == "broker":
             break  # all that follows would say the same
     if arguments.json:
@@ -46,7 +46,7 @@ def _settings(settings: Settings) -> str:
 
 
 def _device(settings: Settings) -> str:
-    from worker.engine import pick_device
+    from worker.serving.engine import pick_device
 
     return str(pick_device(settings.device))
 
@@ -72,15 +72,17 @@ def _topics(settings: Settings) -> str:
     states = create(settings, 1, 1, verify_only=True)
     missing = [state.spec.name for state in states if not state.partitions]
     if missing:
-        raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
-    odd = [f"{s.spec.name}: {k} is {v}, better {s.spec.config[k]}" for s in states for k, v in s.differs.items()]
-    return "; ".join(odd) or ", ".join(f"{s.spec.name} ({s.partitions})" for s in states)
+        raise KafkaUnavailable(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+    differences = [
+        f"{s.spec.name}: {k} is {v}, better {s.spec.config[k]}" for s in states for k, v in s.differs.items()
+    ]
+    return "; ".join(differences) or ", ".join(f"{s.spec.name} ({s.partitions})" for s in states)
 
 
 def _access(settings: Settings) -> str:
-    """Joins a group of its own name (reading), and opens what the delivery mode needs (writing)."""
-    from worker.kafka import connection
-    from worker.kafka.faults import readable_errors
+    """Join a group of its own name (reading), and open what the delivery mode needs (writing)."""
+    from worker.kafka import connection, waits
+    from worker.kafka.errors import readable_errors
 
     probe = f"{settings.kafka.group}-check"
     with readable_errors("access", settings.kafka.bootstrap):
@@ -94,30 +96,30 @@ def _access(settings: Settings) -> str:
         try:
             from kafka import TopicPartition
 
-            committed = reader.committed(TopicPartition(settings.topics.sensors, 0), timeout_ms=15_000)
+            committed = waits.committed_offsets(reader, [TopicPartition(settings.topics.sensors, 0)], 15)
         finally:
-            reader.close(autocommit=False)
-    return f"group {settings.kafka.group} can be read" + ("" if committed is None else ", and has offsets")
+            reader.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
+    return f"group {settings.kafka.group} can be read" + (", and has offsets" if committed else "")
 
 
 def _champion(settings: Settings) -> str:
-    """Of each model that a route names too: these may be missing."""
-    from worker.engine import Engine
+    """Check the champion of each model. Those that a route names may be missing."""
     from worker.registry import Registry
+    from worker.serving.engine import Engine
 
-    told, default = [], settings.model.name
+    findings, default = [], settings.model.name
     for name in settings.model.names:
         own = settings.model_copy(update={"model": settings.model.model_copy(update={"name": name})})
         view = Registry(own).view()
         version = view.champion()
         if version is None and name == default:
-            raise NoModelError(f"no champion of {name}; `python -m training` makes and promotes one")
+            raise view.no_champion()
         if version is None:
-            told.append(f"no champion of {name} yet: {default}'s scores its records")
+            findings.append(f"no champion of {name} yet: {default}'s scores its records")
             continue
         resident = Engine(settings).load(view.artefact(version))
-        told.append(
+        findings.append(
             f"{name}/{version} ({resident.card.kind}, {len(resident.features)} features, window {resident.card.window})"
             " loads, and its probe comes out right"
         )
-    return "; ".join(told)
+    return "; ".join(findings)

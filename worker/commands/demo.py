@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from worker.demo.broker import embedded_broker, free_port
-from worker.demo.outputs import Outputs
+from worker.demo.outputs import OutputReader
 from worker.demo.processes import Processes
 from worker.demo.replay import PARTITIONS, Replay, Rows, shuttle
 from worker.demo.screen import Screen
-from worker.demo.verdict import Verdict, judge
+from worker.demo.verdict import DemoVerdict, judge
 from worker.errors import OffnormalError
 from worker.settings import KafkaSettings, Settings
 
@@ -33,6 +33,7 @@ SPEED, SLOWER = 1300, 340  # vectors a second that are replayed; with the page a
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
+    """Run the demo; raise OffnormalError where it does not end as it should."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         # No exception out of nowhere: a process that is being started could slip through.
@@ -60,7 +61,9 @@ def run(settings: Settings, arguments: Namespace) -> int:
         if arguments.page:
             screen.stage("page", f"look at http://127.0.0.1:{port}/ as soon as the stream has begun")
         with Processes(Path(folder), environment) as processes:
-            verdict = _Demo(screen, processes, environment, stop, speed, stays).run(started)
+            verdict = _Demo(
+                screen=screen, processes=processes, environment=environment, stop=stop, speed=speed, stays=stays
+            ).run(started)
             if stays:
                 screen.summary(verdict)
                 screen.stage("page", f"is still there: http://127.0.0.1:{port}/; Ctrl-C ends the demo")
@@ -89,7 +92,7 @@ class _Demo:
             kafka=KafkaSettings(bootstrap=environment["OFFNORMAL_KAFKA__BOOTSTRAP"]), outputs=("scores",)
         )
 
-    def run(self, started: float) -> Verdict:
+    def run(self, started: float) -> DemoVerdict:
         screen, settings = self._screen, self._settings
         screen.stage("data", "loading")
         rows = shuttle()
@@ -105,21 +108,21 @@ class _Demo:
         begin = time.time()
         hold_at = int(HOLD_AT * len(rest))
         with (
-            closing(Outputs(settings)) as outputs,
+            closing(OutputReader(settings)) as outputs,
             Replay(settings.kafka, settings.topics.sensors, rest, self._speed, hold_at) as replay,
         ):
             self._wait(replay.first_acknowledged, lambda: screen.stage("stream", "starting"))
             swap_log = self._stream(replay, outputs, begin, len(rest))
             sent = replay.places()
-        in_service = [entry for entry in swap_log if entry["event"] == "model_in_service"]
+        in_service = [entry for entry in swap_log if entry["event"] == "model_swapped"]
         swaps = sum(entry.get("replaces") is not None for entry in in_service)
         promised = in_service[-1]["false_alarm_rate"]  # of the model that scored nearly all: it may not be BUDGET
         return judge(
             sent, rest.anomalous, outputs, promised, swaps, _swap_figures(swap_log), time.monotonic() - started
         )
 
-    def _stream(self, replay: Replay, outputs: Outputs, begin: float, total: int) -> list[dict[str, Any]]:
-        """Worker over the rest of the data; in the midst of it a second training. -> the worker's log"""
+    def _stream(self, replay: Replay, outputs: OutputReader, begin: float, total: int) -> list[dict[str, Any]]:
+        """Run the worker over the rest of the data, with a second training in between; return the worker's log."""
         start = datetime.fromtimestamp(begin, UTC).isoformat(timespec="milliseconds")
         worker = self._processes.start("worker", "worker", OFFNORMAL_KAFKA__START=start)
         training: subprocess.Popen[bytes] | None = None
@@ -174,9 +177,9 @@ class _Demo:
 
         self._wait(lambda: process.poll() is not None, show)
         self._processes.require_success(name, process)
-        told = self._processes.log(name).read_text().strip().splitlines()
-        if arguments == ("training",) and told:
-            self._screen.stage(name, told[-1])
+        lines = self._processes.log(name).read_text().strip().splitlines()
+        if arguments == ("training",) and lines:
+            self._screen.stage(name, lines[-1])
 
     def _wait(self, ready: Callable[[], bool], show: Callable[[], None], limit: float = LIMIT) -> None:
         deadline = time.monotonic() + limit
@@ -200,7 +203,7 @@ class _Demo:
 
 
 class _Rate:
-    """Vectors a second over the last two seconds or so."""
+    """The vectors a second over about the last two seconds."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[float, int]] = []
@@ -208,8 +211,8 @@ class _Rate:
     def of(self, count: int) -> float:
         now = time.monotonic()
         self._marks = [mark for mark in self._marks if now - mark[0] < 2.0] + [(now, count)]
-        then, before = self._marks[0]
-        return (count - before) / (now - then) if now > then else 0.0
+        earlier, before = self._marks[0]
+        return (count - before) / (now - earlier) if now > earlier else 0.0
 
 
 def _split(rows: Rows) -> tuple[Rows, Rows]:
@@ -219,11 +222,13 @@ def _split(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _swap_figures(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """When the second model went into service, what its preparation took, and how long the loop paused for it."""
-    loaded = [entry for entry in log if entry["event"] == "model_in_service" and entry.get("replaces")]
+    """Return when the second model went into service, how long its preparation took, and how long the loop paused."""
+    loaded = [entry for entry in log if entry["event"] == "model_swapped" and entry.get("replaces")]
     if not loaded:
         return {}
-    serves = [e for e in log if e["event"] == "serves" and e["model_version"] == loaded[0]["model_version"]]
+    serves = [
+        e for e in log if e["event"] == "pipeline_model_changed" and e["model_version"] == loaded[0]["model_version"]
+    ]
     return {
         "time": serves[0]["timestamp"] if serves else loaded[0]["timestamp"],
         "prepared_seconds": loaded[0]["prepared_seconds"],

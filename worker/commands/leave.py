@@ -10,31 +10,35 @@ from argparse import Namespace
 
 from kafka.admin import MemberToRemove
 
-from worker.errors import KafkaError
+from worker.errors import KafkaUnavailable
 from worker.kafka import connection
-from worker.kafka.faults import readable_errors
+from worker.kafka.errors import readable_errors
+from worker.observability.terminal_text import printable
 from worker.settings import Settings
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
+    """Make static members leave the group."""
     time.sleep(arguments.after)
     group = settings.kafka.group
     with readable_errors(f"group {group}", settings.kafka.bootstrap), connection.admin(settings.kafka) as client:
         described = client.describe_groups([group])[group]
-        gone = [
+        departing = [
             name for name in map(_instance, described["members"]) if _is_beyond(name, arguments.name, arguments.keep)
         ]
-        results = client.remove_group_members(group, [MemberToRemove(group_instance_id=name) for name in sorted(gone)])
+        results = client.remove_group_members(
+            group, [MemberToRemove(group_instance_id=name) for name in sorted(departing)]
+        )
     failed = [error.__name__ for error in results.values() if error.errno]
     if failed:
-        raise KafkaError(
-            f"of {len(gone)} members of {group} {len(failed)} did not leave: {', '.join(failed)};"
+        raise KafkaUnavailable(
+            f"of {len(departing)} members of {group} {len(failed)} did not leave: {', '.join(failed)};"
             " run it again, or wait for OFFNORMAL_KAFKA__SESSION_TIMEOUT, which puts them out"
         )
     if arguments.json:
-        print(json.dumps({"group": group, "left": sorted(gone)}))
+        print(json.dumps({"group": group, "left": sorted(departing)}))
     else:
-        print(f"{group}: {', '.join(sorted(gone)) or 'nobody'} left")
+        print(printable(f"{group}: {', '.join(sorted(departing)) or 'nobody'} left"))
 
 
 def _instance(member: dict[str, object]) -> str:

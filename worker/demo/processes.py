@@ -11,7 +11,7 @@ from worker.errors import OffnormalError
 
 
 class Processes:
-    """`python -m worker` and `python -m training`, their logs in files under `folder`."""
+    """Runs `python -m worker` and `python -m training`, with their logs in files under `folder`."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]):
         self._folder = folder
@@ -34,7 +34,7 @@ class Processes:
                 process.wait()
 
     def start(self, name: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        """`python -m ARGUMENTS`, in a session of its own: a Ctrl-C is for the demo to handle, in order."""
+        """Start `python -m ARGUMENTS` in a session of its own: a Ctrl-C is for the demo to handle, in order."""
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
@@ -48,10 +48,11 @@ class Processes:
         return process
 
     def log(self, name: str) -> Path:
+        """Return the file that a process logs to."""
         return self._folder / f"{name}.log"
 
     def require_success(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Raises OffnormalError with the end of its log where a process that has ended did so in error."""
+        """Raise OffnormalError, with the end of its log, if the process has ended in error."""
         if process.returncode not in (None, 0):
             tail = self.log(name).read_text(errors="replace").strip().splitlines()[-3:]
             ended = f"code {process.returncode}"

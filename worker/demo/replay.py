@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from worker.errors import OffnormalError
 from worker.kafka import connection
+from worker.native.arrays import Bools
 from worker.settings import KafkaSettings
 
 PARTITIONS = 4
@@ -21,14 +21,14 @@ class Rows:
     """`records` [n] JSON values; `anomalous` [n] the labels, which nothing but the summary ever sees."""
 
     records: Sequence[bytes]
-    anomalous: npt.NDArray[np.bool_]
+    anomalous: Bools
 
     def __len__(self) -> int:
         return len(self.records)
 
 
 def shuttle() -> Rows:
-    """49,097 vectors of 9 sensors of NASA's shuttle, from river's wheel."""
+    """Return 49,097 vectors of 9 sensors of NASA's shuttle, from river's wheel."""
     try:
         from river.datasets import Shuttle
     except ImportError:
@@ -66,9 +66,11 @@ class Replay(threading.Thread):
 
     @property
     def sent(self) -> int:
+        """Return how many records have been sent."""
         return len(self._futures)
 
     def run(self) -> None:
+        """Send the records at the pace."""
         started = time.monotonic()
         for i, value in enumerate(self._rows.records):
             if i == self._hold_at:
@@ -85,15 +87,15 @@ class Replay(threading.Thread):
         self.done.set()
 
     def first_acknowledged(self) -> bool:
-        """True once each partition has a row."""
+        """Return whether each partition has a row."""
         first = self._futures[:PARTITIONS]
         return len(first) == PARTITIONS and all(f.succeeded() for f in first)  # type: ignore[attr-defined]
 
     def places(self) -> dict[tuple[int, int], int]:
-        """(partition, offset) -> index, of the rows that the broker has acknowledged."""
-        found = {}
+        """Return the index of each row that the broker has acknowledged, by partition and offset."""
+        places = {}
         for i, future in enumerate(self._futures):
             if future.succeeded():  # type: ignore[attr-defined]
                 metadata = future.value  # type: ignore[attr-defined]
-                found[metadata.partition, metadata.offset] = i
-        return found
+                places[metadata.partition, metadata.offset] = i
+        return places

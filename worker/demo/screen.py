@@ -11,13 +11,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from worker import describe
-from worker.demo.verdict import Verdict
+from worker.demo.verdict import DemoVerdict
+from worker.publishing import event_lines
 
 PLAIN_EVERY = 3.0
 
 
 class Screen:
+    """A live display on a terminal, else lines."""
+
     def __init__(self, to_stderr: bool):
         self._console = Console(stderr=to_stderr, highlight=False)
         terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
@@ -38,31 +40,32 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def stage(self, name: str, told: str = "") -> None:
-        """A new stage, or news of the one that runs."""
+    def stage(self, name: str, detail: str = "") -> None:
+        """Show a new stage, or news of the one that runs."""
         fresh = not self._stages or self._stages[-1][0] != name
         if fresh:
-            self._stages.append((name, told))
+            self._stages.append((name, detail))
         else:
-            self._stages[-1] = (name, told)
+            self._stages[-1] = (name, detail)
         if self._live:
             self._live.update(self._drawn())
         elif self._due("stage") or fresh:
-            self._console.print(f"{name}: {told}" if told else name)
+            self._console.print(f"{name}: {detail}" if detail else name)
 
     def figures(self, figures: dict[str, str], alerts: list[dict[str, Any]]) -> None:
+        """Show the figures, and the latest alerts."""
         self._figures, self._alerts = figures, alerts
         if self._live:
             self._live.update(self._drawn())
         elif self._due("figures"):
             self._console.print("  ".join(f"{name} {value}" for name, value in figures.items()))
             if alerts:
-                self._console.print(describe.anomaly(alerts[-1]), soft_wrap=True)
+                self._console.print(event_lines.anomaly(alerts[-1]), soft_wrap=True)
 
-    def _due(self, what: str) -> bool:
-        due = time.monotonic() >= self._plain_at[what]
+    def _due(self, section: str) -> bool:
+        due = time.monotonic() >= self._plain_at[section]
         if due:
-            self._plain_at[what] = time.monotonic() + PLAIN_EVERY
+            self._plain_at[section] = time.monotonic() + PLAIN_EVERY
         return due
 
     def _drawn(self) -> Group:
@@ -75,12 +78,13 @@ class Screen:
             table.add_row(*(Text(name, style="dim") for name in self._figures))
             table.add_row(*(Text(value, style="bold") for value in self._figures.values()))
             parts.append(table)
-        parts += [Text.from_markup(describe.anomaly(alert), overflow="ellipsis") for alert in self._alerts]
+        parts += [Text.from_markup(event_lines.anomaly(alert), overflow="ellipsis") for alert in self._alerts]
         for line in parts[2:]:
             line.no_wrap = True
         return Group(*parts)
 
-    def summary(self, verdict: Verdict) -> None:
+    def summary(self, verdict: DemoVerdict) -> None:
+        """Show the summary."""
         v = verdict
         table = Table(
             show_header=False, title="Summary, against the labels that only this summary has seen", title_justify="left"

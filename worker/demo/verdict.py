@@ -4,16 +4,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import rankdata
 
-from worker.demo.outputs import Outputs, Place
+from worker.demo.outputs import OutputReader, RecordPlace
+from worker.detection.roc import roc_auc
+from worker.native.arrays import Bools
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`lost` vectors have no score, `repeated` scores and events came more than once; `incidents` are what the events
-    belong to, `notifications` how often a person would have been told.
+class DemoVerdict:
+    """The outcome of a demo, against the labels.
+
+    `lost` vectors have no score. `repeated` scores and events came more than once. `incidents` are what the events
+    belong to, `notifications` how often a person would have been notified.
     """
 
     vectors: int
@@ -33,31 +35,32 @@ class Verdict:
     swap: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the verdict for `--json`."""
         return asdict(self)
 
 
 def judge(
-    sent: dict[Place, int],
-    anomalous: npt.NDArray[np.bool_],
-    outputs: Outputs,
+    sent: dict[RecordPlace, int],
+    anomalous: Bools,
+    outputs: OutputReader,
     promised: float,
     swaps: int,
     swap: dict[str, Any],
     seconds: float,
-) -> Verdict:
-    """`sent` maps each acknowledged row's place to its index in `anomalous`."""
+) -> DemoVerdict:
+    """Compare the outputs with the labels; `sent` maps each acknowledged row's place to its index in `anomalous`."""
     places = list(sent)
     truth = anomalous[[sent[place] for place in places]]
     alarmed = np.array([place in outputs.events for place in places])
-    there = np.array([place in outputs.p_values for place in places])
+    is_scored = np.array([place in outputs.p_values for place in places])
     surprise = np.array([-np.log(outputs.p_values.get(place, 1.0)) for place in places])
     hits = int((alarmed & truth).sum())
     excess = sum(n - 1 for n in [*outputs.scored.values(), *outputs.events.values()])
     strangers = sum(place not in sent for place in [*outputs.scored, *outputs.events])
-    return Verdict(
+    return DemoVerdict(
         vectors=len(sent),
         scored=sum(outputs.scored.values()),
-        lost=int((~there).sum()),
+        lost=int((~is_scored).sum()),
         repeated=excess + strangers,
         events=sum(outputs.events.values()),
         incidents=len(outputs.incidents),
@@ -71,13 +74,3 @@ def judge(
         seconds=round(seconds, 1),
         swap=swap,
     )
-
-
-def roc_auc(truth: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float:
-    """By ranks (Mann-Whitney), ties counted half."""
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = rankdata(score)
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from worker.detection.judge import Severity
 
-Place = tuple[int, int]  # offset and row within a partition
+RowPlace = tuple[int, int]  # offset and row within a partition
 
 
 class Flag(NamedTuple):
@@ -29,31 +29,37 @@ class Suspect:
     flags: Sequence[Flag]
 
     def as_json(self) -> list[Any]:
+        """Return the suspect as short as JSON can have it: it is stored beside an offset."""
         # Positions as distances: the count begins anew with the next owner.
         return [f"{self.entity:x}", [[self.position - f.position, *f[1:]] for f in self.flags]]
 
     @classmethod
     def of_json(cls, doc: Any) -> "Suspect":
-        """Raises ValueError, TypeError, KeyError."""
-        entity, told = doc
-        flags = [Flag(-int(ago), int(t), int(o), int(r), float(p), bool(a)) for ago, t, o, r, p, a in told]
+        """Parse a suspect. Raises ValueError, TypeError, KeyError."""
+        entity, flags_doc = doc
+        flags = [
+            Flag(position=-int(ago), time=int(t), offset=int(o), row=int(r), p_value=float(p), alarm=bool(a))
+            for ago, t, o, r, p, a in flags_doc
+        ]
         return cls(int(entity, 16), 0, flags)
 
 
 @dataclass
 class Incident:
-    """`identity` is the entity's hash. `first` and `last` are the places of its first and last vector over budget,
-    `opened` of the one that opened it; `started` and `latest` the event times, in ms. `notify` says whether this
-    opening is to be notified of, `notified` when the last one that was had started.
+    """An entity's incident.
+
+    `identity` is the entity's hash. `first` and `last` are the places of its first and last vector over budget,
+    `opened` that of the vector that opened it. `started` and `latest` are event times in ms. `notify` says whether this
+    opening is to be notified of. `notified` is the start of the last incident that was.
     """
 
     topic: str
     partition: int
     entity: str | None
     identity: int
-    first: Place
-    opened: Place
-    last: Place
+    first: RowPlace
+    opened: RowPlace
+    last: RowPlace
     started: int
     latest: int
     vectors: int
@@ -71,10 +77,10 @@ class Incident:
         return f"{self.topic}/{self.partition}/{self.first[0]}/{self.first[1]}"
 
     def copy(self) -> "Incident":
-        """As it is now, whatever becomes of this one."""
+        """Return a copy that later changes of this incident do not touch."""
         return replace(self, evidence=dict(self.evidence), models=list(self.models))
 
     def leading(self) -> list[tuple[str, float]]:
-        """The sensors by their shares of the evidence over its course, the guiltiest first."""
+        """Return the sensors by their shares of the evidence over its course, the guiltiest first."""
         total = sum(self.evidence.values()) or 1.0
-        return sorted(((name, e / total) for name, e in self.evidence.items()), key=lambda told: (-told[1], told[0]))
+        return sorted(((name, e / total) for name, e in self.evidence.items()), key=lambda share: (-share[1], share[0]))

@@ -5,40 +5,57 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from worker.compiled import compiled, read_only
+from worker.blocks import VectorBlock
 from worker.models import Calibration
-from worker.vectors import VectorBlock
+from worker.native.arrays import Bools, Float32s, Float64s, Int64s
+from worker.native.jit import compiled, read_only
 
-Float32s = npt.NDArray[np.float32]
-Float64s = npt.NDArray[np.float64]
-Int64s = npt.NDArray[np.int64]
 Severity = Literal["alarm", "warning"]
 
 ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than the budget allows for events
 
 
-# expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see worker/engine.py
-Explanation = tuple[Float32s, Float32s, Float32s | None]
+# expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see worker/serving/engine.py
+Explained = tuple[Float32s, Float32s, Float32s | None]
 
 
 class Scorer(Protocol):
     """What the judge needs of a resident model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """The model's version."""
+        ...
+
     @property
-    def features(self) -> Sequence[str]: ...
+    def features(self) -> Sequence[str]:
+        """The names of the features, in the order of the columns."""
+        ...
+
     @property
-    def budget(self) -> float: ...
+    def budget(self) -> float:
+        """The share of normal vectors that may be named."""
+        ...
+
     @property
-    def threshold(self) -> float: ...
+    def threshold(self) -> float:
+        """The score beyond which a vector is named."""
+        ...
+
     @property
-    def calibration(self) -> Calibration: ...
-    def explain(self, x: Float32s, entity: Int64s | None = None) -> Explanation: ...
+    def calibration(self) -> Calibration:
+        """What makes p-values of scores."""
+        ...
+
+    def explain(self, x: Float32s, entity: Int64s | None = None) -> Explained:
+        """Return what was expected of rows x [n, D], and which features are to blame."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +71,18 @@ class Anomalies:
     index: Int64s
     score: Float32s
     p_value: Float64s
-    alarm: npt.NDArray[np.bool_]
+    alarm: Bools
     top: Int64s
     actual: Float32s
     expected: Float32s
     contribution: Float32s
-    missing: npt.NDArray[np.bool_]
+    missing: Bools
     lags: Float32s | None
     incident: list[str | None]
 
     @classmethod
     def none(cls, d: int) -> "Anomalies":
+        """Return no anomalies, of vectors with d features."""
         nothing, few = np.empty(0), np.empty((0, 0), np.float32)
         return cls(
             index=nothing.astype(np.int64),
@@ -84,11 +102,12 @@ class Anomalies:
         return len(self.index)
 
     def severities(self) -> Iterator[Severity]:
+        """Yield the severity of each anomaly."""
         return ("alarm" if alarm else "warning" for alarm in self.alarm.tolist())
 
 
 class Judge:
-    """Judges blocks under the false-alarm budget that the model keeps to; has no state."""
+    """Judges blocks by the model's false-alarm budget. Has no state."""
 
     def __init__(self, top_features: int):
         self._top = top_features
@@ -101,8 +120,9 @@ class Judge:
         rows: Float32s | None = None,
         entity: Int64s | None = None,
     ) -> Anomalies:
-        """The vectors whose score reaches the threshold; one too incomplete to score (NaN) never does. What was scored
-        are the `rows` [n, D] of the model's entities `entity` [n]: the vectors themselves, unless there are windows.
+        """Return the vectors whose score reaches the threshold; one too incomplete to score (NaN) never does.
+
+        With windows, `rows` [n, D] of the model's entities `entity` [n] were scored instead of the vectors themselves.
         """
         over = np.flatnonzero(scores >= scorer.threshold)
         if not len(over):
@@ -131,15 +151,15 @@ class Judge:
 
 @compiled
 def _leading(shares, top):  # type: ignore[no-untyped-def]
-    """top [k, t]: where the t largest of each row of `shares` [k, d] are, from the largest on; of equals the first."""
+    """Return the indices [k, t] of the t largest shares [k, d] of each row, largest first; of equals the first."""
     t = top.shape[1]
     for i in range(len(top)):
         row, best = shares[i], top[i]
         for j in range(len(row)):
-            at = min(j, t)
-            while at > 0 and row[best[at - 1]] < row[j]:
-                if at < t:
-                    best[at] = best[at - 1]
-                at -= 1
-            if at < t:
-                best[at] = j
+            slot = min(j, t)
+            while slot > 0 and row[best[slot - 1]] < row[j]:
+                if slot < t:
+                    best[slot] = best[slot - 1]
+                slot -= 1
+            if slot < t:
+                best[slot] = j

@@ -5,30 +5,27 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from worker.drift.found import Drift, SensorFault, Shift
-from worker.drift.monitor import Monitor, Noticed
-from worker.drift.sample import Entity, Sample
-from worker.drift.sensors import SensorWatch, Told
-from worker.drift.summary import Floats, Summary, Tally
-from worker.models.reference import Float64s, Reference
-from worker.vectors.block import Int64s
+from worker.drift.findings import Drift, SensorFault, Shift
+from worker.drift.monitor import Detection, Monitor
+from worker.drift.sensor_faults import FaultReport, SensorWatch
+from worker.drift.summary import Summary, Tally
+from worker.models.reference import Reference
+from worker.native.arrays import Bools, Float64s, Floats, Int64s
+from worker.serving.sample import Entity, Sample
 
-Found = Drift | SensorFault
+DriftFinding = Drift | SensorFault
 
 # Of a sample: while a backlog is caught up with, summaries get longer. Each takes some milliseconds.
 MOST_SUMMARIES: Final = 16
 RETOLD: Final = 10  # summaries after which a fault that lasts is told again: whoever reads it knows that it does
+SampleColumns = tuple[Floats, Float64s, Bools, Int64s, Float64s]
 
 
-Columns = tuple[Floats, Float64s, npt.NDArray[np.bool_], Int64s, Float64s]
-
-
-def _of(columns: Columns, at: Int64s) -> tuple[Floats, Float64s, npt.NDArray[np.bool_], Int64s, float]:
-    """Of these rows, with what they stand for in all."""
+def _of(columns: SampleColumns, indices: Int64s) -> tuple[Floats, Float64s, Bools, Int64s, float]:
+    """Return the columns of these rows, and how many vectors they stand for in all."""
     x, p_values, over, time, stands_for = columns
-    return x[at], p_values[at], over[at], time[at], float(stands_for[at].sum())
+    return x[indices], p_values[indices], over[indices], time[indices], float(stands_for[indices].sum())
 
 
 class _Entity:
@@ -41,11 +38,13 @@ class _Entity:
 
 
 class ModelWatch:
-    """Takes samples, all of one version of a model that has a reference, and says what it has found."""
+    """Looks for drift and sensor faults in samples of one version of a model that has a reference."""
 
-    def __init__(self, resident_name: str, version: str, features: tuple[str, ...], reference: Reference, most: int):
+    def __init__(
+        self, resident_name: str, version: str, features: tuple[str, ...], reference: Reference, max_entities: int
+    ):
         self.model, self.version, self.features = resident_name, version, features
-        self._reference, self._most = reference, most
+        self._reference, self._max_entities = reference, max_entities
         self._tally = Tally(len(reference.deviation))
         self._size = float(reference.rows)
         self._off = np.zeros(len(features)), np.zeros(len(features))  # deviations added up, and how many
@@ -55,57 +54,56 @@ class ModelWatch:
         self._entities: dict[Entity, _Entity] = {}
         self.p_value = 0.5  # of the last summary
 
-    def take_over(self, other: "ModelWatch") -> list[Found]:
-        """Faults that last, from the watch of the version before: a sensor does not mend because a model was
-        trained.
-        """
-        found: list[Found] = []
-        if other.features != self.features:
-            return found
-        for key, entity in other._entities.items():
+    def take_over(self, predecessor: "ModelWatch") -> list[DriftFinding]:
+        """Take over faults that last from the watch of the version before: training a model mends no sensor."""
+        findings: list[DriftFinding] = []
+        if predecessor.features != self.features:
+            return findings
+        for key, entity in predecessor._entities.items():
             if entity.sensors.faulty:
                 for j in entity.sensors.settle(self._reference):
                     fault = entity.open.pop(j)
-                    found.append(replace(fault, until=fault.latest))
+                    findings.append(replace(fault, until=fault.latest))
             if entity.sensors.faulty:
                 self._entities[key] = entity
-        return found
+        return findings
 
     @property
     def faults(self) -> list[SensorFault]:
-        """Those that last."""
+        """Return the faults that last."""
         return [fault for entity in self._entities.values() for fault in entity.open.values()]
 
-    def take(self, sample: Sample) -> list[Found]:
-        found: list[Found] = []
+    def take(self, sample: Sample) -> list[DriftFinding]:
+        """Take a sample into the summaries; return what they show."""
+        findings: list[DriftFinding] = []
         self._size = max(self._reference.rows, float(sample.stands_for.sum()) / MOST_SUMMARIES) * (1 - 1e-9)
         p_values = sample.resident.calibration.p_value(sample.scores)
         columns = sample.x, p_values, sample.over, sample.time, sample.stands_for
         counts = np.ones(len(sample), bool)
         order = np.argsort(sample.entity, kind="stable")
-        for at in np.split(order, np.flatnonzero(np.diff(sample.entity[order])) + 1):
-            key = sample.names[int(sample.entity[at[0]])]
+        for rows_of_entity in np.split(order, np.flatnonzero(np.diff(sample.entity[order])) + 1):
+            key = sample.names[int(sample.entity[rows_of_entity[0]])]
             entity = self._entity(key)
             if entity is None:
                 continue
-            for part in self._until_full(entity.tally, sample.stands_for[at]):
-                entity.tally.add(*_of(columns, at[part]))
+            for part in self._until_full(entity.tally, sample.stands_for[rows_of_entity]):
+                entity.tally.add(*_of(columns, rows_of_entity[part]))
                 if entity.tally.rows >= self._size:
-                    found += self._summarised(key, entity, entity.tally.take())
+                    findings += self._summarised(key, entity, entity.tally.take())
             if entity.sensors.faulty:
-                counts[at] = False
-        at = np.flatnonzero(counts)
+                counts[rows_of_entity] = False
+        counted = np.flatnonzero(counts)
         off = sample.x - self._location[self._rows(sample)]
-        for part in self._until_full(self._tally, sample.stands_for[at]):
-            self._tally.add(*_of(columns, at[part]))
-            self._off[0][:] += np.nansum(off[at[part]], 0)
-            self._off[1][:] += np.count_nonzero(~np.isnan(off[at[part]]), 0)
+        for part in self._until_full(self._tally, sample.stands_for[counted]):
+            self._tally.add(*_of(columns, counted[part]))
+            self._off[0][:] += np.nansum(off[counted[part]], 0)
+            self._off[1][:] += np.count_nonzero(~np.isnan(off[counted[part]]), 0)
             if self._tally.rows >= self._size:
-                found += self._of_all(self._tally.take())
-        return found
+                findings += self._of_all(self._tally.take())
+        return findings
 
     def _until_full(self, tally: Tally, stands_for: Float64s) -> Iterator[slice]:
-        """Pieces of rows [k] of which each fills the tally's summary, but for the last."""
+        """Yield pieces of rows [k], each of which fills the summary, but for the last."""
         begin = 0
         while begin < len(stands_for):
             reached = tally.rows + np.cumsum(stands_for[begin:])
@@ -114,12 +112,12 @@ class ModelWatch:
             begin = end
 
     def _rows(self, sample: Sample) -> Int64s:
-        """[k] Whose location each row has: the last, all NaN, for an entity that training did not know."""
-        known, rows = np.unique(sample.entity, return_inverse=True)
-        of = [self._reference.row(sample.names[int(hash)][1]) for hash in known]
-        return np.array([-1 if row is None else row for row in of], np.int64)[rows]
+        """Return the row [k] of the reference for each sample; the last, all NaN, for an entity unknown to training."""
+        entity_hashes, rows = np.unique(sample.entity, return_inverse=True)
+        reference_rows = [self._reference.row(sample.names[int(hash)][1]) for hash in entity_hashes]
+        return np.array([-1 if row is None else row for row in reference_rows], np.int64)[rows]
 
-    def _of_all(self, summary: Summary) -> list[Found]:
+    def _of_all(self, summary: Summary) -> list[DriftFinding]:
         if not np.isnan(summary.p_value):
             self.p_value = summary.p_value
         deviations = np.where(self._off[1] > 0, self._off[0] / np.maximum(self._off[1], 1), np.nan)
@@ -129,34 +127,34 @@ class ModelWatch:
 
     def _entity(self, key: Entity) -> _Entity | None:
         entity = self._entities.get(key)
-        if entity is None and len(self._entities) < self._most:
+        if entity is None and len(self._entities) < self._max_entities:
             row = self._reference.row(key[1])
             several = len(self._reference.entities) > 1 and row is not None
             entity = self._entities[key] = _Entity(self._reference, row, monitored=several)
         return entity
 
-    def _summarised(self, key: Entity, entity: _Entity, summary: Summary) -> list[Found]:
-        found: list[Found] = []
-        for told in entity.sensors.take(summary):
-            fault = self._fault(key, told, summary)
-            if told.over:
-                entity.open.pop(told.feature, None)
+    def _summarised(self, key: Entity, entity: _Entity, summary: Summary) -> list[DriftFinding]:
+        findings: list[DriftFinding] = []
+        for report in entity.sensors.take(summary):
+            fault = self._fault(key, report, summary)
+            if report.over:
+                entity.open.pop(report.feature, None)
             else:
-                entity.open[told.feature], entity.told = fault, 0
-            found.append(fault)
+                entity.open[report.feature], entity.told = fault, 0
+            findings.append(fault)
         entity.told += 1
         if entity.open and entity.told % RETOLD == 0:
             for j, fault in entity.open.items():
                 entity.open[j] = replace(fault, latest=summary.end)
-            found += entity.open.values()
+            findings += entity.open.values()
         if entity.monitor is not None and not entity.sensors.suspicious:
             noticed = entity.monitor.take(summary)
             if noticed is not None:
                 row = self._reference.row(key[1])
-                found.append(self._drift(key[1], noticed, row or 0))
-        return found
+                findings.append(self._drift(key[1], noticed, row or 0))
+        return findings
 
-    def _drift(self, entity: str | None, noticed: Noticed, row: int) -> Drift:
+    def _drift(self, entity: str | None, noticed: Detection, row: int) -> Drift:
         shifts = []
         for j, off in noticed.features:
             before = float(self._reference.location[row][j])
@@ -175,17 +173,17 @@ class ModelWatch:
             features=shifts,
         )
 
-    def _fault(self, key: Entity, told: Told, summary: Summary) -> SensorFault:
+    def _fault(self, key: Entity, report: FaultReport, summary: Summary) -> SensorFault:
         return SensorFault(
             model=self.model,
             version=self.version,
             partition=key[0],
             entity=key[1],
-            feature=self.features[told.feature],
-            fault=told.fault,
-            since=told.since,
+            feature=self.features[report.feature],
+            fault=report.fault,
+            since=report.since,
             latest=summary.end,
-            until=summary.end if told.over else None,
-            before=told.before,
-            now=None if np.isnan(told.now) else told.now,
+            until=summary.end if report.over else None,
+            before=report.before,
+            now=None if np.isnan(report.now) else report.now,
         )

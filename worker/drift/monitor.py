@@ -6,8 +6,8 @@
 - Page-Hinkley (Page 1954) on the share of vectors over budget.
 - a CUSUM (Page 1954) for each feature on its mean reading, in both directions.
 
-Summaries are long enough to be nearly independent (training/reference.py). What is noticed has to last and to matter:
-after the first detector it is looked at for some summaries more, and a mean p-value near .5 is no drift.
+Summaries are long enough to be nearly independent (training/fitting/drift_reference.py). What is noticed has to last
+and to matter: after the first detector it is looked at for some summaries more, and a mean p-value near .5 is no drift.
 
 How often they err and how late they are: tests/benchmarks/drift.py, docs/closed-loop.md.
 """
@@ -20,7 +20,8 @@ from typing import Any, Final
 import numpy as np
 
 from worker.drift.summary import Summary
-from worker.models.reference import Float64s, Reference
+from worker.models.reference import Reference
+from worker.native.arrays import Float64s
 
 ADWIN_DELTA: Final = 1e-6
 KSWIN_ALPHA: Final = 1e-8
@@ -39,8 +40,8 @@ _REMEMBERED: Final = 2000
 
 
 @dataclass(frozen=True)
-class Noticed:
-    """`first` is the time of the first summary that has to do with it."""
+class Detection:
+    """What a detector has noticed; `first` is the time of the first summary that belongs to it."""
 
     detectors: list[str]
     first: int
@@ -51,19 +52,21 @@ class Noticed:
 
 
 def load_river() -> Any:
-    """Takes a second of CPU the first time: to be called while the start waits for Kafka."""
+    """Import river, which takes a second of CPU the first time: call it while the start waits for Kafka."""
     return import_module("river.drift")
 
 
 class Monitor:
-    """Sees one summary after another."""
+    """The detectors over one stream of summaries."""
 
     def __init__(self, reference: Reference, row: int | None):
-        """`row` of the reference's locations; None where it knows none: then its features are not looked at."""
+        """Compare with `row` of the reference's locations; with None the features are not compared."""
         river = load_river()
         self._reference, self._row = reference, row
-        known = reference.p_values[-KSWIN_WINDOW:]
-        self._p_spread = max(float(np.std(known)) if len(known) > 4 else 0.0, 0.29 / np.sqrt(reference.rows), 0.004)
+        trained_p_values = reference.p_values[-KSWIN_WINDOW:]
+        self._p_spread = max(
+            float(np.std(trained_p_values)) if len(trained_p_values) > 4 else 0.0, 0.29 / np.sqrt(reference.rows), 0.004
+        )
         self._detectors: dict[str, Any] = {
             "adwin": river.ADWIN(delta=ADWIN_DELTA, clock=1),
             "kswin": river.KSWIN(alpha=KSWIN_ALPHA, window_size=KSWIN_WINDOW, stat_size=KSWIN_RECENT, seed=1),
@@ -71,7 +74,7 @@ class Monitor:
                 min_instances=1, delta=RATE_ALLOWED, threshold=RATE_SUM, alpha=1.0, mode="up"
             ),
         }
-        for p_value in np.resize(known, KSWIN_WINDOW) if len(known) else ():
+        for p_value in np.resize(trained_p_values, KSWIN_WINDOW) if len(trained_p_values) else ():
             self._detectors["adwin"].update(self._scaled(float(p_value)))
             self._detectors["kswin"].update(self._scaled(float(p_value)))
         d = len(reference.deviation)
@@ -89,9 +92,11 @@ class Monitor:
     def _scaled(self, p_value: float) -> float:
         return float(min(max(0.5 + (p_value - 0.5) / (_SPREADS * self._p_spread), 0.0), 1.0))
 
-    def take(self, summary: Summary, deviations: Float64s | None = None) -> Noticed | None:
-        """What is noticed, once: until then, or again after it, None. `deviations` [d] are the mean readings' distances
-        from their location; without, they are made from the summary.
+    def take(self, summary: Summary, deviations: Float64s | None = None) -> Detection | None:
+        """Return what is noticed, once; None before that and after it.
+
+        `deviations` [d] are the distances of the mean readings from their location. Without them they are made from the
+        summary.
         """
         self._past.append(summary)
         self._seen += 1
@@ -135,8 +140,8 @@ class Monitor:
             self._confirm_at = self._seen + CONFIRM
         self._suspected.setdefault(name, begin)
 
-    def _confirmed(self) -> Noticed | None:
-        """What of it still holds."""
+    def _confirmed(self) -> Detection | None:
+        """Return the part of the detection that still holds."""
         held = {}
         for name, begin in self._suspected.items():
             p_value, over = self._means(begin)
@@ -152,20 +157,27 @@ class Monitor:
         first = min(held.values())
         p_value, over = self._means(first)
         since = self._summary(first).begin
-        return Noticed(list(held), since, p_value, over, self._shifted(), self._past[-1].end)
+        return Detection(
+            detectors=list(held),
+            first=since,
+            p_value=p_value,
+            over=over,
+            features=self._shifted(),
+            latest=self._past[-1].end,
+        )
 
     def _shifted(self) -> list[tuple[int, float]]:
-        found = []
+        shifts = []
         for side in (0, 1):
             for j in np.flatnonzero(self._sums[side] > SUM).tolist():
-                found.append((j, float(self._off[side, j] / max(self._seen - self._began[side, j], 1))))
-        return found
+                shifts.append((j, float(self._off[side, j] / max(self._seen - self._began[side, j], 1))))
+        return shifts
 
     def _summary(self, number: int) -> Summary:
         return self._past[max(number - (self._seen - len(self._past)), 0)]
 
     def _means(self, begin: int) -> tuple[float, float]:
-        """Mean p-value and share over budget of the summaries from this one on."""
+        """Return the mean p-value and the share over budget, of the summaries from this one on."""
         recent = [
             s for s in list(self._past)[max(begin - (self._seen - len(self._past)), 0) :] if not np.isnan(s.p_value)
         ]

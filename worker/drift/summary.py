@@ -3,19 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from worker.compiled import compiled, read_only
-from worker.models.reference import Float64s
-
-Floats = npt.NDArray[np.floating]
+from worker.native.arrays import Bools, Float64s, Floats, Int64s
+from worker.native.jit import compiled, read_only
 
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """Of `rows` vectors from event time `begin` to `end` (ms): of each feature the `mean`, the standard `deviation`,
-    the lowest and highest reading (NaN where none was there), and the share that was `present`; of the scored vectors
-    the mean `p_value` and the share `over` budget (NaN where none was scored).
+    """A summary of `rows` vectors from event time `begin` to `end` (ms).
+
+    Of each feature: the `mean`, the standard `deviation`, the lowest and highest reading (NaN without any), and the
+    share that was `present`. Of the scored vectors: the mean `p_value` and the share `over` budget (NaN without any).
     """
 
     rows: float
@@ -68,12 +66,13 @@ class Tally:
         self,
         x: Floats,
         p_values: Float64s,
-        over: npt.NDArray[np.bool_],
-        time: npt.NDArray[np.int64],
+        over: Bools,
+        time: Int64s,
         rows: float,
     ) -> None:
-        """Vectors x [k, d], at least one, NaN where missing, that stand for `rows`; p-values [k], NaN without a
-        score.
+        """Add vectors x [k, d], at least one, NaN where missing, that stand for `rows`.
+
+        p-values [k] are NaN without a score.
         """
         _add_up(read_only(x), self._count, self._sum, self._squares, self._shift, self._low, self._high)
         scored = ~np.isnan(p_values)
@@ -85,10 +84,10 @@ class Tally:
         self.rows += rows
 
     def take(self) -> Summary:
-        """The summary of what was added; begins anew."""
+        """Return the summary of what was added, and begin anew."""
         read, count = self._count > 0, np.maximum(self._count, 1)
         mean = self._sum / count
-        made = Summary(
+        summary = Summary(
             rows=self.rows,
             begin=self._begin,
             end=self._end,
@@ -101,4 +100,4 @@ class Tally:
             over=self._over / self._scored if self._scored else np.nan,
         )
         self._clear()
-        return made
+        return summary

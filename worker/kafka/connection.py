@@ -12,17 +12,22 @@ import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.net.compat import KafkaNetClient
 
-from worker.errors import KafkaError
-from worker.kafka.faults import readable_errors
+from worker.errors import KafkaUnavailable
+from worker.kafka.client import internals
+from worker.kafka.errors import readable_errors
 from worker.kafka.tls import RotatingContext
 from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-# columns.py and produce.py take the place of what is not public: they were compared with these versions.
+# client/fetch.py and client/produce.py take the place of what is not public: they were compared with these versions.
 KNOWN: Final = ("3.0.12",)
 
+METADATA_AGE: Final = 5.0  # seconds
 _PATIENCE: Final = 3.0  # seconds, at first
+_PATIENCE_WITH_EACH: Final = 1.0  # where there are several brokers, of which the next try may meet another
+# Not to be set otherwise. One of several brokers may be cut off, and say nothing at all; a try that fails doubles it.
+_SETUP: Final = {"socket_connection_setup_timeout_ms": 1000, "socket_connection_setup_timeout_max_ms": 8000}
 _NOISE: Final = re.compile(
     r"^.*(?:failed: |Abort \()(?=\S)|<[^>]*>: |\[Error -?\d+\] |\w*Error: | \(_ssl\.c:\d+\)| \(backoff.*|[.) ]+$"
 )
@@ -37,21 +42,22 @@ _FOR_GOOD: Final = (  # no patience helps
 
 
 def is_columnar(settings: KafkaSettings) -> bool:
-    """Whether records are read and written in columns, as OFFNORMAL_KAFKA__CLIENT says; a kafka-python that this was
-    never tried with is used by its public API, with a warning.
+    """Return whether records are read and written in columns, as OFFNORMAL_KAFKA__CLIENT says.
+
+    A version of kafka-python that this was never tried with is used by its public API, with a warning.
     """
     if settings.client == "columnar" and kafka.__version__ not in KNOWN:
-        log.warning("columnar_client_not_used", kafka_python=kafka.__version__, known=KNOWN, consequence="slow")
+        log.warning("columnar_client_disabled", kafka_python=kafka.__version__, known=KNOWN, consequence="slow")
         return False
     return settings.client == "columnar"
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client is given. Raises worker.errors.KafkaError."""
+    """Return the options that every client gets. Raises worker.errors.KafkaError."""
     return {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap.split(",")],
         "client_id": f"offnormal-{settings.group}",
-        "reconnect_backoff_max_ms": 2000,
+        "reconnect_backoff_max_ms": 1000,
         "security_protocol": settings.security_protocol,
         "sasl_mechanism": settings.sasl_mechanism,
         "sasl_plain_username": settings.username,
@@ -60,28 +66,42 @@ def options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def consumer(settings: KafkaSettings, **more: Any) -> KafkaConsumer:
-    """A consumer that never commits, creates or resets anything by itself. Raises worker.errors.KafkaError."""
-    mine = {
+def consumer(settings: KafkaSettings, timeout: float | None = None, **more: Any) -> KafkaConsumer:
+    """Return a connected consumer that never commits, creates or resets anything by itself.
+
+    Connecting takes at most `timeout` seconds, by default OFFNORMAL_KAFKA__STARTUP_TIMEOUT. Raises
+    worker.errors.KafkaError.
+    """
+    defaults = {
         "enable_auto_commit": False,
         "allow_auto_create_topics": False,
         "auto_offset_reset": "none",
         # Also what makes the broker hold back offsets of open transactions when a partition changes hands.
         "isolation_level": "read_committed",
+        # How soon added partitions are noticed, and a leader that has moved away from a broker that says nothing.
+        "metadata_max_age_ms": int(METADATA_AGE * 1000),
     }
-    return _connected(KafkaConsumer, settings, settings.startup_timeout, mine | more)
+    limit = settings.startup_timeout if timeout is None else timeout
+    client = _connected(KafkaConsumer, settings, limit, defaults | more)
+    internals.bound_requests(client, settings.commit_timeout, settings.session_timeout)
+    return client
 
 
 def producer(settings: KafkaSettings, timeout: float | None = None, **more: Any) -> KafkaProducer:
-    """A producer whose records are acknowledged by all in-sync replicas; connected within `timeout` seconds, by default
-    those of the start. Raises worker.errors.KafkaError.
+    """Return a connected producer whose records are acknowledged by all in-sync replicas.
+
+    Connecting takes at most `timeout` seconds, by default OFFNORMAL_KAFKA__STARTUP_TIMEOUT. Raises
+    worker.errors.KafkaError.
     """
-    mine = {
+    defaults = {
         "acks": "all",
         "allow_auto_create_topics": False,
         "max_request_size": 32 * 1024 * 1024,  # the broker's limit is the one that counts
     }
-    return _connected(KafkaProducer, settings, settings.startup_timeout if timeout is None else timeout, mine | more)
+    limit = settings.startup_timeout if timeout is None else timeout
+    client = _connected(KafkaProducer, settings, limit, defaults | more)
+    internals.find_coordinators_again(client)
+    return client
 
 
 def write(
@@ -91,8 +111,10 @@ def write(
     partition: int | None = None,
     timeout: float | None = None,
 ) -> None:
-    """A few records, key, value and headers of each: in order, all acknowledged; connected, and each of them, within
-    `timeout` seconds, by default those of the start, and 30. Raises worker.errors.KafkaError.
+    """Write a few records (key, value and headers of each) in order, and wait until all are acknowledged.
+
+    Connecting takes at most `timeout` seconds, by default OFFNORMAL_KAFKA__STARTUP_TIMEOUT; each record at most as
+    long, by default 30 s. Raises worker.errors.KafkaError.
     """
     with readable_errors(f"writing {topic}", settings.bootstrap):
         client = producer(settings, timeout)
@@ -104,20 +126,22 @@ def write(
 
 
 def admin(settings: KafkaSettings) -> KafkaAdminClient:
-    """Raises worker.errors.KafkaError."""
+    """Return a connected admin client. Raises worker.errors.KafkaError."""
     return _connected(KafkaAdminClient, settings, settings.startup_timeout, {})
 
 
 def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float, more: dict[str, Any]) -> Any:
-    """kafka-python tries for as long as it is told, whatever it is refused for, and does not tell. So it is asked for a
-    short while first, and for longer if patience may help.
+    """Make a client, and connect it within `timeout` seconds. Raises worker.errors.KafkaError.
+
+    kafka-python goes on trying for as long as it is allowed to, whatever it is refused for, and does not say why. So it
+    is asked for a short while first, and for longer only if patience may help.
     """
-    begin, patience = time.monotonic(), _PATIENCE
-    made: list[KafkaNetClient] = []
+    begin, patience = time.monotonic(), _PATIENCE_WITH_EACH if "," in settings.bootstrap else _PATIENCE
+    clients: list[KafkaNetClient] = []
 
     def remember(*arguments: Any, **config: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(*arguments, **config))
-        return made[-1]
+        clients.append(KafkaNetClient(*arguments, **config, **_SETUP))
+        return clients[-1]
 
     while True:
         left = max(begin + timeout - time.monotonic(), 0.1)
@@ -127,23 +151,23 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
                 return make(**options(settings), bootstrap_timeout_ms=tried, kafka_client=remember, **more)
             except errors.KafkaTimeoutError as error:
                 with contextlib.suppress(Exception):  # what failed has left it running
-                    made[-1].close()
+                    clients[-1].close()
                 if failure.is_for_good:
-                    raise KafkaError(
+                    raise KafkaUnavailable(
                         f"connecting: {settings.bootstrap} refuses, or is refused: {failure.text}"
                         " (look at certificates, user and password)"
                     ) from error
                 if left <= patience:
-                    raise KafkaError(
+                    raise KafkaUnavailable(
                         f"connecting: no answer from {settings.bootstrap} within {timeout:g} s: {failure.text} (look at"
                         " OFFNORMAL_KAFKA__BOOTSTRAP, OFFNORMAL_KAFKA__SECURITY_PROTOCOL and network)"
                     ) from error
-        log.warning("kafka_not_there", waited=round(time.monotonic() - begin), error=failure.text)
+        log.warning("kafka_connection_failed", waited=round(time.monotonic() - begin), error=failure.text)
         patience *= 2
 
 
 class _LastFailure(logging.Handler):
-    """Why kafka-python does not connect: only its log knows. It is asked to be still meanwhile."""
+    """Captures why kafka-python does not connect, which it says in its log alone; silences that log meanwhile."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -160,8 +184,8 @@ class _LastFailure(logging.Handler):
         self._log.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = str(record.exc_info[1]) if record.exc_info else record.getMessage()
-        if self.is_for_good or "Unable to bootstrap" in told or not ("rror" in told or "SSL" in told):
+        text = str(record.exc_info[1]) if record.exc_info else record.getMessage()
+        if self.is_for_good or "Unable to bootstrap" in text or not ("rror" in text or "SSL" in text):
             return
-        self.is_for_good = any(word in told for word in _FOR_GOOD)
-        self.text = _NOISE.sub("", _NOISE.sub("", " ".join(told.split())))[:200]
+        self.is_for_good = any(word in text for word in _FOR_GOOD)
+        self.text = _NOISE.sub("", _NOISE.sub("", " ".join(text.split())))[:200]

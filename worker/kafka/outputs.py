@@ -8,9 +8,9 @@ import numpy as np
 import structlog
 from kafka.record.util import decode_varint, encode_varint
 
-from worker.template import Template, Text
-from worker.vectors import BytesColumn, Headers
-from worker.vectors.formats import LONGEST_ENTITY
+from worker.blocks import BytesColumn, Headers
+from worker.blocks.json_template import Template, Text
+from worker.blocks.limits import MAX_ENTITY_BYTES
 
 log = structlog.get_logger()
 
@@ -37,6 +37,7 @@ class Outputs(Sequence[Output]):
 
     @classmethod
     def of(cls, topic: str, records: Sequence[Output]) -> "Outputs":
+        """Return the records, all of one topic, in columns."""
         return cls(
             topic,
             BytesColumn.of([record.key for record in records]),
@@ -46,27 +47,30 @@ class Outputs(Sequence[Output]):
 
     @classmethod
     def concat(cls, parts: Sequence["Outputs"]) -> "Outputs":
-        """Those of one topic."""
+        """Join outputs of one topic."""
         if len(parts) == 1:
             return parts[0]
         columns = ([getattr(p, name).compact() for p in parts] for name in ("keys", "values", "headers"))
         return cls(parts[0].topic, *map(BytesColumn.concat, columns))
 
-    def within(self, most: int) -> "Outputs":
-        """A record that would be larger than `most` bytes goes without its value, and without its key if need be; a
-        header says so.
+    def within(self, max_bytes: int) -> "Outputs":
+        """Return these outputs with each record at most `max_bytes` large.
+
+        A larger record loses its value, and its key if need be. A header says so.
         """
         key, value, header = (np.maximum(c.length, 0) for c in (self.keys, self.values, self.headers))
-        large = key + value + header > most - OVERHEAD
+        large = key + value + header > max_bytes - OVERHEAD
         if not large.any():
             return self
-        log.warning("values_left_out", topic=self.topic, records=int(large.sum()), bytes=int(value[large].max()))
-        records = [_without_value(record, most) if big else record for record, big in zip(self, large, strict=True)]
+        log.warning("record_values_dropped", topic=self.topic, records=int(large.sum()), bytes=int(value[large].max()))
+        records = [
+            _without_value(record, max_bytes) if big else record for record, big in zip(self, large, strict=True)
+        ]
         return Outputs.of(self.topic, records)
 
     @property
     def size(self) -> int:
-        """Bytes of the values."""
+        """Return the number of bytes of the values."""
         return int(self.values.length.sum())
 
     def __len__(self) -> int:
@@ -81,15 +85,15 @@ class Outputs(Sequence[Output]):
         return (self[i] for i in range(len(self)))
 
 
-def _without_value(record: Output, most: int) -> Output:
-    told = f"{len(record.value or b'')} bytes: {record.topic} takes records of {most}".encode()
-    ours = [header for header in record.headers if header[0].startswith("offnormal-")]
-    key = record.key if len(record.key or b"") <= LONGEST_ENTITY else None
-    return Output(record.topic, None, key, [*ours, ("offnormal-left-out", told)])
+def _without_value(record: Output, max_bytes: int) -> Output:
+    text = f"{len(record.value or b'')} bytes: {record.topic} takes records of {max_bytes}".encode()
+    own_headers = [header for header in record.headers if header[0].startswith("offnormal-")]
+    key = record.key if len(record.key or b"") <= MAX_ENTITY_BYTES else None
+    return Output(record.topic, None, key, [*own_headers, ("offnormal-left-out", text)])
 
 
 def encode_headers(headers: Headers) -> bytes | None:
-    """As they stand in a record: their count, then name and value each after its length, in zigzag varints."""
+    """Encode headers as a record has them: count, then name and value, each after its length as a zigzag varint."""
     if not headers:
         return None
     out = bytearray()
@@ -103,26 +107,26 @@ def encode_headers(headers: Headers) -> bytes | None:
 
 
 def decode_headers(data: bytes | None) -> Headers:
-    """What `encode_headers` has encoded, or a producer elsewhere."""
+    """Decode what `encode_headers`, or a producer elsewhere, has encoded."""
     if data is None:
         return []
-    count, at = decode_varint(data, 0)
-    found = []
+    count, position = decode_varint(data, 0)
+    headers = []
     for _ in range(count):
-        size, at = decode_varint(data, at)
-        name, at = data[at : at + size].decode("utf-8", "replace"), at + size
-        size, at = decode_varint(data, at)
-        found.append((name, data[at : at + size] if size >= 0 else None))
-        at += max(size, 0)
-    return found
+        size, position = decode_varint(data, position)
+        name, position = data[position : position + size].decode("utf-8", "replace"), position + size
+        size, position = decode_varint(data, position)
+        headers.append((name, data[position : position + size] if size >= 0 else None))
+        position += max(size, 0)
+    return headers
 
 
-def headers_with(name: str, values: BytesColumn, others: Headers) -> BytesColumn:
-    """Encoded headers of n records: the same `others` for all, and before them one that has its own value for each."""
+def headers_with(name: str, values: BytesColumn, more: Headers) -> BytesColumn:
+    """Encode headers of n records: one header with a value of its own for each, then the same `more` for all."""
     before, after = bytearray(), bytearray()
-    encode_varint(1 + len(others), before.append)
+    encode_varint(1 + len(more), before.append)
     encode_varint(len(name), before.append)
-    after += (encode_headers(others) or b"")[1:]
+    after += (encode_headers(more) or b"")[1:]
     sizes: list[bytes] = []
     for size in range(int(values.length.max(initial=0)) + 1):
         encoded = bytearray()
@@ -134,6 +138,6 @@ def headers_with(name: str, values: BytesColumn, others: Headers) -> BytesColumn
 
 
 def same_for_all(value: bytes | None, n: int) -> BytesColumn:
-    """A column of n entries that lie at one place."""
+    """Return a column of n entries that share one place in memory."""
     length = -1 if value is None else len(value)
     return BytesColumn(memoryview(value or b""), np.zeros(n, np.int64), np.full(n, length))

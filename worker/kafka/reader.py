@@ -12,17 +12,18 @@ from typing import Final
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
 
-from worker.kafka.blocks import blocks
+from worker.blocks import RecordBlock
+from worker.kafka import waits
 from worker.kafka.connection import consumer
-from worker.kafka.faults import readable, readable_errors
+from worker.kafka.errors import readable, readable_errors
+from worker.kafka.polling import block_maker
 from worker.kafka.unreadable import Patience, Unreadable
 from worker.settings import KafkaSettings
-from worker.vectors import RecordBlock
 
 
-def is_found(at: OffsetAndTimestamp | None) -> bool:
-    """Whether a search by time found a record. (The embedded broker answers with offset 0 and no timestamp.)"""
-    return at is not None and at.timestamp >= 0
+def is_found(offset: OffsetAndTimestamp | None) -> bool:
+    """Return whether a search by time found a record. (The embedded broker answers with offset 0 and no timestamp.)"""
+    return offset is not None and offset.timestamp >= 0
 
 
 LAST: Final = 50  # records of a partition that are looked at for the newest: some may be transaction markers
@@ -47,56 +48,71 @@ class Reader:
         self._settings = settings
         self._max_records = max_records
         self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=int(patience * 1000))
-        self._blocks = blocks(self._consumer, settings)
+        self._blocks = block_maker(self._consumer, settings)
         self._patience = Patience(self._consumer)
         with self._errors():
-            partitions = sorted(self._consumer.partitions_for_topic(topic) or ())
+            partitions = waits.partitions_of(self._consumer, topic)
             self._partitions = [TopicPartition(topic, p) for p in partitions if only is None or p in only]
             self._consumer.assign(self._partitions)
-            self._ends = self._consumer.end_offsets(self._partitions) if partitions else {}
+            self._ends = waits.end_offsets(self._consumer, self._partitions)
 
     def _errors(self) -> AbstractContextManager[None]:
         return readable_errors(f"reading {self.topic}", self._settings.bootstrap)
 
     def ends(self) -> dict[int, int]:
-        """Partition -> end offset as of the reader's start. (The embedded broker's lies before its last batch.)"""
+        """Return the end offset of each partition at the reader's start.
+
+        The embedded broker's lies before its last batch.
+        """
         return {p.partition: end for p, end in self._ends.items()}
 
     def starts(self) -> dict[int, int]:
-        """Partition -> the first offset that retention has left."""
+        """Return the first offset of each partition that retention has left."""
         with self._errors():
-            found = self._consumer.beginning_offsets(self._partitions) if self._partitions else {}
-        return {p.partition: offset for p, offset in found.items()}
+            offsets = waits.beginning_offsets(self._consumer, self._partitions)
+        return {p.partition: offset for p, offset in offsets.items()}
 
     def partitions(self) -> list[int]:
+        """Return the numbers of the topic's partitions."""
         return [p.partition for p in self._partitions]
 
-    def has_read(self, ends: Mapping[int, int]) -> bool:
-        """True once its position has come to all of these."""
+    def has_read(self, ends: Mapping[int, int], timeout: float = waits.POSITION) -> bool:
+        """Return whether the positions have reached all of these ends.
+
+        Waits for a position that is not known yet, at most `timeout` seconds each.
+        """
         with self._errors():
-            return all(
-                (self._consumer.position(p, timeout_ms=1000) or 0) >= ends.get(p.partition, 0) for p in self._partitions
-            )
+            try:
+                return all(
+                    waits.position(self._consumer, p, timeout) >= ends.get(p.partition, 0) for p in self._partitions
+                )
+            except errors.KafkaTimeoutError:
+                return False
 
     def seek(self, offsets: Mapping[int, int]) -> None:
-        """Partition -> offset to go on from."""
+        """Go on from these offsets, by partition."""
         for partition in self._partitions:
             if partition.partition in offsets:
                 self._consumer.seek(partition, offsets[partition.partition])
 
     def seek_to_end(self) -> None:
+        """Read on at the end of each partition."""
         if self._partitions:
             self._consumer.seek_to_end(*self._partitions)
 
     def offsets_at(self, time_ms: int) -> dict[int, int]:
-        """Partition -> the first offset whose timestamp is at least `time_ms`; its end where there is none."""
+        """Return the first offset of each partition whose timestamp is at least `time_ms`; the end if there is none."""
         with self._errors():
-            found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, time_ms))
-        return {p.partition: found[p].offset if is_found(found.get(p)) else self._ends[p] for p in self._partitions}
+            offsets = waits.offsets_for_times(self._consumer, self._partitions, time_ms)
+        return {
+            p.partition: offset.offset if offset and is_found(offset) else self._ends[p]
+            for p, offset in offsets.items()
+        }
 
     def newest(self) -> int | None:
-        """The latest timestamp (ms) among the last records of each partition; None where there are none. Where it reads
-        from next is to be said after it.
+        """Return the latest timestamp (ms) among the last records of each partition; None where there are none.
+
+        Afterwards the caller has to say where to read from next.
         """
         first = self.starts()
         self.seek({p.partition: max(self._ends[p] - LAST, first[p.partition]) for p in self._partitions})
@@ -104,7 +120,7 @@ class Reader:
         return max(times, default=None)
 
     def poll(self, timeout: float) -> RecordBlock | None:
-        """What has come; a batch that cannot be read is passed over, with an error in the log."""
+        """Return the next block, or None. A batch that cannot be read is passed over, with an error in the log."""
         with self._errors():
             try:
                 fetched = self._consumer.poll(timeout_ms=int(timeout * 1000), max_records=self._max_records)
@@ -114,12 +130,13 @@ class Reader:
         return self._blocks.block_of(self.topic, fetched) if fetched else None
 
     def caught_up(self) -> bool:
-        """True once all that was there at the start has been read."""
+        """Return whether all that was there at the start has been read."""
         return self.has_read(self.ends())
 
     def to_end(self) -> Iterator[RecordBlock]:
-        """All records up to the end as of the start, and what comes with them: where more come all the time, not all of
-        these.
+        """Yield all records up to the end as of the start.
+
+        Some that came later may be among them, but not all of those.
         """
         last, until = time.monotonic(), math.inf
         while self._partitions and time.monotonic() < until:
@@ -136,7 +153,8 @@ class Reader:
                 raise readable(error, f"reading {self.topic}", self._settings.bootstrap)
 
     def close(self) -> None:
-        self._consumer.close(autocommit=False, timeout_ms=2000)
+        """Close the connection."""
+        self._consumer.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
 
     def __enter__(self) -> "Reader":
         return self

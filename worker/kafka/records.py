@@ -7,20 +7,25 @@ from typing import Any
 import numpy as np
 from kafka import TopicPartition
 
-from worker.vectors import BytesColumn, RecordBlock
+from worker.blocks import BytesColumn, RecordBlock
 
 
 def int64(value: int | None) -> int:
-    """What a batch says may not fit: 64 bits of one number are added to 64 of another. The oldest have no time: -1."""
+    """Return `value` bounded to 64 bits; -1 for None, since the oldest batches have no time.
+
+    What a batch says may not fit: 64 bits of one number are added to 64 of another.
+    """
     return -1 if value is None else min(max(value, -(1 << 63)), (1 << 63) - 1)
 
 
 def first_offset(fetched: Sequence[Any]) -> int:
+    """Return the first offset of what a poll returned of one partition."""
     offset: int = fetched[0].offset
     return offset
 
 
 def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock:
+    """Return one block of a poll's result."""
     records = list(chain.from_iterable(fetched.values()))
     n = len(records)
     sizes = [len(part) for part in fetched.values()]

@@ -1,9 +1,9 @@
 """The sink: owns the order outputs -> offsets -> commit. Nothing else in the worker commits.
 
 `send` opens what `commit` closes. A commit goes on beside the loop, which decodes and scores its next batch meanwhile,
-until `settle`, which whatever sends calls first. After a Redo, `discard` throws away all that is open. A producer that
-has failed is never used again: kafka-python keeps the offsets of an aborted transaction and would send them with the
-next one.
+until `settle`, which whatever sends calls first. After a Rewind, `discard` throws away all that is open. A producer
+that has failed is never used again: kafka-python keeps the offsets of an aborted transaction and would send them with
+the next one.
 """
 
 import threading
@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import structlog
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
-from worker.errors import KafkaError, SettingsError
+from worker.errors import KafkaUnavailable, SettingsError
+from worker.kafka import waits
+from worker.kafka.client.produce import BATCH_BYTES, Produce
 from worker.kafka.connection import producer
-from worker.kafka.faults import Redo, fatal_in, readable, readable_errors
+from worker.kafka.errors import Rewind, fatal_in, readable, readable_errors
 from worker.kafka.outputs import Outputs
-from worker.kafka.produce import BATCH_BYTES, Produce
 from worker.kafka.source import Source
 from worker.kafka.topics import record_limits
 from worker.settings import KafkaSettings, Settings
@@ -30,54 +31,61 @@ Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 
 
 class Sink(Protocol):
+    """Publishes outputs, and commits the offsets of what they were made of."""
+
     holds_back: bool  # what was sent is not read by anybody before its commit
 
     def send(self, outputs: Iterable[Outputs]) -> None:
-        """Hands outputs to the client; they become valid with the next commit. Raises Redo."""
+        """Hand outputs to the client; they become valid with the next commit. Raises Rewind."""
         ...
 
     def commit(self, offsets: Offsets) -> None:
-        """Begins to make all that was sent valid, and the offsets, if any, with it. Raises Redo: then nothing of it
-        is.
-        """
+        """Begin to commit what was sent, and the offsets, if any. Raises Rewind: then nothing of it is valid."""
         ...
 
     def settle(self) -> None:
-        """Waits for the commit that was begun, if one was. Raises Redo: then it may have failed."""
+        """Wait for the commit that was begun, if one was. Raises Rewind: then it may have failed."""
         ...
 
     def let_go(self) -> None:
-        """What waits for more, to go with it, goes. Raises Redo."""
+        """Send outputs that are still being batched. Raises Rewind."""
         ...
 
     def discard(self) -> None:
-        """Voids what is open. Never raises."""
+        """Void what is open. Never raises."""
         ...
 
     def recover(self) -> None:
-        """After `discard`: makes sure that what was open is ended one way or the other. Raises Redo."""
+        """Make sure, after `discard`, that what was open is ended one way or the other. Raises Rewind."""
         ...
 
-    def expect(self, topics: Iterable[str], limits: Mapping[str, int]) -> None:
-        """Looks these up, so that the first outputs need not wait for it; and keeps to the bytes that some of them take
-        of a record. Raises KafkaError.
+    def expect(self, limits: Mapping[str, int], shortened: Iterable[str]) -> None:
+        """Look these topics up, so that the first outputs need not wait for that. Raises KafkaUnavailable.
+
+        `limits` is the maximum bytes of a batch, by topic. A record that is too large for a topic in `shortened` goes
+        without its value.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the producer, within a limit of time."""
+        ...
 
 
-def open_sink(settings: Settings, source: Source) -> Sink:
-    """The sink that OFFNORMAL_DELIVERY names, ready to send. Raises KafkaError, SettingsError."""
+def open_sink(settings: Settings, source: Source, worker_id: str = "") -> Sink:
+    """Return the sink that OFFNORMAL_DELIVERY names, ready to send. Raises KafkaUnavailable, SettingsError.
+
+    If the same worker opens it again, that ends at once what its former sink left open.
+    """
     sink: Sink
     if settings.delivery == "exactly_once":
-        sink = ExactlyOnceSink(settings.kafka, source)
+        sink = ExactlyOnceSink(settings.kafka, source, worker_id)
     else:
         sink = AtLeastOnceSink(settings.kafka, source)
     topics = settings.topics
-    # As large as what comes in makes them. The others are small.
+    # As large as what comes in makes them. The others are small: one that is not is an error in its settings.
     large = [topics.dead_letters, *(getattr(topics, output) for output in settings.outputs)]
-    sink.expect(settings.written, record_limits(settings.kafka, large))
+    sink.expect(record_limits(settings.kafka, settings.written), large)
     return sink
 
 
@@ -93,14 +101,14 @@ class _ProducerSink:
         self._producer: KafkaProducer | None = self._open(settings.startup_timeout)
 
     def _open(self, timeout: float) -> KafkaProducer:
-        """A producer that is ready, within `timeout` seconds or thereabouts. Raises worker.errors.KafkaError."""
+        """Return a producer that is ready, within `timeout` seconds or thereabouts. Raises worker.errors.KafkaError."""
         raise NotImplementedError
 
     def _begin_commit(self, offsets: Offsets, call: Callable[[], None]) -> None:
         self._under_way = _beside(call), offsets
 
     def _end_commit(self, offsets: Offsets) -> None:
-        """What is left to do once all that the commit waits for has come. Raises what the client raises."""
+        """Do what is left to do once everything that the commit waits for has come. Raises what the client raises."""
         raise NotImplementedError
 
     def settle(self) -> None:
@@ -108,7 +116,6 @@ class _ProducerSink:
             return
         done, offsets = self._under_way
         with _redo(self._settings, "committing"):
-            # The client waits without a limit; the session does not.
             done.result(self._settings.commit_timeout)
             self._check_sent()
             self._end_commit(offsets)
@@ -124,10 +131,11 @@ class _ProducerSink:
             self._producer = self._open(self._settings.commit_timeout)
         return self._producer
 
-    def expect(self, topics: Iterable[str], limits: Mapping[str, int]) -> None:
+    def expect(self, limits: Mapping[str, int], shortened: Iterable[str]) -> None:
         self._produce.limits.update(limits)
+        self._produce.shortened.update(shortened)
         with readable_errors("looking for the output topics", self._settings.bootstrap):
-            for topic in topics:
+            for topic in limits:
                 self._ready().partitions_for(topic)
 
     def recover(self) -> None:
@@ -153,7 +161,7 @@ class _ProducerSink:
         self._under_way = None
         client, self._producer = self._producer, None
         if client is not None:
-            # Closing waits for what is in flight; the thread's end is nobody's to wait for.
+            # Closing waits for what is in flight: it is done in a daemon thread that nobody joins.
             threading.Thread(target=_close, args=(client, 0), daemon=True).start()
 
     def close(self) -> None:
@@ -163,16 +171,17 @@ class _ProducerSink:
 
 
 class ExactlyOnceSink(_ProducerSink):
-    """Outputs and offsets in one transaction that carries the group's metadata (KIP-447): a zombie is fenced by the
-    broker because its generation is over, whatever its transactional id.
+    """Commits outputs and offsets in one transaction that carries the group's metadata (KIP-447).
+
+    The broker fences a zombie because its generation is over, whatever its transactional id.
     """
 
     holds_back = True
 
-    def __init__(self, settings: KafkaSettings, source: Source):
-        # Stable only where the instance id is: a restarted static worker fences its former self at once. Otherwise a
-        # transaction left open by a killed worker ends with its timeout.
-        self._transactional_id = f"{settings.group}-{settings.instance_id or uuid.uuid4()}"
+    def __init__(self, settings: KafkaSettings, source: Source, worker_id: str = ""):
+        # Stable over processes only where the instance id is: a restarted static worker fences its former self at once.
+        # Otherwise a transaction left open by a killed worker ends with its timeout.
+        self._transactional_id = f"{settings.group}-{settings.instance_id or worker_id or uuid.uuid4()}"
         self._open_transaction = False
         super().__init__(settings, source)
 
@@ -206,6 +215,7 @@ class ExactlyOnceSink(_ProducerSink):
         return client
 
     def send(self, outputs: Iterable[Outputs]) -> None:
+        """Send within the open transaction, or a new one. Raises Rewind."""
         self.settle()
         with _redo(self._settings, "sending"):
             client = self._ready()
@@ -213,6 +223,7 @@ class ExactlyOnceSink(_ProducerSink):
             self._send(client, outputs)
 
     def commit(self, offsets: Offsets) -> None:
+        """Begin to commit the transaction with the offsets in it. Raises Rewind."""
         self.settle()
         membership = self._source.close_work() if offsets else None
         with _redo(self._settings, "committing"):
@@ -225,7 +236,7 @@ class ExactlyOnceSink(_ProducerSink):
         self._open_transaction = False
 
     def discard(self) -> None:
-        """The next producer's start bumps the epoch, by which the broker aborts what this one has left open."""
+        """Void what is open: the next producer's start bumps the epoch, and the broker then aborts it."""
         super().discard()
         self._open_transaction = False
 
@@ -239,26 +250,18 @@ class ExactlyOnceSink(_ProducerSink):
             self._send_offsets(client, offsets, membership)
         self._commit_transaction(client)
 
-    # KafkaProducer's methods of these names wait for ever, even when the producer has been closed meanwhile.
-
     def _send_offsets(self, client: KafkaProducer, offsets: Offsets, membership: Any) -> None:
-        self._await(client, client._transaction_manager.send_offsets_to_transaction(dict(offsets), membership))
+        waits.send_offsets(client, offsets, membership, self._settings.commit_timeout)
 
     def _commit_transaction(self, client: KafkaProducer) -> None:
-        self._await(client, client._transaction_manager.begin_commit())
-
-    def _await(self, client: KafkaProducer, result: Any) -> None:
-        client._sender.wakeup()
-        if not result.wait(int(self._settings.commit_timeout * 1000)):
-            raise errors.KafkaTimeoutError("the transaction's coordinator does not answer")
+        waits.commit_transaction(client, self._settings.commit_timeout)
 
 
 class AtLeastOnceSink(_ProducerSink):
-    """Offsets are committed only after every output is acknowledged. A fault in between repeats outputs, with equal
-    ids.
-    """
+    """Commits offsets only after every output is acknowledged. A fault in between repeats outputs, with equal ids."""
 
     holds_back = False
+    _membership: Any = None  # under which the records of the commit that is under way were fetched
 
     def _open(self, timeout: float) -> KafkaProducer:
         return producer(
@@ -271,26 +274,29 @@ class AtLeastOnceSink(_ProducerSink):
         )
 
     def send(self, outputs: Iterable[Outputs]) -> None:
+        """Send at once. Raises Rewind."""
         self.settle()
         with _redo(self._settings, "sending"):
             self._send(self._ready(), outputs)
 
     def commit(self, offsets: Offsets) -> None:
+        """Begin to flush, and then to commit the offsets. Raises Rewind."""
         self.settle()
-        if offsets:
-            self._source.close_work()
+        self._membership = self._source.close_work() if offsets else None
         with _redo(self._settings, "sending"):
-            client = self._ready()
-            self._produce.flush(client)
-        self._begin_commit(offsets, lambda: client.flush(timeout=self._settings.commit_timeout))
+            self._produce.flush(self._ready())
+        # Not the client's own flush: it waits for batches as they were, and a batch that the broker finds too large is
+        # split into others.
+        self._begin_commit(offsets, lambda: self._produce.await_sent(self._settings.commit_timeout))
 
     def _end_commit(self, offsets: Offsets) -> None:
         if offsets:
-            self._source.commit(offsets)
+            # Not by the membership of now: after a rebalance a partition may be somebody else's, who is further on.
+            self._source.commit(offsets, self._membership)
 
 
 class _redo:
-    """Turns the client's errors into Redo, or into KafkaError where no retry helps."""
+    """Turn the client's errors into Rewind, or into KafkaUnavailable if no retry helps."""
 
     def __init__(self, settings: KafkaSettings, doing: str):
         self._settings, self._doing = settings, doing
@@ -302,12 +308,12 @@ class _redo:
         fatal = fatal_in(error)
         if fatal is not None:
             raise readable(fatal, self._doing, self._settings.bootstrap) from error
-        if isinstance(error, errors.KafkaError | TimeoutError | KafkaError):
-            raise Redo(f"{self._doing}: {type(error).__name__}: {error}") from error
+        if isinstance(error, errors.KafkaError | TimeoutError | KafkaUnavailable):
+            raise Rewind(f"{self._doing}: {type(error).__name__}: {error}") from error
 
 
 def _beside(call: Callable[[], None]) -> Future[None]:
-    """Runs `call`, which takes some seconds at most, in a thread of its own."""
+    """Run `call`, which takes some seconds at most, in a thread of its own."""
     done: Future[None] = Future()
 
     def run() -> None:

@@ -4,48 +4,48 @@ They are read by kafka-python's own classes (OFFNORMAL_KAFKA__CLIENT=public), or
 has fetched (columnar): the same blocks.
 
 Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched,
-and once that has changed, whatever is not yet committed is void (`Redo`). In a cooperative rebalance partitions are
+and once that has changed, whatever is not yet committed is void (`Rewind`). In a cooperative rebalance partitions are
 revoked only after the new generation is in place, so the broker fences all that was begun under the old one, even for
 partitions that stay.
 
-A partition that is new, or is read again after a Redo, is handed out only once it was adopted: its state, which lies
+A partition that is new, or is read again after a Rewind, is handed out only once it was adopted: its state, which lies
 beside its committed offset, comes first. Records before that offset may be read back to fill windows (`history`).
+
+What is committed is the position: behind the last record there may be markers and aborted records of transactions, and
+what compaction has left of a batch.
 """
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 
-from worker.kafka.blocks import blocks
+from worker.blocks import RecordBlock
+from worker.kafka import waits
+from worker.kafka.client import internals
 from worker.kafka.connection import consumer
-from worker.kafka.faults import FATAL, Redo, readable, readable_errors
-from worker.kafka.reader import is_found
+from worker.kafka.errors import FATAL, Rewind, readable, readable_errors
+from worker.kafka.polling import block_maker
+from worker.kafka.start_offsets import Committed, Marks, StartOffsets
 from worker.kafka.unreadable import Patience, Unreadable
-from worker.settings import KafkaSettings, start_time
-from worker.vectors import RecordBlock
+from worker.native.arrays import Bools
+from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
 # A join that completes between two polls is forgotten by kafka-python, which joins again, and so makes the whole group
 # rebalance again. While the group rebalances no record can come: wait inside of a poll for it.
 REBALANCE_POLL: Final = 1.0
-
-
-class Committed(NamedTuple):
-    """Where a partition's next record to score lies, and what was stored beside that offset. No offset: wherever
-    OFFNORMAL_KAFKA__START says.
-    """
-
-    offset: int | None
-    metadata: str
+# A join waits for so long for members that do not poll, and a little longer for a coordinator that says nothing.
+POLL_INTERVAL: Final = 60.0
+ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two questions for ends, and for each
+SAY_EVERY: Final = 5.0  # seconds between two log lines of reads that fail
 
 
 class Source:
@@ -63,27 +63,31 @@ class Source:
             max_partition_fetch_bytes=settings.fetch_bytes,
             heartbeat_interval_ms=int(settings.session_timeout * 1000 / 5),
             partition_assignment_strategy=[CooperativeStickyAssignor],
-            metadata_max_age_ms=30_000,  # how soon added partitions are noticed
+            max_poll_interval_ms=int(max(POLL_INTERVAL, settings.session_timeout) * 1000),
         )
-        self._blocks = blocks(self._consumer, settings)
+        self._blocks = block_maker(self._consumer, settings)
         self._patience = Patience(self._consumer)
+        internals.pace_lookups(self._consumer)
         self._consumer.subscribe([topic], listener=_Listener(self))
         self._await_metadata()
-        self._resume: dict[TopicPartition, int] = {}  # where each partition's uncommitted work begins
-        self._strange: set[TopicPartition] = set()  # not adopted yet
+        self._marks = Marks()
+        self._starts = StartOffsets(self._consumer, settings, topic, self._marks, self.commit)
         self._gone: set[TopicPartition] = set()
-        self._history: dict[int, int] = {}  # partition -> the first offset that is not history
         self._fetched_under: Any = None  # membership of what is handed out and of no commit yet; None: nothing is
+        self._said_at = 0.0
+        self._ends: dict[TopicPartition, int] = {}  # see _ends_of
+        self._ends_at = 0.0
         self.rebalances = 0
-        self.skipped_by_retention = 0
 
     def _await_metadata(self) -> None:
-        """A member that joins before it knows the topic, and leads the group, assigns no partition to anybody, and
-        kafka-python does not notice when the metadata arrives: the group would stand still.
+        """Wait until the client knows the topic, before it joins the group.
+
+        A leader that does not know the topic assigns no partition to anybody. kafka-python does not notice when the
+        metadata arrives, and the group would stand still.
         """
         deadline = time.monotonic() + self._settings.startup_timeout
         with readable_errors(f"looking for {self.topic}", self._settings.bootstrap):
-            while not self._consumer.partitions_for_topic(self.topic):
+            while not waits.partitions_of(self._consumer, self.topic, self._settings.startup_timeout):
                 if time.monotonic() > deadline:
                     raise errors.KafkaTimeoutError("the topic is not there")
                 time.sleep(0.1)
@@ -91,32 +95,34 @@ class Source:
     # -- reading
 
     def poll(self, timeout: float, max_records: int) -> RecordBlock | None:
-        """The next block, of at most `max_records` records; None if none arrives within `timeout` seconds.
+        """Return the next block, of at most `max_records` records; None if none arrives within `timeout` seconds.
 
-        Raises Redo where the membership has changed under uncommitted work, KafkaError where no retry helps. A broker
-        that is away is waited for.
+        Raises Rewind where the membership has changed under uncommitted work, KafkaUnavailable where no retry helps.
+        Waits for a broker that is away.
         """
-        if not self.joined():
+        internals.finish_join(self._consumer)
+        if internals.joins(self._consumer):
             timeout = max(timeout, REBALANCE_POLL)
         try:
             fetched = self._fetch(timeout, max_records)
         except FATAL as error:
             raise readable(error, "reading", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            log.warning("kafka_read_failed", error=str(error))
+            self._say_failed(error)
             time.sleep(min(timeout, 1.0))
             return None
         membership = self._consumer.group_metadata()
-        for partition in self._strange.intersection(fetched):
+        self._starts.look_at_topic()
+        for partition in self._marks.strange.intersection(fetched):
             self._consumer.seek(partition, self._blocks.first_offset(fetched.pop(partition)))
-        for partition, found in fetched.items():
-            self._resume.setdefault(partition, self._blocks.first_offset(found))
+        for partition, records in fetched.items():
+            self._marks.resume.setdefault(partition, self._blocks.first_offset(records))
         if self._fetched_under is not None and not _same(membership, self._fetched_under):
-            raise Redo("the group has rebalanced under uncommitted work")
+            raise Rewind("the group has rebalanced under uncommitted work")
         if not fetched:
             return None
         if membership.generation_id < 0:
-            raise Redo("this worker has lost its place in the group")
+            raise Rewind("this worker has lost its place in the group")
         block = self._blocks.block_of(self.topic, fetched)
         history = self.history(block)
         if history is None or not history.all():
@@ -125,205 +131,236 @@ class Source:
 
     def _fetch(self, timeout: float, max_records: int) -> dict[TopicPartition, Sequence[Any]]:
         try:
-            found: dict[TopicPartition, Sequence[Any]] = self._consumer.poll(
+            fetched: dict[TopicPartition, Sequence[Any]] = self._consumer.poll(
                 timeout_ms=int(timeout * 1000), max_records=max_records
             )
-            return found
+            return fetched
         except errors.NoOffsetForPartitionError as error:
-            self._begin(error.args[0])
+            self._starts.begin(error.args[0])
         except errors.OffsetOutOfRangeError as error:
-            self._skip_to_earliest(error.args[0])
+            self._starts.out_of_range(error.args[0])
+        except errors.LogTruncationError as error:
+            self._starts.truncated(error.divergent_offsets)
         except Unreadable as bad:
             if self._patience.gives_up(bad):
                 return {bad.place: self._blocks.of([bad.record()])}
         return {}
 
+    def _say_failed(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._said_at + SAY_EVERY:
+            self._said_at = now
+            log.warning("kafka_read_failed", error=str(error))
+
     def rewind(self) -> None:
-        """What is uncommitted is read again: all partitions that are owned are to be adopted anew."""
+        """Read again what is uncommitted: every owned partition has to be adopted anew."""
         self._fetched_under = None
-        self._strange = set(self._consumer.assignment())
+        self._marks.strange = set(self._consumer.assignment())
 
     def strange(self) -> list[int]:
-        """Partitions that are owned, and wait for being adopted."""
-        return sorted(p.partition for p in self._strange)
+        """Return the owned partitions that wait to be adopted."""
+        return sorted(p.partition for p in self._marks.strange)
 
     def gone(self) -> list[int]:
-        """Partitions that were taken away since the last call."""
-        gone, self._gone = self._gone, set()
-        return sorted(p.partition for p in gone)
+        """Return the partitions that were revoked since the last call."""
+        revoked, self._gone = self._gone, set()
+        return sorted(p.partition for p in revoked)
 
     def adopt(self, partition: int, timeout: float) -> Committed | None:
-        """Reads on from what the broker has committed; None where that is not known within `timeout` seconds, as it is
-        while a transaction holds offsets in doubt.
+        """Go on at the committed offset; return None where it is not known within `timeout` seconds.
 
-        The broker is asked, since a commit whose answer was lost may have been made.
+        That is so while a transaction holds offsets in doubt. The broker is asked each time, since a commit whose
+        answer was lost may have been made.
         """
         place = TopicPartition(self.topic, partition)
         try:
-            found = self._consumer.committed(place, metadata=True, timeout_ms=int(timeout * 1000))
-            if found is not None:
-                self._resume[place] = found.offset
-            if place in self._resume:
-                self._consumer.seek(place, self._resume[place])
+            stored = waits.committed_offsets(self._consumer, [place], timeout).get(place)
+            committed = self._starts.go_on(place, stored)
         except FATAL as error:
             raise readable(error, "reading committed offsets", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            log.debug("offsets_in_doubt", partition=partition, error=str(error))
+            log.debug("committed_offset_awaited", partition=partition, error=str(error))
             return None
-        self._strange.discard(place)
-        self._history.pop(partition, None)
-        return Committed(None, "") if found is None else Committed(found.offset, found.metadata or "")
+        self._marks.strange.discard(place)
+        self._marks.history.pop(partition, None)
+        return committed
 
     def leave(self, partition: int) -> None:
-        """Takes an adoption back."""
-        self._strange.add(TopicPartition(self.topic, partition))
+        """Mark the partition as not adopted, so that it is tried again."""
+        self._marks.strange.add(TopicPartition(self.topic, partition))
 
     def replay(self, partition: int, begin: int, end: int) -> int:
-        """Reads `partition` back from `begin`, or the earliest record there is: what comes before `end` is history.
-        -> where it begins. Raises Redo.
+        """Read `partition` back from `begin`, or the earliest record there is; return where it begins. Raises Rewind.
+
+        What comes before `end` is history.
         """
         place = TopicPartition(self.topic, partition)
         try:
-            begin = max(begin, self._consumer.beginning_offsets([place])[place])
+            begin = max(begin, waits.beginning_offsets(self._consumer, [place])[place])
             if begin < end:
                 self._consumer.seek(place, begin)
-                self._history[partition] = end
+                self._marks.history[partition] = end
         except FATAL as error:
             raise readable(error, "reading back", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            self._strange.add(place)
-            raise Redo(f"reading back was not possible: {error}") from error
+            self._marks.strange.add(place)
+            raise Rewind(f"reading back was not possible: {error}") from error
         return begin
 
-    def history(self, block: RecordBlock) -> npt.NDArray[np.bool_] | None:
-        """[n] Which records were scored long ago, and are only read back; None if none were."""
-        if not self._history:
+    def history(self, block: RecordBlock) -> Bools | None:
+        """Return which records [n] were scored before and are only read back; None if none were."""
+        if not self._marks.history:
             return None
         old = np.zeros(len(block), bool)
-        for partition, end in self._history.items():
+        for partition, end in self._marks.history.items():
             old |= (block.partition == partition) & (block.offset < end)
         return old if old.any() else None
 
     # -- committing
 
+    def offsets(
+        self, ends: Mapping[int, int], state: Callable[[int, int], Mapping[str, Any]]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return what to commit once all that was handed out before `ends` (partition -> offset) is processed.
+
+        These are the positions behind it, each with what `state` returns for the partition at this offset.
+        """
+        offsets = {}
+        for partition, end in ends.items():
+            place = TopicPartition(self.topic, partition)
+            position = None if place in self._marks.strange else internals.position(self._consumer, place)
+            offset, epoch = (
+                (end, -1) if position is None or position.offset < end else (position.offset, position.leader_epoch)
+            )
+            offsets[place] = OffsetAndMetadata(offset, self._starts.note(state(partition, offset)), epoch)
+        return offsets
+
+    def passed(self) -> dict[int, int]:
+        """Return positions (partition -> offset) beyond what is committed, of partitions without work to commit.
+
+        Only what is never handed out lies between. They are to be committed like work.
+        """
+        membership = self._consumer.group_metadata()
+        if self._fetched_under is not None or not self.joined():
+            return {}
+        positions = {}
+        for place in self._consumer.assignment() - self._marks.strange:
+            position = internals.position(self._consumer, place)
+            if position is not None and position.offset > self._marks.resume.get(place, 0):
+                positions[place.partition] = position.offset
+        if positions:
+            self._fetched_under = membership
+        return positions
+
     def close_work(self) -> Any:
-        """All that was handed out is of one commit now, and what comes is of the next. -> the membership under which it
-        was fetched. Raises Redo where that is no longer this worker's.
+        """Close the work of one commit; return the membership under which it was fetched.
+
+        What is handed out from now on belongs to the next commit. Raises Rewind where that membership is no longer this
+        worker's.
         """
         now, fetched_under = self._consumer.group_metadata(), self._fetched_under
         if fetched_under is None or not _same(now, fetched_under):
-            raise Redo("the group membership has changed since the records were fetched")
+            raise Rewind("the group membership has changed since the records were fetched")
         self._fetched_under = None
         return fetched_under
 
-    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """A commit outside of any transaction. Raises Redo."""
+    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], membership: Any = None) -> None:
+        """Commit outside of any transaction, by the membership under which the records were fetched. Raises Rewind.
+
+        Without a membership the current one is used.
+        """
+        if membership is not None and not _same(self._consumer.group_metadata(), membership):
+            raise Rewind("the group has rebalanced before the offsets were committed")
         try:
             self._consumer.commit(dict(offsets), timeout_ms=int(self._settings.commit_timeout * 1000))
         except FATAL as error:
             raise readable(error, "committing", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            raise Redo(f"offsets were not committed: {error}") from error
+            raise Rewind(f"offsets were not committed: {error}") from error
 
     def committed(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Told once a commit has succeeded."""
+        """Take note of offsets whose commit has succeeded."""
         for partition, offset in offsets.items():
-            self._resume[partition] = offset.offset
-            self._history.pop(partition.partition, None)
+            self._marks.resume[partition] = offset.offset
+            self._marks.history.pop(partition.partition, None)
+            self._starts.committed(partition)
 
     # -- asking
 
     def partitions(self) -> list[int]:
+        """Return the numbers of the partitions that are assigned now."""
         return sorted(p.partition for p in self._consumer.assignment())
 
     def joined(self) -> bool:
-        """A stable member of the group, with or without partitions."""
+        """Return whether this is a stable member of the group, with or without partitions."""
         membership = self._consumer.group_metadata()
         return membership.generation_id >= 0 and membership.state is MemberState.STABLE
 
     def lag(self) -> dict[int, int]:
-        """Partition -> records not yet read, by the last known high water mark."""
+        """Return the number of records not yet committed, by partition, from the last known high water marks."""
         lags = {}
-        for partition in self._consumer.assignment():
-            high = self._consumer.highwater(partition)
-            if high is not None and partition in self._resume:
-                lags[partition.partition] = max(high - self._resume[partition], 0)
+        places = self._consumer.assignment() & self._marks.resume.keys()
+        ends = {place: self._consumer.highwater(place) for place in places}
+        ends |= self._ends_of([place for place, end in ends.items() if end is None])
+        for place, end in ends.items():
+            if end is not None:
+                lags[place.partition] = max(end - self._marks.resume[place], 0)
         return lags
 
+    def _ends_of(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Ask for the ends of partitions that no fetch has reported: a broker reports an idle one only once."""
+        if not set(places) <= self._ends.keys() and time.monotonic() >= self._ends_at:
+            self._ends_at = time.monotonic() + ENDS_EVERY
+            with contextlib.suppress(errors.KafkaError):
+                self._ends = waits.end_offsets(self._consumer, places, ENDS_PATIENCE)
+        return {place: self._ends[place] for place in places if place in self._ends}
+
     def end_offsets(self) -> dict[int, int]:
-        """Partition -> the offset after its last record, for all partitions of the topic."""
+        """Return the offset after the last record of each partition of the topic."""
         with readable_errors("looking for end offsets", self._settings.bootstrap):
-            known = self._consumer.partitions_for_topic(self.topic)
-            ends = self._consumer.end_offsets([TopicPartition(self.topic, p) for p in sorted(known)])
+            places = [TopicPartition(self.topic, p) for p in waits.partitions_of(self._consumer, self.topic)]
+            ends = waits.end_offsets(self._consumer, places)
         return {p.partition: end for p, end in ends.items()}
 
     def positions(self) -> dict[int, int]:
-        """Partition -> the offset that is read next, for the partitions owned where it is known yet."""
-        found = {}
-        for place in self._consumer.assignment():
-            with contextlib.suppress(errors.NoOffsetForPartitionError):  # the next poll decides where it begins
-                found[place.partition] = self._consumer.position(place, timeout_ms=1000)
-        return {p: offset for p, offset in found.items() if offset is not None}
+        """Return the next offset to read of each owned partition, where it is known yet."""
+        places = self._consumer.assignment()
+        by_partition = {place.partition: internals.position(self._consumer, place) for place in places}
+        return {partition: position.offset for partition, position in by_partition.items() if position is not None}
+
+    def committed_offsets(self) -> dict[int, int | None]:
+        """Return the committed offset of each owned partition; None where none is known."""
+        return {place.partition: self._marks.resume.get(place) for place in self._consumer.assignment()}
+
+    def joins(self) -> bool:
+        """Return whether the next poll joins the group anew: what is not committed before it has to be done again."""
+        return internals.joins(self._consumer)
+
+    @property
+    def skipped_by_retention(self) -> int:
+        """Return how many records were deleted before they were read."""
+        return self._starts.skipped_by_retention
+
+    @property
+    def truncations(self) -> int:
+        """Return how many logs became shorter than they were read."""
+        return self._starts.truncations
 
     def close(self) -> None:
-        """Leaves the group (a static member keeps its place until the session ends)."""
+        """Leave the group. (A static member keeps its place until the session ends.)"""
         try:
-            self._consumer.close(autocommit=False, timeout_ms=2000)
+            self._consumer.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
         except errors.KafkaError as error:
             log.warning("kafka_close_failed", error=str(error))
 
-    # -- where reading begins
-
     def _forget(self, partition: TopicPartition) -> None:
-        self._resume.pop(partition, None)
-        self._history.pop(partition.partition, None)
-
-    def _begin(self, partitions: Any) -> None:
-        """For partitions without a committed offset: where OFFNORMAL_KAFKA__START says."""
-        start, found = self._settings.start, list(partitions)
-        if start == "earliest":
-            self._consumer.seek_to_beginning(*found)
-        elif start == "latest":
-            self._consumer.seek_to_end(*found)
-        else:
-            moment = int(start_time(start, time.time()) * 1000)
-            at = self._consumer.offsets_for_times(dict.fromkeys(found, moment))
-            for partition in found:
-                if is_found(at.get(partition)):
-                    self._consumer.seek(partition, at[partition].offset)
-                else:
-                    self._consumer.seek_to_end(partition)
-        if start != "earliest":
-            # "latest" is another place after a crash: what came in between would be lost unless it is held fast now.
-            self.commit({p: OffsetAndMetadata(self._consumer.position(p), "", -1) for p in found})
-            self._strange.update(found)  # there may be history to read back
-        log.info("starts", at=start, partitions=sorted(p.partition for p in found))
-
-    def _skip_to_earliest(self, partitions: Any) -> None:
-        """Retention was faster than this worker, or the topic was made anew. No system can score what is gone: go on
-        with the earliest record there is, say so loudly, and count.
-        """
-        found = list(partitions)
-        earliest = self._consumer.beginning_offsets(found)
-        for partition in found:
-            if partition in self._strange:  # not read from there yet: its adoption says from where
-                self._consumer.seek(partition, earliest[partition])
-                continue
-            wanted = partitions[partition] if isinstance(partitions, dict) else self._resume.get(partition)
-            end = self._history.pop(partition.partition, None)
-            if end is not None and wanted is not None and wanted < earliest[partition] <= end:
-                self._history[partition.partition] = end  # only what was to be read back is gone
-                self._consumer.seek(partition, earliest[partition])
-                continue
-            skipped = max(earliest[partition] - wanted, 0) if wanted is not None else 0
-            self.skipped_by_retention += skipped
-            log.error("records_gone", partition=partition.partition, wanted=wanted, earliest=earliest[partition])
-            self._consumer.seek(partition, earliest[partition])
-            self._resume[partition] = earliest[partition]
+        self._marks.forget(partition)
+        self._ends.pop(partition, None)
+        self._starts.forget(partition)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Runs in the client's own thread: only notes down. What follows from it is done by `poll`'s caller."""
+    """Takes note of assignments in the client's own thread; `poll` acts on them later."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -332,14 +369,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._source.rebalances += 1
         for partition in assigned:
             self._source._forget(partition)
-        self._source._strange.update(assigned)
+        self._source._marks.strange.update(assigned)
         log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self._source.rebalances += 1
         for partition in revoked:
             self._source._forget(partition)
-            self._source._strange.discard(partition)
+            self._source._marks.strange.discard(partition)
         self._source._gone.update(revoked)
         if revoked:
             log.info("partitions_revoked", partitions=sorted(p.partition for p in revoked))

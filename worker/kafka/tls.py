@@ -5,42 +5,44 @@ from typing import Any
 
 import structlog
 
-from worker.errors import KafkaError
+from worker.errors import KafkaUnavailable
 from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
 
 class RotatingContext:
-    """Has what kafka-python asks of an ssl.SSLContext. Files that cannot be read, as when one is being replaced, leave
-    those that were read last.
+    """An ssl.SSLContext, as far as kafka-python needs one, that reads its files again for each connection.
+
+    While files cannot be read, as when one is being replaced, those that were read last stay in force.
     """
 
     def __init__(self, settings: KafkaSettings):
-        """Raises KafkaError where the files make no context."""
+        """Read the files. Raises KafkaUnavailable where they make no context."""
         self._settings = settings
         try:
             self._last = _context(settings)
         except OSError as error:  # ssl.SSLError is one
-            raise KafkaError(f"certificates: {_readable(error)}: {_files(settings)}") from error
+            raise KafkaUnavailable(f"certificates: {_readable(error)}: {_files(settings)}") from error
 
     def wrap_socket(self, *arguments: Any, **more: Any) -> ssl.SSLSocket:
+        """Wrap by certificates that are read anew, or by the last ones that could be read."""
         try:
             self._last = _context(self._settings)
         except OSError as error:
             log.warning(
-                "certificates_not_read", error=_readable(error), consequence="those that were read before serve"
+                "certificates_read_failed", error=_readable(error), consequence="those that were read before serve"
             )
         return self._last.wrap_socket(*arguments, **more)
 
 
 def _context(settings: KafkaSettings) -> ssl.SSLContext:
-    """Checks host names, as every context of a client does."""
-    made = ssl.create_default_context(cafile=settings.ca_file)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    """Return a context that checks host names, as every context of a client does."""
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file:
-        made.load_cert_chain(settings.cert_file, settings.key_file, password="")  # nobody is there to be asked
-    return made
+        context.load_cert_chain(settings.cert_file, settings.key_file, password="")  # nobody is there to be asked
+    return context
 
 
 def _readable(error: OSError) -> str:

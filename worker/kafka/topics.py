@@ -8,9 +8,9 @@ import structlog
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
-from worker.errors import KafkaError
+from worker.errors import KafkaUnavailable
 from worker.kafka.connection import admin
-from worker.kafka.faults import readable_errors
+from worker.kafka.errors import readable_errors
 from worker.settings import KafkaSettings, Settings
 
 log = structlog.get_logger()
@@ -31,6 +31,7 @@ class TopicSpec:
 
 
 def specs(settings: Settings) -> list[TopicSpec]:
+    """Return the topics that these settings need."""
     topics = settings.topics
     always = [
         TopicSpec(topics.sensors, None, {"retention.ms": str(7 * _DAY)}),
@@ -54,6 +55,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
 
 @dataclass(frozen=True)
 class TopicState:
+    """A topic as it is, beside what it should be."""
+
     spec: TopicSpec
     partitions: int  # 0 where the topic is not there
     created: bool
@@ -61,7 +64,7 @@ class TopicState:
 
 
 def create(settings: Settings, partitions: int, replication: int, verify_only: bool = False) -> list[TopicState]:
-    """Makes what is missing and looks at what is there; changes nothing that is. Raises worker.errors.KafkaError."""
+    """Make missing topics and verify the others; change nothing that exists. Raises worker.errors.KafkaError."""
     client = admin(settings.kafka)
     with readable_errors("topics", settings.kafka.bootstrap):
         try:
@@ -82,13 +85,14 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
 
 
 def partition_counts(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
-    """Topic -> number of partitions, 0 where it is not there. Raises TopicAuthorizationFailedError."""
+    """Return the number of partitions by topic, 0 where there is none. Raises TopicAuthorizationFailedError."""
     return {name: topic.partitions for name, topic in _described(client, names).items()}
 
 
 def require(settings: Settings, reads: Iterable[str] = (), writes: Iterable[str] = ()) -> None:
-    """Raises KafkaError that names the topics that are missing, and the command that makes them; or those that may not
-    be read, or written.
+    """Raise KafkaUnavailable if topics are missing, or may not be read or written.
+
+    The error names the topics, and the command that makes them.
     """
     needs = [(name, "READ") for name in reads] + [(name, "WRITE") for name in writes]
     client = admin(settings.kafka)
@@ -102,7 +106,7 @@ def require(settings: Settings, reads: Iterable[str] = (), writes: Iterable[str]
         if denied and not missing:
             raise errors.TopicAuthorizationFailedError(f"no right to {', '.join(denied)}")
     if missing:
-        raise KafkaError(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+        raise KafkaUnavailable(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
 
 
 class _Described(NamedTuple):
@@ -116,33 +120,40 @@ class _Anything(Container[str]):
 
 
 def _described(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, _Described]:
-    """Raises TopicAuthorizationFailedError where one may not even be looked at."""
-    found = {name: _Described(0, _Anything()) for name in names}
+    """Return what the broker says of these topics.
+
+    Raises TopicAuthorizationFailedError where a topic may not even be looked at.
+    """
+    descriptions = {name: _Described(0, _Anything()) for name in names}
     hidden = []
-    for topic in client.describe_topics(list(found)):
+    for topic in client.describe_topics(list(descriptions)):
         if topic["error_code"] == errors.TopicAuthorizationFailedError.errno:
             hidden.append(topic["name"])
         elif not topic["error_code"]:
-            told = topic.get("authorized_operations")  # nothing from a broker that does not know of ACLs
-            found[topic["name"]] = _Described(len(topic["partitions"]), told or _Anything())
+            operations = topic.get("authorized_operations")  # nothing from a broker that does not know of ACLs
+            descriptions[topic["name"]] = _Described(len(topic["partitions"]), operations or _Anything())
     if hidden:
         raise errors.TopicAuthorizationFailedError(f"no right to DESCRIBE {', '.join(sorted(hidden))}")
-    return found
+    return descriptions
 
 
 def record_limits(settings: KafkaSettings, names: Iterable[str]) -> dict[str, int]:
-    """Topic -> the bytes that it takes of one record; Kafka's default where it may not be asked."""
-    found = dict.fromkeys(names, _KAFKAS_LIMIT)
+    """Return the maximum bytes of a batch by topic; Kafka's default if that may not be asked."""
+    limits = dict.fromkeys(names, _KAFKAS_LIMIT)
+    unknown = []
     client = admin(settings)
     try:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]
-        for name, config in client.describe_configs(resources, config_filter="all")["topic"].items():
-            found[name] = int(config["max.message.bytes"]["value"])
-    except (errors.KafkaError, LookupError, TypeError, ValueError) as error:
-        log.info("topic_limits_unknown", error=str(error), taken_for=_KAFKAS_LIMIT)
+        for name in limits:  # one by one: the right to ask may be there for some
+            try:
+                config = client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
+                limits[name] = int(config["topic"][name]["max.message.bytes"]["value"])
+            except (errors.KafkaError, LookupError, TypeError, ValueError) as error:
+                unknown.append(f"{name}: {error}")
     finally:
         client.close()
-    return found
+    if unknown:
+        log.info("topic_limits_assumed", errors=unknown, taken_for=_KAFKAS_LIMIT)
+    return limits
 
 
 def _differs(client: KafkaAdminClient, spec: TopicSpec) -> dict[str, str]:
@@ -150,8 +161,8 @@ def _differs(client: KafkaAdminClient, spec: TopicSpec) -> dict[str, str]:
     if not wanted:
         return {}
     resource = ConfigResource(ConfigResourceType.TOPIC, spec.name)
-    found = client.describe_configs([resource], config_filter="all")["topic"].get(spec.name, {})
-    values = {name: str(found[name]["value"]) for name in wanted if name in found}
+    configured = client.describe_configs([resource], config_filter="all")["topic"].get(spec.name, {})
+    values = {name: str(configured[name]["value"]) for name in wanted if name in configured}
     if "cleanup.policy" in wanted and "compact" in values.get("cleanup.policy", ""):
         values["cleanup.policy"] = wanted["cleanup.policy"]
     if "max.message.bytes" in values and int(values["max.message.bytes"]) > int(wanted["max.message.bytes"]):

@@ -1,5 +1,7 @@
-"""The model artefact: one safetensors file with weights, scaler, whitening, attribution, calibration, a probe, what
-drift is told from, what a report of the training shows, and a model card.
+"""The model artefact: one safetensors file.
+
+It holds weights, scaler, whitening, attribution, calibration, a probe, the reference for drift, the data of a
+training's report, and a model card.
 
 No code travels in it. `load` refuses, with the reason, whatever is damaged, too new, or does not give the scores that
 its trainer got.
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from safetensors import SafetensorError
@@ -28,6 +29,7 @@ from worker.models.reference import Reference
 from worker.models.scaler import Scaler
 from worker.models.wavelet import blocks
 from worker.models.whitening import Whitening
+from worker.native.arrays import Float32s
 
 FORMAT_VERSION: Final = 4
 OLDEST_READ: Final = 2  # no windows, no entities; 3 has no reference
@@ -35,6 +37,10 @@ PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
 _NO_DIGEST: Final = "0" * 64
+# Each layer is objects, whatever it holds: a small file must not make many of them.
+_MOST_TENSORS: Final = 1024
+_MOST_LAYERS: Final = 64  # that the architecture names
+_FLOAT32: Final = ("module.", "probe.", "entities.")
 
 
 class ModelCard(BaseModel):
@@ -61,29 +67,33 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Artefact:
+    """A model with its card, and rows with their scores to check it by."""
+
     card: ModelCard
     detector: Detector
     probe_x: torch.Tensor
     probe_scores: torch.Tensor
     reference: Reference | None = None  # without it drift is not looked for
-    report: bytes | None = None  # training/report.py reads it; nothing else looks into it
+    report: bytes | None = None  # training/report/report.py reads it; nothing else looks into it
 
     @classmethod
     def make(
         cls,
         card: ModelCard,
         detector: Detector,
-        rows: npt.NDArray[np.float32],
+        rows: Float32s,
         reference: Reference | None = None,
     ) -> "Artefact":
-        """With a probe of some of `rows` [n, D], spread evenly, and what the detector gives for them."""
+        """Make an artefact, with a probe: some of `rows` [n, D], spread evenly, and their scores."""
         picked = rows[np.unique(np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int))]
         probe_x = torch.from_numpy(np.ascontiguousarray(picked))
         return cls(card, detector, probe_x, detector.score(probe_x), reference)
 
     def dump(self, key: SecretStr | None = None) -> bytes:
-        """The file's bytes, signed if there is a key. Its digest is the SHA-256 of the whole file with zeros in the
-        places of digest and signature; the signature is the HMAC-SHA256 of the digest.
+        """Return the file's bytes, signed if there is a key.
+
+        The digest is the SHA-256 of the whole file with zeros in the places of digest and signature. The signature is
+        the HMAC-SHA256 of the digest.
         """
         calibration = self.detector.calibration
         tensors = {
@@ -107,35 +117,38 @@ class Artefact:
             tensors[_REPORT] = torch.frombuffer(bytearray(self.report), dtype=torch.uint8)
         # One entry: the order of several is safetensors' own, and another each time.
         signature = {} if key is None else {"signature": _NO_DIGEST}
-        told = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
-        data = save_tensors(tensors, metadata={"offnormal": told})
+        metadata = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
+        data = save_tensors(tensors, metadata={"offnormal": metadata})
         digest = hashlib.sha256(data).hexdigest()
         data = data.replace(_NO_DIGEST.encode(), digest.encode(), 1)
         return data if key is None else data.replace(_NO_DIGEST.encode(), _signature(digest, key).encode(), 1)
 
     @classmethod
     def load(cls, data: bytes) -> "Artefact":
-        """Raises ArtefactError, which says why, unless the artefact is whole and its probe comes out right."""
+        """Read an artefact.
+
+        Raises ArtefactError, with the reason, unless it is complete and its probe comes out right.
+        """
         card = read_card(data)
         try:
+            _check_size(card, data)
             tensors = load_tensors(data)
             detector = _detector(card, tensors)
             artefact = cls(
-                card,
-                detector,
-                tensors["probe.x"],
-                tensors["probe.scores"],
-                _reference(card, tensors),
-                _report(tensors),
+                card=card,
+                detector=detector,
+                probe_x=tensors["probe.x"],
+                probe_scores=tensors["probe.scores"],
+                reference=_reference(card, tensors),
+                report=_report(tensors),
             )
-            scores = detector.score(artefact.probe_x)
-        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+            artefact.check_probe(detector.score(artefact.probe_x))
+        except _DO_NOT_FIT as error:
             raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
-        artefact.check_probe(scores)
         return artefact
 
     def check_probe(self, scores: torch.Tensor) -> None:
-        """Compares the scores of the probe, from wherever the module now lives. Raises ArtefactError."""
+        """Compare the scores of the probe, from wherever the module now lives. Raises ArtefactError."""
         got, want = scores.cpu(), self.probe_scores
         if got.shape != want.shape or not torch.allclose(got, want, rtol=PROBE_TOLERANCE, atol=1e-4, equal_nan=True):
             raise ArtefactError("the probe's scores are not those that the trainer got")
@@ -143,10 +156,22 @@ class Artefact:
             raise ArtefactError("the probe has no score")
 
 
+# What whoever forges a file gets Python, torch and safetensors to raise; a RecursionError is a RuntimeError.
+_DO_NOT_FIT: Final = (
+    SafetensorError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
+
+
 def check_signature(data: bytes, key: SecretStr) -> None:
-    """Raises ArtefactError unless whoever made the file had the key."""
-    told, digest = _told(data)
-    signature = told.get("signature")
+    """Raise ArtefactError unless whoever made the file had the key."""
+    metadata, digest = _told(data)
+    signature = metadata.get("signature")
     if signature is None:
         raise ArtefactError(
             "it is not signed, and OFFNORMAL_MODEL__SIGNING_KEY asks for that", "train anew, with the key"
@@ -162,13 +187,27 @@ def _signature(digest: str, key: SecretStr) -> str:
     return hmac.new(key.get_secret_value().encode(), digest.encode(), hashlib.sha256).hexdigest()
 
 
+def _header(data: bytes) -> dict[str, Any]:
+    """Return what safetensors says of each tensor, and the metadata. Raises ValueError, TypeError, RecursionError."""
+    size = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + size]))
+
+
+def _check_size(card: ModelCard, data: bytes) -> None:
+    """Check the number of tensors and of layers, before any of them is made. Raises ArtefactError."""
+    if (n := len(_header(data))) > _MOST_TENSORS:
+        raise ArtefactError(f"{n} tensors are more than a model has")
+    for name, value in card.architecture.items():
+        if isinstance(value, list | dict | str) and len(value) > _MOST_LAYERS:
+            raise ArtefactError(f"the architecture's {name} has {len(value)} parts, {_MOST_LAYERS} are the most")
+
+
 def _told(data: bytes) -> tuple[dict[str, Any], str]:
-    """The metadata of a file, and its digest, which is right. Raises ArtefactError."""
+    """Return the metadata of a file, and its digest, which is right. Raises ArtefactError."""
     try:
-        size = int.from_bytes(data[:8], "little")
-        told = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["offnormal"])
-        digest, unsigned = str(told["digest"]), data
-        for part in (digest, str(told.get("signature", ""))):
+        metadata = json.loads(_header(data)["__metadata__"]["offnormal"])
+        digest, unsigned = str(metadata["digest"]), data
+        for part in (digest, str(metadata.get("signature", ""))):
             unsigned = (
                 unsigned.replace(part.encode(), _NO_DIGEST.encode(), 1) if len(part) == len(_NO_DIGEST) else unsigned
             )
@@ -176,13 +215,13 @@ def _told(data: bytes) -> tuple[dict[str, Any], str]:
         raise ArtefactError("this is no model artefact, or it is cut off or damaged") from None
     if hashlib.sha256(unsigned).hexdigest() != digest:
         raise ArtefactError("the digest is wrong: the artefact was damaged or changed")
-    return told, digest
+    return metadata, digest
 
 
 def read_card(data: bytes) -> ModelCard:
-    """The model card of a file whose digest is right. Raises ArtefactError."""
-    told, _ = _told(data)
-    card = told.get("card")
+    """Return the model card of a file whose digest is right. Raises ArtefactError."""
+    metadata, _ = _told(data)
+    card = metadata.get("card")
     version = card.get("format_version") if isinstance(card, dict) else None
     if type(version) is not int:
         raise ArtefactError("the card has no format version")
@@ -192,6 +231,10 @@ def read_card(data: bytes) -> ModelCard:
         )
     if version < OLDEST_READ:
         raise ArtefactError(f"format version {version} is no longer read, {OLDEST_READ} and later are", "train anew")
+    try:
+        json.dumps(card, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise ArtefactError("the card has text that is none") from None
     try:
         return ModelCard.model_validate(card)
     except ValidationError as error:
@@ -203,6 +246,8 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     if card.kind not in KINDS:
         raise ArtefactError(f"unknown kind {card.kind!r}")
     for name, tensor in tensors.items():
+        if name.startswith(_FLOAT32) and tensor.dtype != torch.float32:
+            raise ArtefactError(f"{name} is of {tensor.dtype}, not of torch.float32")
         if not (name == _REPORT or name.startswith("probe.") or tensor.isfinite().all()):
             raise ArtefactError(f"{name} is not finite")
     if not card.features or len(set(card.features)) < len(card.features):
@@ -241,7 +286,7 @@ _REPORT: Final = "report.json"
 
 
 def _report(tensors: dict[str, torch.Tensor]) -> bytes | None:
-    """Unread: a damaged one must not keep a model from being served."""
+    """Return the report without reading it: a damaged one must not keep a model from being served."""
     report = tensors.get(_REPORT)
     if report is None:
         return None
@@ -255,17 +300,18 @@ def _reference(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Reference |
     if "reference.named" not in tensors:
         return None
     rows, entities = json.loads(tensors["reference.named"].numpy().tobytes())
+    json.dumps(entities, ensure_ascii=False).encode()  # half of a surrogate pair is a ValueError
     arrays = {name: tensors[f"reference.{name}"].to(torch.float64).numpy() for name in _REFERENCE}
-    made = Reference(int(rows), tuple(map(str, entities)), **arrays)
+    reference = Reference(int(rows), tuple(map(str, entities)), **arrays)
     d = len(card.features)
-    shapes = {(d,), (1 + len(made.entities), d)}
+    shapes = {(d,), (1 + len(reference.entities), d)}
     if {arrays["location"].shape} | {
         arrays[name].shape for name in _REFERENCE[1:5]
-    } != shapes or made.p_values.ndim != 1:
+    } != shapes or reference.p_values.ndim != 1:
         raise ArtefactError("the reference is not of the card's features")
-    if made.rows < 1 or min(arrays[name].min() for name in _REFERENCE[1:5]) < 0:
+    if reference.rows < 1 or min(arrays[name].min() for name in _REFERENCE[1:5]) < 0:
         raise ArtefactError("the reference is not in order")
-    return made
+    return reference
 
 
 def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
@@ -275,4 +321,4 @@ def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
     falls = falls and bool((np.diff(body) > 0).all() and (np.diff(survival) <= 0).all())
     if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0 or not 0 <= promisable < 1:
         raise ArtefactError("the calibration is not in order")
-    return Calibration(body, survival, beyond, xi, sigma, promisable)
+    return Calibration(body=body, survival=survival, beyond=beyond, xi=xi, sigma=sigma, promisable=promisable)

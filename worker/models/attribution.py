@@ -35,20 +35,23 @@ class Attribution(nn.Module):
 
     @classmethod
     def fit(cls, residual: Tensor, z: Tensor, present: Tensor) -> "Attribution":
-        """From held-out normal rows, all [n, d]: residuals, scaled readings, and 1 or 0 for present or missing."""
+        """Fit to held-out normal rows, all [n, d]: residuals, scaled readings, and 1 or 0 for present or missing."""
         fitted = cls(_moments(residual, present, _RESIDUAL_FLOOR), _moments(z, present, _LEVEL_FLOOR), torch.ones(()))
         # Not the very largest: a few of the rows may be none of the normal ones.
         total = fitted.evidence(residual, z, present).sum(1).double().quantile(0.999).float()
         return cls(fitted.residual, fitted.level, (CERTAIN * total).clamp(min=1e-6))
 
     def evidence(self, residual: Tensor, z: Tensor, present: Tensor | None) -> Tensor:
-        """[n, d], none negative; 0 for a missing reading (0 in `present`, None if there is none)."""
+        """Return the evidence [n, d], never negative.
+
+        It is 0 for a missing reading, where `present` [n, d] is 0; None if none is missing.
+        """
         surprise = (residual - self.residual[0]) / self.residual[1]
         evidence = (surprise * ((z - self.level[0]) / self.level[1])).abs()
         return evidence if present is None else evidence * present
 
     def forward(self, residual: Tensor, z: Tensor, present: Tensor | None) -> Tensor:
-        """Shares [n, d], none negative, that add up to 1; 0 for a missing reading, unless all are."""
+        """Return shares [n, d] that add up to 1, never negative; 0 for a missing reading, unless all are missing."""
         evidence = self.evidence(residual, z, present)
         total = evidence.sum(1, keepdim=True).clamp(min=1e-30, max=1e15)  # its square is finite
         weight = total.square() / (total.square() + self.certain.square())
@@ -59,7 +62,7 @@ class Attribution(nn.Module):
 
 
 def _moments(values: Tensor, present: Tensor, floor: float) -> Tensor:
-    seen = present.sum(0).clamp(min=1)
-    mean = (values * present).sum(0) / seen
-    variance = ((values - mean).square() * present).sum(0) / seen
+    counts = present.sum(0).clamp(min=1)
+    mean = (values * present).sum(0) / counts
+    variance = ((values - mean).square() * present).sum(0) / counts
     return torch.stack((mean, (variance + floor).sqrt()))

@@ -1,6 +1,6 @@
 """What every kind of autoencoder is: a module that encodes and decodes scaled vectors, and knows its own losses.
 
-A kind is one file: subclass, set `kind`, enter it in worker/models/kinds.py; tests/unit/test_kinds.py then checks it.
+A kind is one file: subclass, set `kind`, enter it in kinds.py; tests/unit/worker/models/test_kinds.py then checks it.
 """
 
 from collections.abc import Sequence
@@ -28,44 +28,46 @@ class Autoencoder(nn.Module):
     width: int
 
     def architecture(self) -> dict[str, Any]:
-        """The keyword arguments, all JSON, that rebuild this module."""
+        """Return the keyword arguments, all JSON, that rebuild this module."""
         raise NotImplementedError
 
     def encode(self, z: Tensor) -> Tensor:
-        """[n, d] -> [n, c]; deterministic."""
+        """Return the codes [n, c] of z [n, d]. Deterministic."""
         raise NotImplementedError
 
     def decode(self, code: Tensor) -> Tensor:
-        """[n, c] -> [n, d]; deterministic."""
+        """Return the vectors [n, d] of codes [n, c]. Deterministic."""
         raise NotImplementedError
 
     def chain(self) -> Sequence[Layer] | None:
-        """The layers one after another from z to the reconstruction; None where it is more than that."""
+        """Return the layers one after another from z to the reconstruction; None where it is more than that."""
         return None
 
     def forward(self, z: Tensor) -> Tensor:
-        """Reconstruction [n, d]."""
+        """Return the reconstruction [n, d]."""
         return self.decode(self.encode(z))
 
     def corrupt(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """What the encoder sees of z [n, d] in training; never used at scoring."""
+        """Return what the encoder sees of z [n, d] in training; never used for scoring."""
         share = (torch.rand(len(z), 1, generator=generator, device=z.device) * 2 - 1).clamp(min=0) * DROPPED
         return z * (torch.rand(z.shape, generator=generator, device=z.device) >= share)
 
     def losses(self, z: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
-        """Training loss of each row [n]: mean squared error over the readings that are `present` [n, d] (1 or 0),
-        those that `corrupt` took away included. All chance comes from `generator`, so that a seed gives one model.
+        """Return the training loss of each row [n]: the mean squared error over the `present` [n, d] (1 or 0) readings.
+
+        Readings that `corrupt` took away count too. All randomness comes from `generator`, so that a seed gives one
+        model.
         """
         return mean_square(self(self.corrupt(z, generator)) - z, present)
 
 
 def mean_square(error: Tensor, present: Tensor) -> Tensor:
-    """[n, d] -> [n], over the readings that are present."""
+    """Return the mean square [n] of errors [n, d], over the readings that are present."""
     return (error.square() * present).sum(1) / present.sum(1).clamp(min=1)
 
 
 def layers(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them; the last is linear."""
+    """Return linear layers with ReLU between them; the last one is linear."""
     modules: list[nn.Module] = []
     for before, after in pairwise(sizes):
         modules += [nn.Linear(before, after), nn.ReLU()]
@@ -73,11 +75,11 @@ def layers(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def chained(*networks: nn.Sequential) -> list[Layer]:
-    """What `layers` has made, one after another."""
-    found: list[Layer] = []
+    """Return the layers of these networks, one after another."""
+    layers: list[Layer] = []
     for module in (module for network in networks for module in network):
         if isinstance(module, nn.Linear):
-            found.append((module.weight.detach(), module.bias.detach(), False))
+            layers.append((module.weight.detach(), module.bias.detach(), False))
         else:
-            found[-1] = (*found[-1][:2], True)
-    return found
+            layers[-1] = (*layers[-1][:2], True)
+    return layers

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-Float64s = npt.NDArray[np.float64]
+from worker.native.arrays import Float64s
 
 GRID: Final = 512
 SMALLEST: Final = 1e-300  # p is never 0: its logarithm is taken by many
@@ -30,9 +30,11 @@ _FEWEST: Final = 100  # excesses, where the tail has more: its shape would be a 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """`body` [g] scores in ascending order with P(S >= body) `survival` [g]; beyond `body[-1]` lies the share `beyond`,
-    less than `survival[-1]` where scores are equal, with the tail (xi, sigma). No rate below `promisable` can be
-    promised: see training/calibrate.py.
+    """The distribution of the scores of normal rows.
+
+    `body` [g] are scores in ascending order, with P(S >= body) `survival` [g]. The share `beyond` lies above
+    `body[-1]`, with the tail (xi, sigma); it is less than `survival[-1]` where scores are equal. No rate below
+    `promisable` can be promised: see training/fitting/calibration_rows.py.
     """
 
     body: Float64s
@@ -44,7 +46,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, scores: npt.ArrayLike, tail: int | None = None) -> "Calibration":
-        """From the scores of at least 2 held-out normal rows, all finite; `tail` of them lie above u, if given."""
+        """Fit to the scores of at least 2 held-out normal rows, all finite; `tail` of them lie above u, if given."""
         s = np.sort(np.asarray(scores, np.float64))
         n = len(s)
         k = tail or _choose_tail(s)
@@ -64,7 +66,7 @@ class Calibration:
         return u + min(_ROUNDING * abs(u) + 1e-6, 0.01 * self.sigma)
 
     def p_value(self, scores: npt.ArrayLike) -> Float64s:
-        """P(a normal row scores at least this much), in (0, 1]; NaN for NaN."""
+        """Return the probability that a normal row scores at least this much, in (0, 1]; NaN for NaN."""
         s = np.asarray(scores, np.float64)
         log_body = np.interp(s, self.body, np.log(self.survival), left=0.0)
         y = np.maximum(s - self._tail_begins, 0.0) / self.sigma
@@ -73,12 +75,12 @@ class Calibration:
         p: Float64s = np.maximum(np.exp(np.where(np.isnan(s), np.nan, log_p)), SMALLEST)
         return p
 
-    def promised(self, asked: float) -> float:
-        """The false-alarm rate to keep to: the one asked for, or else the smallest that can be promised."""
-        return max(asked, self.promisable)
+    def promised(self, requested: float) -> float:
+        """Return the false-alarm rate to keep to: the requested one, or else the smallest that can be promised."""
+        return max(requested, self.promisable)
 
     def threshold(self, p: float) -> float:
-        """The score whose p-value is p, for 0 < p < 1."""
+        """Return the score whose p-value is p, for 0 < p < 1."""
         if p >= self.survival[-1]:
             return float(np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1]))
         log_ratio = np.log(max(self.beyond / p, 1.0))
@@ -87,10 +89,14 @@ class Calibration:
 
 
 def _choose_tail(s: Float64s) -> int:
-    """The number of upper rows, of the sorted scores s, with the least Kolmogorov-Smirnov distance to their fit."""
+    """Return how many upper rows of the sorted scores s have the least Kolmogorov-Smirnov distance to their fit."""
     n = len(s)
-    most = min(max(10, int(n * _LARGEST_TAIL)), n // 2)
-    choices = [k for k in (most, most // 2, most // 4, most // 8, most // 16) if k == most or k >= _FEWEST]
+    max_tail = min(max(10, int(n * _LARGEST_TAIL)), n // 2)
+    choices = [
+        k
+        for k in (max_tail, max_tail // 2, max_tail // 4, max_tail // 8, max_tail // 16)
+        if k == max_tail or k >= _FEWEST
+    ]
     return min(choices, key=lambda k: _distance(s[n - k :] - s[n - k - 1]))
 
 
@@ -105,7 +111,7 @@ def _distance(excess: Float64s) -> float:
 
 
 def _pareto(excess: Float64s) -> tuple[float, float]:
-    """(xi, sigma) by probability weighted moments of ascending excesses, with the shape held within _SHAPES."""
+    """Return (xi, sigma) by probability-weighted moments of ascending excesses, with the shape within _SHAPES."""
     excess = np.minimum(excess, _WILD * float(np.median(excess)))
     n, mean = len(excess), float(excess.mean())
     weighted = float((excess * np.arange(n - 1, -1, -1)).mean()) / max(n - 1, 1)  # E[y (1 - F(y))]

@@ -35,13 +35,14 @@ class Denoising(Stacked):
         self.swapped = swapped
 
     def architecture(self) -> dict[str, Any]:
+        """Return the arguments that make such a module again."""
         return {**super().architecture(), "noise": list(self.noise), "swapped": self.swapped}
 
     def corrupt(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Swap noise, then Gaussian noise, then missing readings."""
+        """Add swap noise, then Gaussian noise, then missing readings."""
         low, high = map(math.log, self.noise)
         sigma = (torch.rand(len(z), 1, generator=generator, device=z.device) * (high - low) + low).exp()
-        others = z.gather(0, torch.randint(len(z), z.shape, generator=generator, device=z.device))
+        drawn = z.gather(0, torch.randint(len(z), z.shape, generator=generator, device=z.device))
         swapped = torch.rand(z.shape, generator=generator, device=z.device) < self.swapped
-        noisy = torch.where(swapped, others, z) + sigma * torch.randn(z.shape, generator=generator, device=z.device)
+        noisy = torch.where(swapped, drawn, z) + sigma * torch.randn(z.shape, generator=generator, device=z.device)
         return super().corrupt(noisy, generator)

@@ -1,16 +1,13 @@
-"""A detector is what an artefact holds: scaler, autoencoder, whitening and attribution as one module, the calibration,
-and, where each entity has a scaler of its own, these.
+"""A detector: scaler, autoencoder, whitening and attribution as one module, the calibration, and entity scalers if any.
 
-x -> z (scaler) -> reconstruction (autoencoder) -> residual -> w (whitening) -> score; the calibration turns a score
-into a p-value. With windows of w vectors a row x has K d columns, wavelet coefficients (wavelet.py); all that follows
-takes them as it would features.
+x -> z (scaler) -> reconstruction (autoencoder) -> residual -> w (whitening) -> score. The calibration turns a score
+into a p-value. With windows of w vectors a row x has K d columns, wavelet coefficients (wavelet.py). Everything after
+the scaler treats them like features.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +18,7 @@ from worker.models.entities import EntityScaler
 from worker.models.scaler import Scaler
 from worker.models.variational import Variational
 from worker.models.whitening import Whitening
+from worker.native.arrays import Float64s
 
 # Degrees of freedom of the Student t distribution whose log density the score follows: as good as w^2 up to some five
 # standard deviations, and beyond them one wild reading does not outweigh several that are off.
@@ -38,10 +36,10 @@ class ScoringModule(nn.Module):
         self.attribution = attribution
 
     def forward(self, x: Tensor, least_present: float = 0.0) -> Tensor:
-        """x [n, D], NaN where missing -> scores [n]; NaN for a row of which a smaller share than `least_present` is
-        there, or nothing at all.
+        """Return the scores [n] of x [n, D], where NaN is a missing reading.
 
-        The score is the mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row.
+        A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN. The score is the
+        mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row.
         """
         z, present = self.scaler(x)
         w = self.whitening(z - self.autoencoder(z), present)
@@ -49,28 +47,29 @@ class ScoringModule(nn.Module):
         if present is None:
             scores: Tensor = terms.mean(1) * DEGREES
             return scores
-        seen = present.sum(1)
-        enough = (seen >= least_present * present.shape[1]) & (seen > 0)
-        return torch.where(enough, terms.sum(1) * DEGREES / seen, torch.nan)
+        n_present = present.sum(1)
+        has_enough = (n_present >= least_present * present.shape[1]) & (n_present > 0)
+        return torch.where(has_enough, terms.sum(1) * DEGREES / n_present, torch.nan)
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, D] -> expected columns [n, D] in their own units; contributions [n, D], shares that add up to 1."""
+        """Return the expected columns [n, D] in their own units, and contributions [n, D], shares that add up to 1."""
         z, present = self.scaler(x)
         reconstruction = self.autoencoder(z)
         contributions: Tensor = self.attribution(z - reconstruction, z, present)
         return self.scaler.inverse(reconstruction), contributions
 
     def encode(self, x: Tensor) -> Tensor:
-        """x [n, D] -> codes [n, c]."""
+        """Return the codes [n, c] of x [n, D]."""
         return self.autoencoder.encode(self.scaler(x)[0])
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x [n, D] -> the same cleaned, in their own units, nothing missing."""
+        """Return x [n, D] cleaned, in its own units, with nothing missing."""
         return self.scaler.inverse(self.autoencoder(self.scaler(x)[0]))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n normal rows [n, D] in their own units, of a kind that can sample: what it decodes from the prior, with
-        residuals as normal rows have them.
+        """Return n normal rows [n, D] in their own units, of a kind that can sample.
+
+        A row is what the autoencoder decodes from the prior, with a residual as normal rows have it.
         """
         if not isinstance(self.autoencoder, Variational):
             raise TypeError(f"the {self.autoencoder.kind} kind cannot sample; variational can")
@@ -89,14 +88,15 @@ class Detector:
     entities: EntityScaler | None = None
 
     def score(self, x: Tensor, entity: Tensor | None = None) -> Tensor:
-        """Scores [n] of x [n, D], where the module lives; `entity` [n] are rows of the entity scaler, the fleet's if
-        not given.
+        """Return the scores [n] of x [n, D], where the module lives.
+
+        `entity` [n] are rows of the entity scaler; the fleet's if not given.
         """
         with torch.inference_mode():
             if self.entities is not None and entity is not None:
                 x = self.entities(x, entity)
             return self.module(x)  # type: ignore[no-any-return]
 
-    def p_value(self, x: Tensor, entity: Tensor | None = None) -> npt.NDArray[np.float64]:
-        """P-values [n] of x [n, D]."""
+    def p_value(self, x: Tensor, entity: Tensor | None = None) -> Float64s:
+        """Return the p-values [n] of x [n, D]."""
         return self.calibration.p_value(self.score(x, entity).cpu().numpy())

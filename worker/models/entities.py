@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from worker.models.scaler import LARGEST, Scaler
+from worker.native.arrays import Float32s, Int64s
 
 MIN_ROWS: Final = 50  # with fewer an entity is not known
 # Of the fleet's scale. A sensor that rests in one machine is not off as soon as it moves as others do.
@@ -22,7 +22,10 @@ LEAST_SCALE: Final = 0.01
 
 
 class EntityScaler(nn.Module):
-    """Of the entities `names`: `location` and `ratio` (s / s_e) are [1 + e, d], the first row the fleet's."""
+    """A scaler for each of the entities `names`.
+
+    `location` and `ratio` (s / s_e) are [1 + e, d], the first row the fleet's.
+    """
 
     def __init__(self, names: Sequence[str], location: Tensor, ratio: Tensor):
         super().__init__()
@@ -35,39 +38,43 @@ class EntityScaler(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Return the names of the entities with a scaler of their own."""
         return tuple(self.rows)
 
     @classmethod
-    def fit(cls, x: npt.NDArray[np.float32], entity: npt.NDArray[np.int64], names: Sequence[str]) -> "EntityScaler":
-        """From rows [n, d] of the entities `names[entity]`. A feature that an entity never reads is the fleet's."""
+    def fit(cls, x: Float32s, entity: Int64s, names: Sequence[str]) -> "EntityScaler":
+        """Fit to rows [n, d] of the entities `names[entity]`.
+
+        A feature that an entity never reads is scaled as the fleet's.
+        """
         fleet = Scaler.fit(x)
-        known, location, ratio = [], [fleet.location], [torch.ones_like(fleet.scale)]
+        names_fitted, location, ratio = [], [fleet.location], [torch.ones_like(fleet.scale)]
         for code, name in enumerate(names):
             rows = x[entity == code]
             if len(rows) < MIN_ROWS:
                 continue
             read = ~np.isnan(rows).all(0)
             own = Scaler.fit(np.where(read, rows, np.float32(0)))
-            there = torch.from_numpy(read)
+            is_present = torch.from_numpy(read)
             scale = torch.maximum(own.scale, LEAST_SCALE * fleet.scale)
-            known.append(name)
-            location.append(torch.where(there, own.location, fleet.location))
-            ratio.append(torch.where(there, fleet.scale / scale, 1.0))
-        return cls(known, torch.stack(location), torch.stack(ratio))
+            names_fitted.append(name)
+            location.append(torch.where(is_present, own.location, fleet.location))
+            ratio.append(torch.where(is_present, fleet.scale / scale, 1.0))
+        return cls(names_fitted, torch.stack(location), torch.stack(ratio))
 
     def row(self, name: str | None) -> int:
-        """0 for an entity that is not known."""
+        """Return the entity's row; 0, the fleet's, if it is not known."""
         return self.rows.get(name, 0) if name is not None else 0
 
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
-        """x [n, K d] of the entities in `row` [n] -> the same in the fleet's units."""
+        """Return x [n, K d], of the entities in `row` [n], in the fleet's units."""
         d = self.location.shape[1]
         level = (x[:, :d] - self.location[row]) * self.ratio[row] + self.location[0]
         differences = x[:, d:] * self.ratio[row].tile(1, x.shape[1] // d - 1)  # these have no level
         return torch.cat((level, differences), 1).clamp_(-LARGEST, LARGEST)
 
     def inverse(self, x: Tensor, row: Tensor) -> Tensor:
-        """Back into the entities' own units."""
+        """Return x in the entities' own units again."""
         d = self.location.shape[1]
         level = (x[:, :d] - self.location[0]) / self.ratio[row] + self.location[row]
         differences = x[:, d:] / self.ratio[row].tile(1, x.shape[1] // d - 1)

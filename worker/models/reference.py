@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
-
-Float64s = npt.NDArray[np.float64]
+from worker.native.arrays import Float64s
 
 MOST_ENTITIES = 1000
 
@@ -36,5 +33,5 @@ class Reference:
         return {name: row for row, name in enumerate(self.entities, 1)}
 
     def row(self, entity: str | None) -> int | None:
-        """Whose location an entity has; None where there are entities and this one was not among them."""
+        """Return the entity's row of `location`; None if it was not among the entities of the training."""
         return self._row.get(entity) if self._row and entity is not None else None if self._row else 0

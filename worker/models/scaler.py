@@ -3,9 +3,10 @@
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from worker.native.arrays import Float32s
 
 # Up to here a scaled reading passes as it is; beyond, by its logarithm: far readings stay ordered and finite, and
 # training is not ruled by a handful of rows.
@@ -39,22 +40,22 @@ class Scaler(nn.Module):
     scale: Tensor
 
     @classmethod
-    def fit(cls, x: npt.NDArray[np.float32]) -> "Scaler":
-        """From training rows [n, d] with NaN for missing; every feature needs at least one reading."""
+    def fit(cls, x: Float32s) -> "Scaler":
+        """Fit to training rows [n, d], NaN where missing; every feature needs at least one reading."""
         wide = x.astype(np.float64)
         low, median, high = np.nanquantile(wide, (0.01, 0.5, 0.99), axis=0)
         spread = np.nanstd(np.clip(wide, low, high), axis=0)
         reach = np.where(spread > 0, _GARBAGE * spread, np.inf)
-        least = np.maximum(np.nanmin(wide, axis=0), median - reach)
-        most = np.minimum(np.nanmax(wide, axis=0), median + reach)
-        location, scale = (least + most) / 2, (most - least) / _UNIFORM
+        lower = np.maximum(np.nanmin(wide, axis=0), median - reach)
+        upper = np.minimum(np.nanmax(wide, axis=0), median + reach)
+        location, scale = (lower + upper) / 2, (upper - lower) / _UNIFORM
         constant = scale <= np.maximum(np.abs(location) * _ROUNDING, 1e-30)
         scale = np.where(constant, np.where(location == 0, 1.0, np.abs(location) * 0.01), scale)
         held = (np.clip(v, -LARGEST, LARGEST).astype(np.float32) for v in (location, scale))
         return cls(*map(torch.from_numpy, held))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x [n, d] -> z [n, d], with 0 for a missing reading, and present [n, d], 1 or 0; None where all are."""
+        """Return z [n, d], 0 where a reading is missing, and `present` [n, d], 1 or 0; None if all are present."""
         t = (x - self.location).div_(self.scale)
         if t.device.type == "cpu" and len(t):
             # On the CPU a pass over the batch costs more than a look: most batches are whole, and few readings far.
@@ -63,15 +64,15 @@ class Scaler(nn.Module):
             if largest <= LINEAR_UP_TO:  # false for NaN
                 return t, None
             if not largest.isnan():
-                far = t.abs() > LINEAR_UP_TO
-                t[far] = _soften(t[far])
+                is_beyond = t.abs() > LINEAR_UP_TO
+                t[is_beyond] = _soften(t[is_beyond])
                 return t, None
         missing = torch.isnan(x)
         t = torch.where(missing, 0.0, t)
         return torch.where(t.abs() > LINEAR_UP_TO, _soften(t), t), (~missing).to(t.dtype)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Back into the readings' units."""
-        far = z.abs() - LINEAR_UP_TO
-        t = torch.where(far > 0, z.sign() * (LINEAR_UP_TO + torch.expm1(far.clamp(min=0, max=80))), z)
+        """Return z in the readings' units again."""
+        excess = z.abs() - LINEAR_UP_TO
+        t = torch.where(excess > 0, z.sign() * (LINEAR_UP_TO + torch.expm1(excess.clamp(min=0, max=80))), z)
         return (t * self.scale + self.location).clamp(-LARGEST, LARGEST)  # finite, whatever the decoder says

@@ -28,15 +28,18 @@ class Sparse(Autoencoder):
         self.decoder = nn.Linear(self.hidden, width)
 
     def architecture(self) -> dict[str, Any]:
+        """Return the arguments that make such a module again."""
         return {"width": self.width, "hidden": self.hidden, "active": self.active}
 
     def encode(self, z: Tensor) -> Tensor:
+        """Return the codes [n, hidden], mostly zeros."""
         activation = torch.relu(self.encoder(z))
         k = max(1, round(self.hidden * self.active))
         if k >= self.hidden:
             return activation
-        least = activation.topk(k, dim=1).values[:, -1:]
-        return torch.where(activation >= least, activation, 0.0)
+        smallest_kept = activation.topk(k, dim=1).values[:, -1:]
+        return torch.where(activation >= smallest_kept, activation, 0.0)
 
     def decode(self, code: Tensor) -> Tensor:
+        """Return the rebuilt rows [n, width]."""
         return self.decoder(code)  # type: ignore[no-any-return]

@@ -26,13 +26,17 @@ class Stacked(Autoencoder):
         self.decoder = layers(down[::-1])
 
     def architecture(self) -> dict[str, Any]:
+        """Return the arguments that make such a module again."""
         return {"width": self.width, "sizes": list(self.sizes)}
 
     def chain(self) -> list[Layer]:
+        """Return the layers, for the compiled scorer."""
         return chained(self.encoder, self.decoder)
 
     def encode(self, z: Tensor) -> Tensor:
+        """Return the codes [n, k]."""
         return self.encoder(z)  # type: ignore[no-any-return]
 
     def decode(self, code: Tensor) -> Tensor:
+        """Return the rebuilt rows [n, width]."""
         return self.decoder(code)  # type: ignore[no-any-return]

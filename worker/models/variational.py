@@ -40,30 +40,34 @@ class Variational(Autoencoder):
         self._steps = 0
 
     def architecture(self) -> dict[str, Any]:
+        """Return the arguments that make such a module again."""
         return {"width": self.width, "sizes": list(self.sizes), "beta": self.beta, "free_nats": self.free_nats}
 
     def posterior(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, d] -> mean [n, c] and log variance [n, c] of the code."""
+        """Return mean [n, c] and log variance [n, c] of the codes of z [n, d]."""
         mean, log_variance = self.encoder(z).chunk(2, dim=1)
         return mean, log_variance.clamp(-10, 10)
 
     def chain(self) -> list[Layer]:
+        """Return the layers, for the compiled scorer; of the posterior the mean alone."""
         *encoder, (weight, bias, _) = chained(self.encoder)
         code = self.sizes[-1]  # of the posterior the mean alone
         return [*encoder, (weight[:code], bias[:code], False), *chained(self.decoder)]
 
     def encode(self, z: Tensor) -> Tensor:
+        """Return the posterior's means [n, k]."""
         return self.posterior(z)[0]
 
     def decode(self, code: Tensor) -> Tensor:
+        """Return the rebuilt rows [n, width]."""
         return self.decoder(code)  # type: ignore[no-any-return]
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n vectors [n, d] in scaled units: the decoder's means of codes drawn from the prior."""
+        """Return n vectors [n, d] in scaled units: the decoder's means of codes drawn from the prior."""
         return self.decode(torch.randn(n, self.sizes[-1], generator=generator, device=generator.device))
 
     def losses(self, z: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
-        """Negative evidence lower bound of each row [n], by reading."""
+        """Return the negative evidence lower bound [n] of each row, by reading."""
         mean, log_variance = self.posterior(self.corrupt(z, generator))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         error = mean_square(self.decode(mean + noise * (log_variance / 2).exp()) - z, present)

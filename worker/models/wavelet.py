@@ -9,30 +9,30 @@ fitted to rows [n, d] is so fitted to windows [n, K d]; block k of the columns i
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-Float32s = npt.NDArray[np.float32]
+from worker.native.arrays import Float32s
 
 
 def spans(window: int) -> list[tuple[int, int]]:
-    """Of each difference (m, n): the newest m readings are compared with those before, up to the n-th. w need not be a
-    power of 2; then the last one compares with fewer.
+    """Return (m, n) of each difference: the newest m readings are compared with those before, up to the n-th.
+
+    w need not be a power of 2; then the last difference compares with fewer readings.
     """
-    found, newest = [], 1
+    result, newest = [], 1
     while newest < window:
-        found.append((newest, min(2 * newest, window)))
+        result.append((newest, min(2 * newest, window)))
         newest *= 2
-    return found
+    return result
 
 
 def blocks(window: int) -> int:
-    """K; 1 without a window."""
+    """Return K, the number of coefficients of a feature; 1 without a window."""
     return 1 + len(spans(window))
 
 
 def columns(features: Sequence[str], window: int) -> tuple[str, ...]:
-    """The names of the K d columns."""
+    """Return the names of the K d columns."""
     if window == 1:
         return tuple(features)
     of_block = [f"mean of {window}", *(f"newest {m} - {n - m} before" for m, n in spans(window))]
@@ -40,7 +40,7 @@ def columns(features: Sequence[str], window: int) -> tuple[str, ...]:
 
 
 def newest(x: Tensor, window: int) -> Tensor:
-    """The newest reading [n, d] that coefficients [n, K d] stand for, where nothing is missing."""
+    """Return the newest reading [n, d] that coefficients [n, K d] stand for, where nothing is missing."""
     if window == 1:
         return x
     mean, *differences = x.chunk(blocks(window), 1)
@@ -50,14 +50,15 @@ def newest(x: Tensor, window: int) -> Tensor:
 
 
 def by_feature(shares: Float32s, window: int) -> Float32s:
-    """[n, K d] -> [n, d], summed over the window."""
+    """Sum [n, K d] over the window, to [n, d]."""
     total: Float32s = shares.reshape(len(shares), blocks(window), -1).sum(1)
     return total
 
 
 def by_lag(shares: Float32s, window: int) -> Float32s:
-    """[n, K d] -> [n, w], summed over the features, from the newest vector back. A difference's share goes to both of
-    its sides alike, the mean's to all lags.
+    """Sum shares [n, K d] over the features, to [n, w] from the newest vector back.
+
+    A difference's share goes to both of its sides alike, the mean's to all lags.
     """
     of_block = shares.reshape(len(shares), blocks(window), -1).sum(2)
     weights = np.zeros((blocks(window), window), np.float32)

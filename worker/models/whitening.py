@@ -21,6 +21,8 @@ FILL_STEPS: Final = 6  # where readings are missing; exact for so many missing o
 
 
 class Whitening(nn.Module):
+    """The mean and the inverse root of the covariance of residuals."""
+
     def __init__(self, mean: Tensor, root: Tensor):
         super().__init__()
         self.register_buffer("mean", mean)
@@ -31,11 +33,11 @@ class Whitening(nn.Module):
 
     @classmethod
     def fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
-        """From residuals [n, d] of mostly normal rows; `present` [n, d] is 0 where a reading was missing."""
+        """Fit to residuals [n, d] of mostly normal rows; `present` [n, d] is 0 where a reading was missing."""
         distance = _robust_distance(residual, present)
         for last in (False, False, False, True):  # reweighted at the end, as the MCD of Rousseeuw and van Driessen 1999
-            most = distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
-            near = distance <= (torch.maximum(most, USUAL * distance.median()) if last else most)
+            cutoff = distance.kthvalue(max(1, round(len(distance) * (1 - TRIMMED)))).values
+            near = distance <= (torch.maximum(cutoff, USUAL * distance.median()) if last else cutoff)
             whitening = cls._fit(residual[near], present[near])
             distance = whitening(residual, present).square().sum(1) / present.sum(1).clamp(min=1)
         return whitening
@@ -44,11 +46,11 @@ class Whitening(nn.Module):
     def _fit(cls, residual: Tensor, present: Tensor) -> "Whitening":
         r = residual.double()
         weight = present.double()
-        seen = weight.sum(0).clamp(min=1)
-        mean = (r * weight).sum(0) / seen
+        counts = weight.sum(0).clamp(min=1)
+        mean = (r * weight).sum(0) / counts
         centred = (r - mean) * weight
-        both = (weight.T @ weight).clamp(min=1)
-        covariance = centred.T @ centred / both
+        pair_counts = (weight.T @ weight).clamp(min=1)
+        covariance = centred.T @ centred / pair_counts
         n, d = r.shape
         # A feature without any reading here is as uncertain as a scaled reading is, not as certain as no error.
         covariance = covariance + torch.diag((weight.sum(0) == 0).double())
@@ -59,7 +61,10 @@ class Whitening(nn.Module):
         return cls(mean.float(), root.float())
 
     def forward(self, residual: Tensor, present: Tensor | None) -> Tensor:
-        """w [n, d]; a missing reading (0 in `present`, None if there is none) counts as what the others make of it."""
+        """Return the whitened residuals [n, d]. A missing reading counts as what the others predict of it.
+
+        `present` [n, d] is 0 where a reading is missing; None if none is.
+        """
         if present is None:
             return torch.addmm(-(self.mean @ self.root), residual, self.root)
         centred = (residual - self.mean) * present
@@ -69,16 +74,16 @@ class Whitening(nn.Module):
         return centred @ self.root
 
     def colour(self, noise: Tensor) -> Tensor:
-        """Residuals [n, d] like those of normal rows, from independent standard normal draws [n, d]."""
+        """Return residuals [n, d] like those of normal rows, from independent standard normal draws [n, d]."""
         residual: Tensor = noise @ torch.linalg.inv(self.root) + self.mean
         return residual
 
     def _complete(self, residual: Tensor, present: Tensor) -> Tensor:
-        """Fills missing residuals with their expectation given the present ones, which is where |w| is least: then |w|
-        is the Mahalanobis distance of the present ones alone. Zeros would do for residuals that are independent; next
-        to a near duplicate a zero is an outlier.
+        """Fill missing residuals with their expectation given the present ones, which is where |w| is least.
 
-        Conjugate gradients over the missing ones, each scaled by its own precision.
+        Then |w| is the Mahalanobis distance of the present ones alone. Zeros would do for independent residuals; next
+        to a near duplicate a zero is an outlier. Solved by conjugate gradients over the missing ones, each scaled by
+        its own precision.
         """
         free = (1 - present) * self.root.square().sum(0).rsqrt()
         filled = residual
@@ -96,8 +101,10 @@ class Whitening(nn.Module):
 
 
 def _robust_distance(residual: Tensor, present: Tensor) -> Tensor:
-    """[n] mean square in median absolute deviations, feature by feature: where to start from. A covariance of all rows
-    would hide the anomalies that it was fitted to (masking), and the later steps would not find them either.
+    """Return the mean square [n] in median absolute deviations, feature by feature, to start from.
+
+    A covariance of all rows would hide the anomalies that it was fitted to (masking), and the later steps would not
+    find them either.
     """
     centred = residual - residual.median(0).values
     unit = (1.4826 * centred.abs().median(0).values).clamp(min=VARIANCE_FLOOR**0.5)

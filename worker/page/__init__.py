@@ -1,11 +1,11 @@
 """The live page: what a person on shift wants to see, served by the worker beside probes and metrics.
 
 The loop does nothing for it. feed.py looks at the worker's counters each second, and, while somebody is there, reads
-incidents from Kafka; stretch.py reads the vectors around one incident back, and scores them again; access.py says who
-may; page.py answers. What runs in the browser lies in static/.
+incidents from Kafka; incident_detail.py reads the vectors around one incident back, and scores them again; access.py
+says who may; routes.py answers. What runs in the browser lies in static/.
 """
 
 from worker.page.feed import Decisions
-from worker.page.page import Page
+from worker.page.routes import Page
 
 __all__ = ["Decisions", "Page"]

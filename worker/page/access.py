@@ -1,83 +1,136 @@
-"""Who may look at the page, and who may label: a token, as a header or as a cookie that a form sets; and no request
-that another site has made a browser send.
+"""Who may look at the page, and who may label.
+
+They need a token, as a header or as a cookie that a form sets. Requests that another site has made a browser send are
+refused.
 """
 
 import hashlib
 import hmac
+import threading
+import time
+from collections import OrderedDict
 from email.message import Message
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from worker.http import Request
+from worker.observability.http_server import Request
 from worker.settings import HttpSettings
 
 COOKIE: Final = "offnormal_page"
 _MOST_COOKIES: Final = 8192  # characters of the header that are looked at
+GUESSES: Final = 20  # wrong tokens of a client that are looked at at once, and
+EVERY: Final = 1.0  # seconds until one more is
+_MOST_CLIENTS: Final = 1024
 
 
 class Access:
+    """Who may look at the page, by token, cookie and host name."""
+
     def __init__(self, settings: HttpSettings):
         self._token = None if settings.token is None else settings.token.get_secret_value().strip().encode()
-        self._is_local = settings.is_local
+        self._is_local, self._hosts = settings.is_local, frozenset(settings.hosts)
+        self._guesses = _Guesses()
 
     def is_known(self, request: Request) -> bool:
-        """Whether it bears the token, or the cookie in place of it; anybody is where there is no token."""
+        """Return whether the request bears the token, or its cookie; True if there is no token."""
         if self._token is None:
             return True
-        kind, _, told = (_the(request.headers, "Authorization") or "").partition(" ")
-        if kind.lower() == "bearer" and hmac.compare_digest(_bytes(told.strip()), self._token):
+        kind, _, credentials = (_the(request.headers, "Authorization") or "").partition(" ")
+        if kind.lower() == "bearer" and self._is_token(_bytes(credentials.strip()), request.client):
             return True
         cookies = (_the(request.headers, "Cookie") or "")[:_MOST_COOKIES].split(";")
-        given = (value for name, _, value in (each.strip().partition("=") for each in cookies) if name == COOKIE)
-        return any(hmac.compare_digest(_bytes(value), self._pass()) for value in given)
+        tokens = (value for name, _, value in (cookie.strip().partition("=") for cookie in cookies) if name == COOKIE)
+        return any(hmac.compare_digest(_bytes(value), self._pass()) for value in tokens)
 
     def is_for_here(self, request: Request) -> bool:
-        """A name that leads to this machine's own loopback address is how another site gets a browser to look: so where
-        only this machine can look, it has to call itself so.
+        """Return whether the request's Host is a name that no other site can own, or one that the settings name.
+
+        Another site could let a name of its own lead here, and so make a browser look. A token prevents that, as its
+        cookie belongs to another name. Where only this machine can look, only its own names count. No browser leaves
+        the Host out.
         """
-        if not self._is_local:
+        host = _the(request.headers, "Host")
+        if not self._is_local and (self._token is not None or host is None):
             return True
-        name = _name(_the(request.headers, "Host"))
+        name = (_name(host) or "").rstrip(".")
+        if name == "localhost" or name in self._hosts:
+            return True
         try:
-            return name == "localhost" or ip_address(name or "").is_loopback
+            return ip_address(name).is_loopback or not self._is_local
         except ValueError:
-            return False
+            return bool(name) and "." not in name and not self._is_local
+
+    def may_enter(self, request: Request) -> bool:
+        """Return whether the client may try a token: not right after many wrong ones."""
+        return self._guesses.are_left(request.client)
 
     @staticmethod
     def is_from_here(request: Request) -> bool:
-        """Whether a browser sent it from this very page."""
+        """Return whether a browser sent the request from this very page."""
         host, origin = _the(request.headers, "Host"), _the(request.headers, "Origin")
         return bool(host) and origin is not None and origin.lower() in (f"{s}://{host}".lower() for s in _SCHEMES)
 
     def enter(self, request: Request) -> str | None:
-        """The cookie for who has filled in the form; None where the token is another one, or there is none."""
+        """Return the cookie for a viewer who has filled in the form; None if the token is wrong, or there is none."""
         try:
-            (told,) = parse_qs(request.body.decode(), max_num_fields=5).get("token", [""])
+            (token,) = parse_qs(request.body.decode(), max_num_fields=5).get("token", [""])
         except ValueError:
             return None
-        if self._token is None or not hmac.compare_digest(told.strip().encode("utf-8", "replace"), self._token):
+        if not self._is_token(token.strip().encode("utf-8", "replace"), request.client):
             return None
-        return f"{COOKIE}={self._pass().decode()}; Path=/; HttpOnly; SameSite=Strict"
+        # A proxy in front says that the browser speaks TLS.
+        secure = "; Secure" if (_the(request.headers, "X-Forwarded-Proto") or "").lower() == "https" else ""
+        return f"{COOKIE}={self._pass().decode()}; Path=/; HttpOnly; SameSite=Strict{secure}"
+
+    def _is_token(self, token: bytes, client: str) -> bool:
+        if self._token is None or not self._guesses.are_left(client):
+            return False
+        is_right = hmac.compare_digest(token, self._token)
+        if not is_right:
+            self._guesses.wrong(client)
+        return is_right
 
     def _pass(self) -> bytes:
-        """Says that its bearer has known the token, and does not tell it. Another token makes another one."""
+        """Return a cookie that proves its bearer knew the token, without containing it.
+
+        Another token makes another one.
+        """
         assert self._token is not None
         return hmac.new(self._token, b"offnormal page", hashlib.sha256).hexdigest().encode()
+
+
+class _Guesses:
+    """Counts the wrong tokens that each client may still send. Beyond a bound the earliest client is forgotten."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[str, float] = OrderedDict()  # until when what it has guessed counts
+        self._lock = threading.Lock()
+
+    def are_left(self, client: str) -> bool:
+        with self._lock:
+            return self._ends.get(client, 0.0) - time.monotonic() <= (GUESSES - 1) * EVERY
+
+    def wrong(self, client: str) -> None:
+        with self._lock:
+            self._ends[client] = max(self._ends.get(client, 0.0), time.monotonic()) + EVERY
+            self._ends.move_to_end(client)
+            if len(self._ends) > _MOST_CLIENTS:
+                self._ends.popitem(last=False)
 
 
 _SCHEMES: Final = ("http", "https")  # the latter: by a proxy in front
 
 
 def _bytes(header: str) -> bytes:
-    """As they were sent."""
+    """Return a header's bytes as they were sent."""
     return header.encode("latin-1", "replace")
 
 
 def _the(headers: Message, name: str) -> str | None:
-    """The header, if it is there once."""
-    found = headers.get_all(name, [])
-    return str(found[0]) if len(found) == 1 else None
+    """Return the header, if it is there exactly once."""
+    values = headers.get_all(name, [])
+    return str(values[0]) if len(values) == 1 else None
 
 
 def _name(host: str | None) -> str | None:

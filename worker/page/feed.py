@@ -1,5 +1,7 @@
-"""What is now, and what has come: the worker's counters, looked at each second, and, while somebody looks at the page,
-the incidents of the fleet, read from Kafka in a thread of its own. Made to JSON once a second for all who look.
+"""What the page shows: the worker's counters, each second, and the incidents of the fleet.
+
+Incidents are read from Kafka in a thread of its own, while somebody looks at the page. The JSON is made once a second
+for all viewers.
 """
 
 import contextlib
@@ -8,20 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import orjson
 import structlog
 
+from worker.blocks.timestamps import milliseconds
 from worker.detection.incident import Incident
-from worker.engine import Engine
-from worker.errors import KafkaError
-from worker.http import Health
+from worker.errors import KafkaUnavailable
 from worker.kafka.reader import Reader
-from worker.metrics import Metrics, total
+from worker.observability.http_server import Health
+from worker.observability.metrics import Metrics, total
 from worker.page.incident_book import IncidentBook
 from worker.page.texts import cut
+from worker.serving.engine import Engine
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -43,8 +45,8 @@ Decisions = Mapping[str, Sequence[Mapping[str, Any]]]  # model -> what was decid
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """At the counters."""
+class CounterSample:
+    """The counters at one time."""
 
     time: float
     vectors: float
@@ -55,11 +57,11 @@ class Look:
 
 
 class TooMany(Exception):
-    """As many look as may."""
+    """The limit of viewers is reached."""
 
 
 class Feed:
-    """Threads of its own, from `start` to `close`."""
+    """Follows counters and incidents in threads of its own, from `start` to `close`."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Feed:
     ):
         self._settings, self._metrics, self._engine = settings, metrics, engine
         self._health, self._decisions = health, decisions
-        self._looks: deque[Look] = deque(maxlen=KEPT)
+        self._looks: deque[CounterSample] = deque(maxlen=KEPT)
         self._serving: dict[str, tuple[str, float]] = {}  # model -> version, and since when
         self._swaps: deque[dict[str, Any]] = deque(maxlen=_SWAPS)
         # All below under the lock of `_changed`.
@@ -88,27 +90,29 @@ class Feed:
         self._told: dict[str, Any] = {}
 
     def start(self) -> None:
+        """Start the thread that follows counters and incidents."""
         threading.Thread(target=self._run, name="page", daemon=True).start()
 
     def close(self) -> None:
-        """Streams end at once."""
+        """Stop the threads. Streams end at once."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def incident(self, id: str) -> Incident | None:
+        """Return the incident of this id, if it is among the newest."""
         with self._changed:
             return self._book.get(id)
 
     def label(self, value: bytes) -> None:
-        """What somebody has just said on the page: shown before it has come back."""
+        """Show a label that a viewer has just given, before it has come back from Kafka."""
         with self._changed:
             self._book.take_label(value)
 
     # -- streams
 
     def stream(self) -> Generator[bytes, None, None]:
-        """Server-sent events: all that is known, then what changes. Raises TooMany."""
+        """Yield server-sent events: first all that is known, then changes. Raises TooMany."""
         with self._changed:
             if self._viewers >= VIEWERS:
                 raise TooMany
@@ -145,7 +149,7 @@ class Feed:
         with self._changed:
             self._want()
             looks = list(self._looks)
-            told = {
+            snapshot = {
                 "about": self._about(),
                 "history": {
                     "time": [round(look.time, 1) for look in looks],
@@ -156,7 +160,7 @@ class Feed:
                 **self._state(),
             }
             number = self._number
-        return number, _event(told)
+        return number, _event(snapshot)
 
     def _about(self) -> dict[str, Any]:
         settings = self._settings
@@ -182,13 +186,15 @@ class Feed:
                 self._look()
                 self._update()
             except Exception:
-                log.exception("page_failed")
+                log.exception("page_update_failed")
 
     def _look(self) -> None:
         m, now = self._metrics, time.time()
         vectors, past = total(m.vectors), self._looks[-min(SMOOTH, len(self._looks))] if self._looks else None
         rate = 0.0 if past is None or now <= past.time else max((vectors - past.vectors) / (now - past.time), 0.0)
-        look = Look(now, vectors, total(m.events), total(m.dead_letters), total(m.lag), rate)
+        look = CounterSample(
+            time=now, vectors=vectors, events=total(m.events), dead=total(m.dead_letters), lag=total(m.lag), rate=rate
+        )
         with self._changed:
             self._looks.append(look)
             for model, resident in self._engine.residents.items():
@@ -204,21 +210,25 @@ class Feed:
             if not self._viewers:
                 return
             self._want()
-            incidents, gone = self._book.news()
-            told = {**self._state(), "incidents": incidents, "gone": gone}
+            incidents, removed = self._book.news()
+            update = {**self._state(), "incidents": incidents, "gone": removed}
             for name in ("swaps", "decisions"):  # these change seldom
-                if told[name] == self._told.get(name):
-                    del told[name]
+                if update[name] == self._told.get(name):
+                    del update[name]
                 else:
-                    self._told[name] = told[name]
-            self._updates.append(_event(told))
+                    self._told[name] = update[name]
+            self._updates.append(_event(update))
             self._number += 1
             self._changed.notify_all()
 
     def _state(self) -> dict[str, Any]:
-        """What a viewer is told each second."""
+        """Return what each viewer gets each second."""
         health = self._health()
-        look, first = (self._looks[-1], self._looks[0]) if self._looks else (Look(time.time(), 0, 0, 0, 0, 0),) * 2
+        look, first = (
+            (self._looks[-1], self._looks[0])
+            if self._looks
+            else (CounterSample(time=time.time(), vectors=0, events=0, dead=0, lag=0, rate=0),) * 2
+        )
         now = {
             "time": round(look.time, 1),
             "rate": round(look.rate, 1),
@@ -261,8 +271,8 @@ class Feed:
         ]
 
     def _shown_decisions(self) -> list[dict[str, Any]]:
-        """The newest first."""
-        found: list[dict[str, Any]] = [
+        """Return the decisions, the newest first."""
+        decisions: list[dict[str, Any]] = [
             {
                 "time": _seconds(entry.get("when")),
                 "model": cut(model),
@@ -271,12 +281,12 @@ class Feed:
             for model, entries in self._decisions().items()
             for entry in entries
         ]
-        return sorted(found, key=lambda told: -(told["time"] or 0.0))[:_DECISIONS]
+        return sorted(decisions, key=lambda decision: -(decision["time"] or 0.0))[:_DECISIONS]
 
     # -- incidents, while somebody looks
 
     def _want(self) -> None:
-        """Incidents are to be read, for some time. Under the lock."""
+        """Have incidents read for some time. The lock must be held."""
         self._wanted_until = time.monotonic() + LINGER
         if self._reader is None and not self._stopped:
             self._book = IncidentBook(self._settings.source, self._settings.topics.sensors)
@@ -302,14 +312,14 @@ class Feed:
             try:
                 self._follow()
             except Exception as error:
-                expected = isinstance(error, KafkaError)
-                log.warning("page_reads_no_incidents", error=str(error), exc_info=not expected)
+                expected = isinstance(error, KafkaUnavailable)
+                log.warning("page_incidents_disabled", error=str(error), exc_info=not expected)
                 with self._changed:
                     self._problem = True
                 self._pause(2.0)
 
     def _follow(self) -> None:
-        """From the last of what was there on, until nobody looks any more."""
+        """Follow incidents from the latest on, until nobody looks any more."""
         kafka, topics = self._settings.kafka, self._settings.topics
         with contextlib.ExitStack() as stack:
             incidents = stack.enter_context(Reader(kafka, topics.incidents, RECORDS, patience=READ_EVERY))
@@ -330,24 +340,22 @@ class Feed:
                 self._pause(READ_EVERY if done else 0.005)
 
     def _labels(self, stack: contextlib.ExitStack) -> Reader | None:
-        """What people have said, where people may: and where the worker may read it."""
+        """Return a reader of labels, where labels are allowed and the worker may read them."""
         if not self._settings.http.takes_labels:
             return None
         try:
             kafka, topic = self._settings.kafka, self._settings.topics.labels
             return stack.enter_context(Reader(kafka, topic, RECORDS, patience=READ_EVERY))
-        except KafkaError as error:
-            log.info("page_reads_no_labels", error=str(error))
+        except KafkaUnavailable as error:
+            log.info("page_labels_disabled", error=str(error))
             return None
 
 
-def _event(told: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(told) + b"\n\n"
+def _event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def _seconds(told: Any) -> float | None:
-    """Since the epoch; None where it is no time."""
-    try:
-        return datetime.fromisoformat(str(told)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+def _seconds(time: Any) -> float | None:
+    """Return seconds since the epoch; None if it is no time."""
+    at_ms = milliseconds(time)
+    return None if at_ms is None else at_ms / 1000

@@ -1,16 +1,14 @@
-"""The newest incidents of the fleet, as they were published last, and what people have said of them. Bounded, whatever
-comes. Not for two threads at once.
-"""
+"""The newest incidents of the fleet, as last published, with their labels. Bounded. Not thread-safe."""
 
 from collections import OrderedDict
 from typing import Any, Final
 
 import orjson
 
+from worker.blocks.vector_id import VectorId
 from worker.detection.incident import Incident
-from worker.events import read_incident
-from worker.labels import place_of
 from worker.page.texts import cut
+from worker.publishing.incident_event import read_incident
 
 MOST: Final = 500
 _SPARE: Final = 100  # beyond these, the oldest go together: to look for them costs a pass over all
@@ -20,6 +18,8 @@ _MODELS: Final = 3
 
 
 class IncidentBook:
+    """The newest incidents by their ids, with labels."""
+
     def __init__(self, source: str, topic: str):
         self._source, self._topic = source, topic
         self._incidents: dict[str, Incident] = {}
@@ -31,10 +31,11 @@ class IncidentBook:
         return len(self._incidents)
 
     def get(self, id: str) -> Incident | None:
+        """Return the incident of this id, or None."""
         return self._incidents.get(id)
 
     def take(self, value: bytes | None) -> None:
-        """A record of the incidents topic; nonsense, and other groups' incidents, change nothing."""
+        """Take a record of the incidents topic. Malformed ones, and other groups' incidents, change nothing."""
         incident = read_incident(value, self._source)
         if incident is None or incident.topic != self._topic:
             return
@@ -47,15 +48,15 @@ class IncidentBook:
             self._drop()
 
     def take_label(self, value: bytes | None) -> None:
-        """A record of the labels topic, likewise."""
+        """Take a record of the labels topic. Malformed ones change nothing."""
         try:
-            told = orjson.loads(value or b"")
-            id, verdict = told["id"], told["verdict"]
-            if place_of(id, self._topic) is None or verdict not in ("confirmed", "dismissed"):
+            document = orjson.loads(value or b"")
+            id, verdict = document["id"], document["verdict"]
+            if VectorId.parse(id, self._topic) is None or verdict not in ("confirmed", "dismissed"):
                 return
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return
-        label = {"verdict": verdict, "who": cut(told.get("who") or ""), "time": cut(told.get("time") or "")}
+        label = {"verdict": verdict, "who": cut(document.get("who") or ""), "time": cut(document.get("time") or "")}
         self._labels[id] = label
         self._labels.move_to_end(id)
         if len(self._labels) > _MOST_LABELS:
@@ -64,19 +65,19 @@ class IncidentBook:
             self._changed.add(id)
 
     def shown(self) -> list[dict[str, Any]]:
-        """All, as the page has them."""
+        """Return all incidents, as the page shows them."""
         return [self._shown(incident) for incident in self._incidents.values()]
 
     def news(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """What has changed since the last call, and which are no longer held."""
+        """Return what has changed since the last call, and which incidents are no longer held."""
         changed = [self._shown(self._incidents[id]) for id in self._changed]
-        gone = sorted(self._gone)
+        removed = sorted(self._gone)
         self._changed, self._gone = set(), set()
-        return changed, gone
+        return changed, removed
 
     def _drop(self) -> None:
-        """The oldest, closed ones first."""
-        order = sorted(self._incidents.values(), key=lambda each: (not each.closed, each.latest))
+        """Drop the oldest incidents, closed ones first."""
+        order = sorted(self._incidents.values(), key=lambda entry: (not entry.closed, entry.latest))
         for incident in order[: len(order) - MOST]:
             del self._incidents[incident.id]
             self._changed.discard(incident.id)

@@ -1,11 +1,11 @@
-"""Texts of others: names of entities and sensors, of models and people."""
+"""Makes texts from elsewhere fit to be shown: names of entities, sensors, models and people."""
 
 from typing import Any, Final
 
-LONGEST: Final = 200  # characters that are shown
+MAX_LENGTH: Final = 200  # characters that are shown
 
 
 def cut(text: Any) -> str:
-    """As text that JSON can say, no longer than somebody would read."""
-    told = str(text).encode("utf-8", "replace").decode()
-    return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
+    """Truncate the text, and drop what JSON cannot encode."""
+    clean = str(text).encode("utf-8", "replace").decode()
+    return clean if len(clean) <= MAX_LENGTH else clean[: MAX_LENGTH - 1] + "…"

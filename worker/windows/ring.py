@@ -7,17 +7,17 @@ lies at (head + j) mod its length, the newest at j = n - 1.
 # mypy: disable-error-code="no-untyped-def"
 import numpy as np
 
-from worker.compiled import compiled
+from worker.native.jit import compiled
 
 COLD, LATE, RESTARTED = 1, 2, 4  # flags of a row
 
 
 @compiled
-def assign(slots, slot_codes, hashes, partitions, free, n_free, owner, owner_partition, seen, now, out):
-    """Codes [n] of the rows' entities by their hashes [n], new ones from the stack `free`. -> for how many rows there
-    was room, and how many codes are free then.
+def assign(slots, slot_codes, hashes, partitions, free, n_free, owner, owner_partition, last_seen, now, out):
+    """Return how many rows there was room for, and how many codes are free then.
 
-    Open addressing with linear probing; 0 is an empty slot.
+    `out` gets the codes [n] of the rows' entities by their hashes [n]; new entities take codes from the stack `free`.
+    The table uses open addressing with linear probing; 0 is an empty slot.
     """
     mask = len(slots) - 1
     for i in range(len(hashes)):
@@ -34,13 +34,13 @@ def assign(slots, slot_codes, hashes, partitions, free, n_free, owner, owner_par
             owner[code] = hashes[i]
             owner_partition[code] = partitions[i]
         out[i] = slot_codes[slot]
-        seen[out[i]] = now
+        last_seen[out[i]] = now
     return len(hashes), n_free
 
 
 @compiled
 def rebuild(slots, slot_codes, owner):
-    """The table anew, of the codes that have an owner."""
+    """Rebuild the table, of the codes that have an owner."""
     mask = len(slots) - 1
     slots[:] = 0
     for code in range(len(owner)):
@@ -54,17 +54,33 @@ def rebuild(slots, slot_codes, owner):
 
 @compiled
 def push(
-    x, time, offset, codes, rings, ring_time, ring_offset, head, count, last, spans, step, max_gap, reorder, least, out
+    x,
+    time,
+    offset,
+    codes,
+    rings,
+    ring_time,
+    ring_offset,
+    head,
+    count,
+    last,
+    spans,
+    step,
+    max_gap,
+    reorder,
+    min_present,
+    out,
 ):
-    """Takes rows [n, d] in the order of their arrival. `out` [n, K d] gets the coefficients of each row's window
-    (worker/models/wavelet.py), over the readings that are there; NaN where the window is not full, or the row has fewer
-    than `least` readings. -> flags [n].
+    """Take rows [n, d] in the order of their arrival; return flags [n].
+
+    `out` [n, K d] gets the coefficients of each row's window (worker/models/wavelet.py), over the readings that are
+    there; NaN where the window is not full, or the row has fewer than `min_present` readings.
     """
     n_rows, d = x.shape
     length = rings.shape[1]
     window = length - reorder
     flags = np.zeros(n_rows, np.uint8)
-    total, seen = np.empty(d), np.empty(d)  # in double: a mean of large readings is as exact as they are
+    total, n_seen = np.empty(d), np.empty(d)  # in double: a mean of large readings is as exact as they are
     more, more_seen = np.empty(d), np.empty(d)
     for i in range(n_rows):
         c, t = codes[i], time[i]
@@ -80,11 +96,13 @@ def push(
         j = n
         while j > 0 and ring_time[c, (h + j - 1) % length] > t:
             j -= 1
-        again = step > 0 and j > 0 and ring_time[c, (h + j - 1) % length] == t  # the step has its row: the later stays
-        if again:
+        is_repeated = (
+            step > 0 and j > 0 and ring_time[c, (h + j - 1) % length] == t
+        )  # the step has its row: the later stays
+        if is_repeated:
             j -= 1
-        newer = n - j - again
-        late = newer > reorder or (step > 0 and n > 0 and j == 0 and not again)
+        newer = n - j - is_repeated
+        late = newer > reorder or (step > 0 and n > 0 and j == 0 and not is_repeated)
         if late:  # it is scored with what is newest, and stays out of its neighbours' windows
             flags[i] |= LATE
             j = n
@@ -98,38 +116,40 @@ def push(
                     if n == length:
                         h = (h + 1) % length
                         n -= 1
-                    at = (h + n) % length
-                    rings[c, at] = np.nan
-                    ring_time[c, at] = t - k * step
-                    ring_offset[c, at] = before
+                    slot = (h + n) % length
+                    rings[c, slot] = np.nan
+                    ring_time[c, slot] = t - k * step
+                    ring_offset[c, slot] = before
                     n += 1
                 j = n
-            if not again:
+            if not is_repeated:
                 if n == length:
                     h = (h + 1) % length
                     n -= 1
                     j -= 1
                 for k in range(n, j, -1):
-                    to, of = (h + k) % length, (h + k - 1) % length
-                    rings[c, to] = rings[c, of]
-                    ring_time[c, to] = ring_time[c, of]
-                    ring_offset[c, to] = ring_offset[c, of]
+                    to, previous = (h + k) % length, (h + k - 1) % length
+                    rings[c, to] = rings[c, previous]
+                    ring_time[c, to] = ring_time[c, previous]
+                    ring_offset[c, to] = ring_offset[c, previous]
                 n += 1
-            at = (h + j) % length
-            rings[c, at] = x[i]
-            ring_time[c, at] = t
-            if not again:  # else that of the row whose place it takes: read back from here, there would be no such step
-                ring_offset[c, at] = offset[i]
+            slot = (h + j) % length
+            rings[c, slot] = x[i]
+            ring_time[c, slot] = t
+            if (
+                not is_repeated
+            ):  # else that of the row whose place it takes: read back from here, there would be no such step
+                ring_offset[c, slot] = offset[i]
             head[c], count[c] = h, n
         if j + 1 < window:
             flags[i] |= COLD
             out[i] = np.nan
             continue
         for f in range(d):
-            there = x[i, f] == x[i, f]
-            total[f] = x[i, f] if there else 0
-            seen[f] = there
-        if seen.sum() < least:
+            is_present = x[i, f] == x[i, f]
+            total[f] = x[i, f] if is_present else 0
+            n_seen[f] = is_present
+        if n_seen.sum() < min_present:
             out[i] = np.nan
             continue
         for k in range(len(spans)):
@@ -144,30 +164,31 @@ def push(
                         more[f] += v
                         more_seen[f] += 1
             for f in range(d):
-                both = seen[f] > 0 and more_seen[f] > 0
-                out[i, (k + 1) * d + f] = total[f] / seen[f] - more[f] / more_seen[f] if both else np.nan
+                in_both = n_seen[f] > 0 and more_seen[f] > 0
+                out[i, (k + 1) * d + f] = total[f] / n_seen[f] - more[f] / more_seen[f] if in_both else np.nan
                 total[f] += more[f]
-                seen[f] += more_seen[f]
+                n_seen[f] += more_seen[f]
         for f in range(d):
-            out[i, f] = total[f] / seen[f] if seen[f] > 0 else np.nan
+            out[i, f] = total[f] / n_seen[f] if n_seen[f] > 0 else np.nan
     return flags
 
 
 @compiled
-def oldest(owner, owner_partition, ring_offset, head, count, partition, least):
-    """The smallest offset in the rings of a partition's entities, of those that have none below `least`; and how many
-    do have one below. -1 where there is none.
+def oldest(owner, owner_partition, ring_offset, head, count, partition, earliest):
+    """Return the smallest offset in the rings of a partition's entities that have none below `earliest`, else -1.
+
+    Also returns how many entities do have one below `earliest`.
     """
     length = ring_offset.shape[1]
-    found, beyond = np.int64(-1), 0
+    result, beyond = np.int64(-1), 0
     for c in range(len(owner)):
         if owner[c] == 0 or owner_partition[c] != partition or count[c] == 0:
             continue
         lowest = ring_offset[c, head[c]]
         for j in range(1, count[c]):
             lowest = min(lowest, ring_offset[c, (head[c] + j) % length])
-        if lowest < least:
+        if lowest < earliest:
             beyond += 1
-        elif found < 0 or lowest < found:
-            found = lowest
-    return found, beyond
+        elif result < 0 or lowest < result:
+            result = lowest
+    return result, beyond

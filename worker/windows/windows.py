@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from worker.compiled import read_only
+from worker.blocks import VectorBlock
 from worker.models.wavelet import blocks, spans
+from worker.native.arrays import Bools, Float32s, Int64s
+from worker.native.jit import read_only
 from worker.settings import EntitySettings, InputSettings
-from worker.vectors import VectorBlock
-from worker.vectors.identity import identities
 from worker.windows import ring
-
-Float32s = npt.NDArray[np.float32]
 
 _SWEEP_EVERY: Final = 10.0  # seconds
 _SPARE: Final = 0.1  # of the entities that make room at once when there are too many: it costs a pass over all
@@ -26,19 +23,23 @@ _SPARE: Final = 0.1  # of the entities that make room at once when there are too
 
 @dataclass(frozen=True, slots=True)
 class Windowed:
-    """`x` [n, K d]: the coefficients of a block's windows, NaN where a window is not full yet (`cold` [n]) or its
-    newest vector has too few readings; how many vectors came `late`, out of order beyond the bound; and how many
-    windows were `restarted` after a gap.
+    """`x` [n, K d], the coefficients of a block's windows.
+
+    They are NaN where a window is not full yet (`cold` [n]) or its newest vector has too few readings. `late` vectors
+    came out of order beyond the bound. `restarted` windows began anew after a gap.
     """
 
     x: Float32s
-    cold: npt.NDArray[np.bool_]
+    cold: Bools
     late: int
     restarted: int
 
 
 class Windows:
-    """Of d features. Memory: entities * (w + reorder) * (4 d + 16) bytes, taken as entities appear."""
+    """The windows of all entities, of vectors with d features.
+
+    They take entities * (w + reorder) * (4 d + 16) bytes, as entities appear.
+    """
 
     def __init__(self, window: int, width: int, max_missing: float, inputs: InputSettings, entities: EntitySettings):
         length, capacity = window + inputs.reorder, entities.max
@@ -70,9 +71,10 @@ class Windows:
         return len(self._owner) - self._n_free
 
     def push(self, block: VectorBlock) -> Windowed:
+        """Take a block's vectors into the windows; return each vector's window."""
         records, n = block.records, len(block)
         offset, partition = records.offset[block.record], records.partition[block.record]
-        hashes = identities(block)[block.record]
+        hashes = block.entity_hash[block.record]
         times = block.time + block.row * self._step  # the rows of a record are a step apart
         codes = np.empty(n, np.int64)
         x = np.empty((n, self._columns), np.float32)
@@ -122,7 +124,7 @@ class Windows:
         )
 
     def forget(self, partition: int) -> None:
-        """Of a partition that went away, or is read again."""
+        """Forget a partition that was revoked, or is read again."""
         self._drop(np.flatnonzero((self._owner != 0) & (self._partition == partition)))
 
     def sweep(self) -> None:
@@ -135,20 +137,25 @@ class Windows:
             self._drop(idle)
 
     def replay_from(self, partition: int, end: int, depth: int) -> int:
-        """The offset to read back to, at most `depth` before `end`, so that the windows are those of now again."""
-        least = max(end - depth, 0)
-        found, _ = ring.oldest(self._owner, self._partition, self._offset, self._head, self._count, partition, least)
-        return end if found < 0 else int(found)
+        """Return the offset from which reading back fills the windows as they are now.
+
+        It is at most `depth` before `end`.
+        """
+        earliest = max(end - depth, 0)
+        offset, _ = ring.oldest(
+            self._owner, self._partition, self._offset, self._head, self._count, partition, earliest
+        )
+        return end if offset < 0 else int(offset)
 
     def _make_room(self) -> None:
-        """The entities that have been idle for longest go, though it is not long."""
+        """Evict the entities that have been idle the longest."""
         spare = max(1, int(len(self._owner) * _SPARE))
         used = np.flatnonzero(self._owner)
-        longest = used[np.argpartition(self._seen[used], spare - 1)[:spare]]
-        self.evicted += len(longest)
-        self._drop(longest)
+        idlest = used[np.argpartition(self._seen[used], spare - 1)[:spare]]
+        self.evicted += len(idlest)
+        self._drop(idlest)
 
-    def _drop(self, codes: npt.NDArray[np.int64]) -> None:
+    def _drop(self, codes: Int64s) -> None:
         if not len(codes):
             return
         self._owner[codes] = 0

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from tests.benchmarks.loop.streams import Stream
 from tests.stage import Stage, until
-from training.fit import Fitted, fit, split
+from training.fitting.fit import Fitted, fit, split
 from worker.registry import Registry
 
 BUDGET = 1e-3
@@ -52,7 +52,7 @@ class Run:
         first = stream.segments["before"][0]
         serve = stage.training("serve", OFFNORMAL_TRAINING__COOLDOWN="1s")
         self.send(first)
-        serve.await_log("model_is_champion", timeout=200)
+        serve.await_log("champion_promoted", timeout=200)
         worker = stage.worker(OFFNORMAL_KAFKA__START="latest", OFFNORMAL_TRAINING__COOLDOWN="1h")
         worker.await_log("partitions_assigned")
         asked = 0
@@ -60,15 +60,15 @@ class Run:
             self.send(upto)
             until(lambda: stage.committed().get(0, 0) >= self.sent, 120)
             time.sleep(0.7)  # what has been committed is looked at
-            self.swaps += [self.sent] * (len(worker.log("model_in_service")) - len(self.swaps))
+            self.swaps += [self.sent] * (len(worker.log("model_swapped")) - len(self.swaps))
             requests = len(stage.read(stage.topics.training_requests))
             if requests > asked:
                 asked = requests
-                before = len(serve.log("training_begins"))
+                before = len(serve.log("training_started"))
                 with contextlib.suppress(AssertionError):  # what was asked for during a training is settled by it
-                    until(lambda: len(serve.log("training_begins")) > before, 12)  # noqa: B023
-            if done(serve) < len(serve.log("training_begins")):
-                until(lambda: done(serve) >= len(serve.log("training_begins")), 200)
+                    until(lambda: len(serve.log("training_started")) > before, 12)  # noqa: B023
+            if done(serve) < len(serve.log("training_started")):
+                until(lambda: done(serve) >= len(serve.log("training_started")), 200)
                 time.sleep(0.5)
         assert worker.stop() == 0 and serve.stop(60) == 0
         named = np.zeros(len(stream.x), bool)
@@ -78,7 +78,7 @@ class Run:
 
 
 def done(serve: Any) -> int:
-    ends = ("model_is_champion", "model_refused_by_gate", "training_failed", "training_waits_for_data")
+    ends = ("champion_promoted", "challenger_refused", "training_failed", "training_postponed")
     return sum(len(serve.log(each)) for each in ends)
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tests.benchmarks.loop.streams import Bools, Rows, poisoned
 from tests.stage import Stage
-from training.metrics import roc_auc
+from training.evaluation.scores import roc_auc
 from worker.models import Artefact
 from worker.registry import Registry
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.datasets import read
+from training.evaluation.datasets import read
 
 Rows = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

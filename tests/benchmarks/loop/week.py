@@ -71,7 +71,7 @@ class Week:
             self._send_until(DAY)
             self._started = time.time() + WAIT - 86_400 / SPEED
             serve = self._start("training", "serve")
-            serve.await_log("model_is_champion", timeout=WAIT)
+            serve.await_log("champion_promoted", timeout=WAIT)
             worker = self._start("worker")
             worker.await_log("partitions_assigned", timeout=WAIT)
             time.sleep(max(self._started + 86_400 / SPEED - time.time(), 0))
@@ -85,7 +85,7 @@ class Week:
                     labelled = self._label()
                 if broken is None and hours > BROKEN:
                     broken = self._publish_broken()
-                if worker.log("worker_starts"):
+                if worker.log("worker_started"):
                     memory.append(resident(worker))
                 assert worker.popen.poll() is None and serve.popen.poll() is None, worker.errors + serve.errors
                 time.sleep(0.1)

@@ -33,7 +33,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.training.mode "serve") .Values.training.schedule -}}
 {{- $settings = mergeOverwrite (dict "training" (dict "schedule" .Values.training.schedule)) $settings -}}
 {{- end -}}
+{{- if not (include "offnormal.page" .) -}}
+{{- $settings = mergeOverwrite $settings (dict "http" (dict "page" false)) -}}
+{{- end -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{/* Whether workers have the page: where the settings do not say, if it asks for a token. */}}
+{{- define "offnormal.page" -}}
+{{- if dig "http" "page" (ne .Values.credentials.pageToken "") .Values.settings -}}true{{- end -}}
 {{- end -}}
 
 {{/* What every pod of ours has in common. Called with a dict: root, gpu, node (nodeSelector,

@@ -1,0 +1,35 @@
+"""Blocks by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from worker.blocks import BytesColumn, Headers, RecordBlock, VectorBlock
+from worker.kafka import Output
+from worker.publishing.encoder import EventEncoder, PerVector
+from worker.runtime.pipeline import per_vector
+from worker.serving.engine import LoadedModel
+
+
+def block_of(
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None = None,
+    headers: Mapping[int, Headers] | None = None,
+    time: int = 1_700_000_000_000,
+) -> RecordBlock:
+    n = len(values)
+    return RecordBlock(
+        "t",
+        np.zeros(n, np.int64),
+        np.arange(n, dtype=np.int64),
+        np.full(n, time, np.int64),
+        BytesColumn.of(keys or [None] * n),
+        BytesColumn.of(values),
+        headers or {},
+    )
+
+
+def published(encoder: EventEncoder, output: PerVector, vectors: VectorBlock, resident: LoadedModel) -> list[Output]:
+    """What the worker sends to the topic of `output`."""
+    scores = resident.score(vectors.x)
+    return encoder.vectors(output, scores, per_vector(output, resident, vectors.x, scores), vectors, resident)

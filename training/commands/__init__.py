@@ -1,0 +1,1 @@
+"""What `python -m training` does besides training: one module a command."""

@@ -1,0 +1,167 @@
+"""What is known of the window's vectors besides their readings.
+
+They were published as anomalies, are part of incidents, were labelled by people, or come from a sensor at fault.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import Any, Final
+
+import numpy as np
+
+from worker.blocks import VectorBlock
+from worker.blocks.timestamps import milliseconds
+from worker.blocks.vector_id import VectorId
+from worker.kafka.reader import Reader
+from worker.native.arrays import Bytes, Int64s
+from worker.publishing.cloudevents import ANOMALY_TYPE, DRIFT_TYPE
+from worker.publishing.event_reader import EventReader
+from worker.schema_registry import SchemaRegistry
+from worker.settings import Settings
+
+VectorPlace = tuple[int, int, int]  # partition, offset, row
+PartitionEntity = tuple[int, str | None]  # partition, name
+Flags = Bytes
+
+# An event is written after its vector was; clocks of producers may be ahead of the broker's.
+_EVENT_SLACK_MS: Final = 3_600_000
+# A fault that lasts is told every ten summaries, and first after about three.
+_UNTOLD: Final = 4
+
+
+class VectorFlags(IntFlag):
+    """What is known of a vector."""
+
+    NAMED = 1  # published as an anomaly: over the budget of the model that scored it
+    INCIDENT = 2  # between the first and the last such vector of an incident
+    DISMISSED = 4  # of these, what a person has called no anomaly
+    CONFIRMED = 8  # or one
+    FAULTY = 16  # a sensor of its entity was at fault
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """A range of event time of one entity, in ms."""
+
+    begin: int
+    end: int
+    known: int
+
+
+@dataclass
+class Evidence:
+    """What the topics of anomalies, labels and drift say of vectors; `flags` applies it to a block."""
+
+    places: dict[VectorPlace, int] = field(default_factory=dict)
+    stretches: dict[PartitionEntity, list[TimeRange]] = field(default_factory=lambda: defaultdict(list))
+    drift: int | None = None  # when the last drift of the model began, as far as it is known
+    _offsets: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def read(cls, settings: Settings, since: int) -> "Evidence":
+        """Read what is known of vectors from time `since` (ms) on. Raises KafkaUnavailable."""
+        topics = settings.topics
+        labels: dict[str, str] = {}
+        for label in _documents(settings, topics.labels, None):
+            if isinstance(label.get("id"), str) and label.get("verdict") in ("confirmed", "dismissed"):
+                labels[label["id"]] = label["verdict"]
+        evidence = cls()
+        evidence._take_events(_documents(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, topics.sensors)
+        evidence._take_drift(
+            _documents(settings, topics.drift, since - _EVENT_SLACK_MS), topics.sensors, settings.model.name
+        )
+        evidence._offsets = np.unique(np.fromiter((o for _, o, _ in evidence.places), np.int64, len(evidence.places)))
+        return evidence
+
+    def _take_events(self, events: Iterator[dict[str, Any]], labels: dict[str, str], topic: str) -> None:
+        extents: dict[str, list[Any]] = {}  # incident -> entity, first and last time
+        for event in events:
+            vector = VectorId.parse(event.get("id"), topic)
+            if vector is None or event.get("type") != ANOMALY_TYPE or not isinstance(event.get("data"), dict):
+                continue
+            incident, entity = event["data"].get("incident"), _name(event["data"].get("entity"))
+            flags = VectorFlags.NAMED | _said(labels.get(event["id"]) or labels.get(str(incident)))
+            self.places[vector.partition, vector.offset, vector.row] = int(flags)
+            if isinstance(incident, str):
+                time = milliseconds(event["data"].get("time"))
+                if time is not None:
+                    extent = extents.setdefault(incident, [(vector.partition, entity), time, time])
+                    extent[1:] = min(extent[1], time), max(extent[2], time)
+        for incident, (entity, begin, end) in extents.items():
+            flags = VectorFlags.INCIDENT | _said(labels.get(incident))
+            self.stretches[entity].append(TimeRange(begin, end, int(flags)))
+
+    def _take_drift(self, events: Iterator[dict[str, Any]], topic: str, model: str) -> None:
+        latest: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for event in events:
+            data = event.get("data")
+            if event.get("type") != DRIFT_TYPE or not isinstance(data, dict):
+                continue
+            if (
+                data.get("kind") == "shift"
+                and isinstance(data.get("model"), dict)
+                and data["model"].get("name") == model
+            ):
+                self.drift = milliseconds(data.get("since")) or self.drift
+            if data.get("kind") != "sensor":
+                continue
+            begin, latest_seen = milliseconds(data.get("since")), milliseconds(data.get("latest"))
+            if (
+                data.get("topic") != topic
+                or begin is None
+                or latest_seen is None
+                or type(data.get("partition")) is not int
+            ):
+                continue
+            end = milliseconds(data.get("until")) or latest_seen + _UNTOLD * max(latest_seen - begin, 0)
+            latest[(data["partition"], _name(data.get("entity")), str(data.get("feature")), begin)] = begin, end
+        for (partition, entity, *_), (begin, end) in latest.items():
+            self.stretches[partition, entity].append(TimeRange(begin, end, int(VectorFlags.FAULTY)))
+
+    def flags(self, block: VectorBlock) -> Flags:
+        """Return the flags [n] of a block's vectors.
+
+        Most vectors are told apart by offsets and entities alone, without a Python object each.
+        """
+        flags = np.zeros(len(block), np.uint8)
+        partition, offset = block.records.partition, block.records.offset
+        for i in np.flatnonzero(np.isin(offset, self._offsets)[block.record]).tolist():
+            record = block.record[i]
+            flags[i] |= self.places.get((int(partition[record]), int(offset[record]), int(block.row[i])), 0)
+        if self.stretches and len(block):
+            of_record, first, inverse = np.unique(block.entity_hash, return_index=True, return_inverse=True)
+            of_row = inverse[block.record]
+            for k, record in enumerate(first[: len(of_record)].tolist()):
+                stretches = self.stretches.get((int(partition[record]), block.entity_of_record(record)), ())
+                if stretches:
+                    rows = np.flatnonzero(of_row == k)
+                    for stretch in stretches:
+                        inside = (block.time[rows] >= stretch.begin) & (block.time[rows] <= stretch.end)
+                        flags[rows[inside]] |= stretch.known
+        return flags
+
+
+def _said(verdict: str | None) -> VectorFlags:
+    return {"confirmed": VectorFlags.CONFIRMED, "dismissed": VectorFlags.DISMISSED}.get(verdict or "", VectorFlags(0))
+
+
+def _documents(settings: Settings, topic: str, since: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the topic's JSON objects. Other records belong to somebody else, and are passed over."""
+    with Reader(settings.kafka, topic) as reader:
+        if since is not None:
+            reader.seek(reader.offsets_at(since))
+        events = EventReader(SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout))
+        for block in reader.to_end():
+            for value in block.values:
+                try:
+                    doc = events.event(value)
+                except ValueError:
+                    continue
+                if isinstance(doc, dict):
+                    yield doc
+
+
+def _name(entity: object) -> str | None:
+    return entity if isinstance(entity, str) else None

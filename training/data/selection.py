@@ -1,0 +1,234 @@
+"""Which rows of the window are fitted to, which set the threshold, and which the gate looks at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+import structlog
+
+from training.data import regime
+from training.data.evidence import VectorFlags
+from training.data.window import Window
+from training.fitting.calibration_rows import SEEN
+from training.fitting.fit import STRETCHES
+from worker.errors import NoModelError
+from worker.native.arrays import Bools, Float64s, Int64s
+from worker.settings import Settings, TrainingSettings
+
+log = structlog.get_logger()
+GATE: Final = 0.05  # of the rows, held out from calibration as well
+OLD: Final = 0.25  # of the rows fitted to, from before a new regime; as many as since, after a mere drift
+_CALIBRATE, _GATE = 1, 2
+# In an incident, a vector within budget is no normal one where so many of its entity's vectors around it are over.
+AROUND, DENSE = 10, 0.2
+_UNEVEN: Final = 4.0  # times an entity's even share of the rows
+# What was named before a regime was learned is named no more where the champion that knows it has such p-values.
+_USUAL: Final = 0.01
+
+
+class Learned(NamedTuple):
+    """The plant's present regime, where a training of the window has learned it.
+
+    Its begin, and up to when that training has seen it, in ms.
+    """
+
+    begin: int
+    until: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What each of the window's rows is used for, [n] each.
+
+    `regime` is the first row of the plant's regime, where another was before. `learned` is what the next training gets
+    to know of it. `new` says that the champion does not know it. `drift` is the first row since a drift.
+    """
+
+    fit: Bools
+    calibrate: Bools
+    gate: Bools
+    regime: int | None
+    learned: Learned | None
+    new: bool
+    drift: int | None
+    counts: dict[str, int]
+
+
+def select(
+    settings: Settings, rows: Window, p_values: Float64s | None = None, learned: Learned | None = None
+) -> Selection:
+    """Choose the rows to fit to, to calibrate on and to judge by. Raises NoModelError where too few are left.
+
+    `p_values` [n] are the champion's. `learned` is the regime that it was made of, if another was before.
+
+    Fitted to are rows within budget, outside of incidents, or dismissed by a person. The threshold is set by all but
+    confirmed anomalies and those of faulty sensors. A new regime (regime.py) is fitted to as it is, with some of
+    what was before, and alone sets the threshold. So it does in later trainings, as long as the window reaches back
+    to before it. After a drift that the champion can cope with, what came since weighs as much as what was before.
+    """
+    training = settings.training
+    if len(rows) < training.min_rows:
+        raise NoModelError(
+            f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window), {training.min_rows} are"
+            " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    normal = ~rows.is_known(VectorFlags.CONFIRMED | VectorFlags.FAULTY)
+    regime, new = _regime(rows, normal, p_values, learned, training)
+    if p_values is not None and learned is not None and not new:
+        rows = _settled(rows, p_values, learned)
+    quiet = _quiet(rows, normal, training.min_rows // 2)
+    drift = None if new else _drifted(rows, training.min_rows)
+    part = _parts(len(rows), training.holdout, [cut for cut in (regime, drift) if cut is not None])
+    fit, calibrate, gate = (part == 0) & quiet, (part == _CALIBRATE) & normal, (part == _GATE) & normal
+    row = np.arange(len(rows))
+    if drift is not None:
+        fit = _weighed(fit, row >= drift, 1.0)
+        if (row >= drift).mean() >= training.regime_share and _promises(settings, int(calibrate[drift:].sum())):
+            calibrate &= row >= drift
+    if regime is not None:
+        if new:
+            fit |= (part == 0) & normal & (row >= regime)
+        fit = _weighed(fit, row >= regime, OLD / (1 - OLD))
+        calibrate, gate = calibrate & (row >= regime), gate & (row >= regime)
+    fit = _evened(fit, rows.entity)
+    if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
+        out, excluded = int((~quiet & normal).sum()), int((~normal).sum())
+        raise NoModelError(
+            f"{int(fit.sum())} rows are left to fit on: of {len(rows)}, {out} were published as anomalies or lie in"
+            f" incidents, {excluded} are confirmed anomalies or of faulty sensors. If they are a new normal, dismiss"
+            " them (`python -m worker label`), wait until they are most of the window"
+            " (OFFNORMAL_TRAINING__REGIME_SHARE), or"
+            " look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+        )
+    uses = {"fitted": fit, "held_out": calibrate, "gate": gate}
+    counts = {name: int(rows.is_known(flag).sum()) for name, flag in _TOLD.items()}
+    counts |= {name: int(use.sum()) for name, use in uses.items()}
+    if new and regime is not None:
+        learned = Learned(int(rows.time[regime]), int(rows.time[-1]))
+    return Selection(
+        fit=fit,
+        calibrate=calibrate,
+        gate=gate,
+        regime=regime,
+        learned=None if regime is None else learned,
+        new=new,
+        drift=drift,
+        counts=counts,
+    )
+
+
+_TOLD: Final = {
+    "named_anomalies": VectorFlags.NAMED,
+    "in_incidents": VectorFlags.INCIDENT,
+    "dismissed": VectorFlags.DISMISSED,
+    "confirmed": VectorFlags.CONFIRMED,
+    "faulty": VectorFlags.FAULTY,
+}
+
+
+def _quiet(rows: Window, normal: Bools, min_rows: int) -> Bools:
+    """Return [n] the normal rows that are within budget and outside of incidents, or dismissed by a person."""
+    dismissed = rows.is_known(VectorFlags.DISMISSED)
+    quiet = normal & (~(rows.is_known(VectorFlags.NAMED) | _inside(rows)) | dismissed)
+    if quiet.sum() >= min_rows:
+        return quiet
+    # A never-ending incident covers the window: fall back to the rows within budget.
+    log.warning("incident_exclusion_dropped", rows=len(rows), outside=int(quiet.sum()))
+    return normal & (~rows.is_known(VectorFlags.NAMED) | dismissed)
+
+
+def _regime(
+    rows: Window, normal: Bools, p_values: Float64s | None, learned: Learned | None, training: TrainingSettings
+) -> tuple[int | None, bool]:
+    """Return the first row of the plant's regime, where another was before it, and whether it is a new one."""
+    if p_values is None:
+        return None, False
+    # What a person has dismissed is normal already, and no sign of anything new.
+    unlabelled = np.where(rows.is_known(VectorFlags.DISMISSED), np.nan, p_values)
+    begin = regime.begins(rows.x, unlabelled, normal, training.regime_share)
+    if begin is not None and int(normal[begin:].sum()) >= training.min_rows:
+        return begin, True
+    before = 0 if learned is None else int(np.searchsorted(rows.time, learned.begin))
+    return (before, False) if 0 < before < len(rows) else (None, False)
+
+
+def _settled(rows: Window, p_values: Float64s, learned: Learned) -> Window:
+    """Return the window without anomalies that were named as the regime began, by a champion that did not know it."""
+    usual = (rows.time >= learned.begin) & (rows.time <= learned.until) & (p_values > _USUAL)
+    return replace(rows, known=np.where(usual, rows.known & ~np.uint8(VectorFlags.NAMED), rows.known))
+
+
+def _inside(rows: Window) -> Bools:
+    """Return [n] whether a row is in an incident of which a good part of the vectors are over budget.
+
+    An incident that does not end, because now and then a vector is over budget, is mostly normal.
+    """
+    order = np.lexsort((rows.time, rows.entity))
+    sums = np.concatenate(([0], np.cumsum(rows.is_known(VectorFlags.NAMED)[order])))
+    index = np.arange(len(rows))
+    low, high = np.maximum(index - AROUND, 0), np.minimum(index + AROUND + 1, len(rows))
+    dense = np.empty(len(rows), bool)
+    dense[order] = (sums[high] - sums[low]) >= DENSE * (high - low)
+    return dense & rows.is_known(VectorFlags.INCIDENT)
+
+
+def _promises(settings: Settings, rows: int) -> bool:
+    """Return whether this many rows may be enough to keep to the false-alarm rate that is asked for."""
+    return rows * settings.detection.false_alarm_rate >= SEEN
+
+
+def _drifted(rows: Window, floor: int) -> int | None:
+    """Return the first row since the last drift, if it is in the window, and enough came since."""
+    if rows.drift is None:
+        return None
+    begin = int(np.searchsorted(rows.time, rows.drift))
+    return begin if begin > 0 and len(rows) - begin >= floor else None
+
+
+def _parts(n: int, holdout: float, cuts: Sequence[int]) -> Int64s:
+    """Return [n] 0 for rows to fit to, else _CALIBRATE or _GATE.
+
+    These are the latest parts of each of some stretches, as `fit.is_held_out` has it; before and since each change by
+    themselves.
+    """
+    part = np.zeros(n, np.int64)
+    for piece in np.split(np.arange(n), sorted(set(cuts))):
+        stretches = max(1, min(STRETCHES, int(len(piece) * GATE)))
+        for stretch in np.array_split(piece, stretches):
+            gate = max(1, round(len(stretch) * GATE)) if len(stretch) else 0
+            held = max(1, round(len(stretch) * holdout)) if len(stretch) else 0
+            part[stretch[max(len(stretch) - gate - held, 0) :]] = _CALIBRATE
+            part[stretch[len(stretch) - gate :]] = _GATE
+    return part
+
+
+def _weighed(rows: Bools, now: Bools, ratio: float) -> Bools:
+    """Thin out the rows that are not `now` to `ratio` times as many as those that are, spread evenly."""
+    return (rows & now) | _thinned(rows & ~now, int((rows & now).sum() * ratio))
+
+
+def _thinned(rows: Bools, keep: int) -> Bools:
+    """Keep about `keep` of the rows, spread evenly; all, if they are fewer."""
+    indices = np.flatnonzero(rows)
+    if len(indices) <= keep:
+        return rows
+    kept = np.zeros(len(rows), bool)
+    kept[indices[np.linspace(0, len(indices) - 1, max(keep, 1)).astype(int)]] = True
+    return kept
+
+
+def _evened(rows: Bools, entity: Int64s) -> Bools:
+    """Thin out entities that send more often, to a multiple of an even share."""
+    counts = np.bincount(entity[rows])
+    several = int((counts > 0).sum())
+    if several < 2:
+        return rows
+    max_rows = max(int(_UNEVEN * rows.sum() / several), 1)
+    evened = rows.copy()
+    for code in np.flatnonzero(counts > max_rows).tolist():
+        of_entity = rows & (entity == code)
+        evened &= ~of_entity
+        evened |= _thinned(of_entity, max_rows)
+    return evened

@@ -1,0 +1,209 @@
+"""The training window: the recent vectors of a model from Kafka, evenly thinned out.
+
+Each comes with those before it if the model has windows, and with what is known of it. Memory is bounded by
+OFFNORMAL_TRAINING__MAX_ROWS.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data.evidence import Evidence, Flags, VectorFlags
+from training.data.features import LOOK_AT, choose
+from worker.blocks import RecordBlock, VectorBlock
+from worker.decoding import Decoder
+from worker.kafka.reader import Reader
+from worker.native.arrays import Bools, Float32s, Int64s
+from worker.schema_registry import SchemaRegistry
+from worker.serving.router import Router
+from worker.settings import ModelSettings, Settings
+from worker.windows import Windows
+
+# Vectors of confirmed anomalies, which are kept whatever is thinned out.
+MOST_CONFIRMED: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows in the order of their event time.
+
+    `x` [n, D] are vectors, or the coefficients of their windows; `time` [n] is in ms, `known` [n] what is known of them
+    (evidence.VectorFlags), `entity` [n] whose they are, an index of `entities`.
+
+    `offsets` is partition -> [first, last] read. `seen` counts the rows before thinning out, `rejected` the records
+    that did not parse, `cold` the rows whose window was not full. `confirmed` are the vectors that people have called
+    anomalies, all but those beyond MOST_CONFIRMED. `drift` is when the last drift of the model began, in ms.
+    """
+
+    features: tuple[str, ...]
+    x: Float32s
+    time: Int64s
+    known: Flags
+    entity: Int64s
+    entities: tuple[str, ...]
+    seen: int
+    rejected: int
+    cold: int
+    offsets: dict[int, list[int]]
+    confirmed: Float32s
+    confirmed_of: Int64s
+    drift: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def is_known(self, flag: VectorFlags) -> Bools:
+        """Return [n] whether any of these flags is set."""
+        is_set: Bools = (self.known & int(flag)) > 0
+        return is_set
+
+
+def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[[int], None]) -> Window:
+    """Read the window of OFFNORMAL_TRAINING__LOOKBACK; `progress` gets the number of rows seen so far.
+
+    Raises KafkaUnavailable, SettingsError, and NoModelError where the features cannot be told.
+    """
+    with Reader(settings.kafka, settings.topics.sensors) as reader:
+        since = reach(reader, settings.training.lookback)
+        evidence = Evidence.read(settings, since)
+        reader.seek(reader.offsets_at(since))
+        first, blocks = _look_ahead(reader.to_end())
+        registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
+        features = choose(settings.input, champion, first, registry)
+        decoder, router = Decoder(settings.input, features, registry), _router(settings.model)
+        windows = _windows(settings, len(features))
+        entities = _Entities()
+        sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
+        rejected, cold, offsets = 0, 0, dict[int, list[int]]()
+        for records in blocks:
+            for partition, end in records.ends().items():
+                begin = int(records.offset[records.partition == partition][0])
+                offsets.setdefault(partition, [begin, begin])[1] = end - 1
+            for model, part in router.split(records):
+                if model != settings.model.name:
+                    continue
+                block = decoder.decode(part)
+                rejected += len(block.rejects)
+                rows: WindowColumns = (block.x, block.time, evidence.flags(block), entities.of(block))
+                if windows is not None:
+                    windowed = windows.push(block)
+                    cold += int(np.count_nonzero(windowed.cold))
+                    rows = tuple(column[~windowed.cold] for column in (windowed.x, *rows[1:]))
+                sample.add(rows)
+                is_confirmed = (rows[2] & VectorFlags.CONFIRMED) > 0
+                if is_confirmed.any():
+                    confirmed.add(tuple(column[is_confirmed] for column in rows))
+            progress(sample.seen)
+    nothing = (np.empty((0, len(features)), np.float32), *_NOTHING)
+    x, times, flags, entity = sample.rows(nothing)
+    confirmed_x, _, _, confirmed_of = confirmed.rows(nothing)
+    order = np.argsort(times, kind="stable")
+    return Window(
+        features=features,
+        x=x[order],
+        time=times[order],
+        known=flags[order],
+        entity=entity[order],
+        entities=entities.names,
+        seen=sample.seen,
+        rejected=rejected,
+        cold=cold,
+        offsets=offsets,
+        confirmed=confirmed_x,
+        confirmed_of=confirmed_of,
+        drift=evidence.drift,
+    )
+
+
+def reach(reader: Reader, lookback: float) -> int:
+    """Return where the window begins, in ms: so many seconds before the newest record.
+
+    A plant that has stopped is looked at as it last ran.
+    """
+    now = int(time.time() * 1000)
+    newest = reader.newest()
+    return min(now, now if newest is None else newest) - int(lookback * 1000)
+
+
+def _router(model: ModelSettings) -> Router:
+    """Return the router of the model's records.
+
+    A route's model learns from the records of its route, any other from those that no route takes.
+    """
+    return Router(model.routes, None if model.name in model.routes.values() else model.name)
+
+
+def _windows(settings: Settings, width: int) -> Windows | None:
+    window = settings.model.window
+    if window == 1:
+        return None
+    return Windows(window, width, settings.detection.max_missing, settings.input, settings.entities)
+
+
+class _Entities:
+    """Numbers the entities as they come."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._numbers)
+
+    def of(self, block: VectorBlock) -> Int64s:
+        """Return the numbers [n] of a block's entities."""
+        _, first, inverse = np.unique(block.entity_hash, return_index=True, return_inverse=True)
+        names = [block.entity_of_record(r) or "" for r in first.tolist()]
+        numbers = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.int64)
+        return numbers[inverse][block.record] if len(names) else np.zeros(len(block), np.int64)
+
+
+def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Iterator[RecordBlock]]:
+    """Return the first records, to find the features in, and all of them again."""
+    first: list[RecordBlock] = []
+    for block in blocks:
+        first.append(block)
+        if sum(map(len, first)) >= LOOK_AT:
+            break
+
+    def again() -> Iterator[RecordBlock]:
+        yield from first
+        yield from blocks
+
+    return first, again()
+
+
+WindowColumns = tuple[npt.NDArray[Any], ...]  # of the same length
+_NOTHING: Final = (np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.int64))
+
+
+class _EvenSample:
+    """Keeps every k-th row of a stream of unknown length, at most `limit`: when full, every second row is dropped."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._stride = 1
+        self._parts: list[WindowColumns] = []
+        self._kept = 0
+        self.seen = 0
+
+    def add(self, rows: WindowColumns) -> None:
+        first = -self.seen % self._stride
+        self.seen += len(rows[0])
+        self._parts.append(tuple(column[first :: self._stride].copy() for column in rows))
+        self._kept += len(self._parts[-1][0])
+        while self._kept > self._limit:
+            self._parts = [tuple(column[::2].copy() for column in self._joined())]
+            self._kept = len(self._parts[0][0])
+            self._stride *= 2
+
+    def rows(self, nothing: WindowColumns) -> WindowColumns:
+        """Return all rows that were kept; `nothing`, if there are none."""
+        return self._joined() if self._parts else nothing
+
+    def _joined(self) -> WindowColumns:
+        return tuple(np.concatenate(columns) for columns in zip(*self._parts, strict=True))

@@ -1,0 +1,1 @@
+"""How well the model detects on labelled files, beside other detectors."""

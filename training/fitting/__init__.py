@@ -1,0 +1,1 @@
+"""Rows -> detector: the fit, its calibration, and what drift detection compares with."""

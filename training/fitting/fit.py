@@ -1,0 +1,298 @@
+"""Rows -> detector: scaler, autoencoder, whitening and attribution, then the calibration on the held-out rows."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from training.fitting.calibration_rows import calibrate, explained
+from training.fitting.champion_scores import ChampionScores
+from worker.errors import NoModelError
+from worker.models import KINDS, Attribution, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule, Whitening
+from worker.models.wavelet import columns
+from worker.native.arrays import Bools, Float32s, Float64s, Int64s
+
+Rows = Float32s
+
+MIN_ROWS: Final = 50
+STEPS: Final = 3000
+BATCH: Final = 256
+LEARNING_RATE: Final = 2e-3
+ROUNDS: Final = 30  # looks at the held-out loss
+LOOKED_AT: Final = 4096  # held-out rows of such a look
+STRETCHES: Final = 10
+FOLDS: Final = 5  # of the held-out rows
+# Recent data are mostly normal, not all. The worst tenth of each batch does not teach, or a bottleneck learns a
+# frequent fault as one more way of running (stacked, shuttle with 7 % anomalies: ROC-AUC .66 without, .999 with). In
+# the denoising kind the noise drawn decides which rows are the worst: there the champion has to help, see `_known`.
+TRIMMED: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the progress bar shows after each of the rounds; `eta` in seconds."""
+
+    number: int
+    of: int
+    epoch: float
+    loss: float
+    held_out_loss: float
+    eta: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted detector, and how it came out.
+
+    `calibrated` is the number of held-out rows behind the p-values, `scores` are theirs. `sparsity` is the share of
+    zeros in their codes.
+    """
+
+    detector: Detector
+    loss: float
+    held_out_loss: float
+    sparsity: float
+    calibrated: int
+    seconds: float
+    rounds: Sequence[Round]
+    scores: Float64s
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Whose rows they are: the entity of each of `rows` and `held_out`, as an index of `names`."""
+
+    names: Sequence[str]
+    rows: Int64s
+    held_out: Int64s
+
+
+TrainingBatch = tuple[torch.Tensor, torch.Tensor]  # scaled readings [n, d], and 1 or 0 [n, d] for present or missing
+
+
+def fit(
+    rows: Rows,
+    held_out: Rows,
+    features: tuple[str, ...],
+    kind: str,
+    *,
+    architecture: dict[str, Any] | None = None,
+    window: int = 1,
+    fleet: Fleet | None = None,
+    opinions: tuple[ChampionScores, ChampionScores] | None = None,
+    seed: int = 0,
+    steps: int = STEPS,
+    device: torch.device | None = None,
+    progress: Callable[[Round], None] = lambda _: None,
+) -> Fitted:
+    """Fit on `rows` [n, D] and calibrate on `held_out` [m, D], both in the order of time; NaN is missing.
+
+    D is the number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each
+    entity gets a scaler of its own. The champion's `opinions`, of rows and held-out rows, tell how many are not normal.
+    `architecture` goes to the kind's constructor. `device` is where it is computed (the CPU); the detector comes back
+    on the CPU.
+
+    The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
+    too few rows or a feature has no reading at all.
+    """
+    started = time.monotonic()
+    _refuse(rows, held_out, columns(features, window))
+    entities = None
+    if fleet is not None:
+        entities = EntityScaler.fit(rows[:, : len(features)], fleet.rows, fleet.names)
+        rows, held_out = (
+            _in_fleet_units(entities, x, fleet.names, machine)
+            for x, machine in ((rows, fleet.rows), (held_out, fleet.held_out))
+        )
+    if opinions is not None:
+        # A cluster of faults would be learned as one more way of running, whether or not a worker has published it yet.
+        rows = rows[_known(opinions[0], opinions[0].score)]
+    torch.manual_seed(seed)
+    device = device or torch.device("cpu")
+    scaler = Scaler.fit(rows)
+    autoencoder = KINDS[kind](rows.shape[1], **(architecture or {})).to(device)
+    # Early stopping must not choose the round that fits the faults best.
+    looked_at = held_out if opinions is None else held_out[_known(opinions[1], opinions[1].score)]
+    train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, looked_at))
+    generator = torch.Generator(device).manual_seed(seed)
+    rounds: list[Round] = []
+
+    def report(r: Round) -> None:
+        rounds.append(r)
+        progress(r)
+
+    loss, held_loss = _train(
+        autoencoder=autoencoder,
+        train=(train[0], train[1]),
+        held=(held[0], held[1]),
+        generator=generator,
+        steps=steps,
+        progress=report,
+    )
+    autoencoder.eval().requires_grad_(False)
+    module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
+    if opinions is not None:
+        # What is no normal row must not bend the whitening either: that is made again without.
+        held_out = held_out[_known(opinions[1], scores)]
+        module, scores = _module(scaler, autoencoder, rows, held_out)
+    scores = _finite(scores)
+    detector = Detector(features, module, calibrate(scores), window, entities)
+    sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
+    return Fitted(
+        detector,
+        loss,
+        held_loss,
+        sparsity,
+        len(scores),
+        seconds=time.monotonic() - started,
+        rounds=rounds,
+        scores=scores,
+    )
+
+
+def _finite(scores: Float64s) -> Float64s:
+    """Return the scores that are numbers. Raises NoModelError where they are too few to set a threshold by."""
+    finite = scores[np.isfinite(scores)]
+    if len(finite) < 2:
+        raise NoModelError(
+            f"of {len(scores)} held-out rows none can be scored: nothing to set a threshold by; more"
+            " readings have to be there (OFFNORMAL_INPUT__FEATURES, OFFNORMAL_DETECTION__MAX_MISSING)"
+        )
+    return finite
+
+
+def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
+    """Rows to fit on, and held-out rows, both in the order of time.
+
+    Of each of STRETCHES stretches the latest part is held out: the threshold has to hold for all that a plant does in
+    the window, its nights, products and shifts, not for what it did last.
+    """
+    held = is_held_out(len(rows), holdout)
+    return rows[~held], rows[held]
+
+
+def is_held_out(n: int, holdout: float) -> Bools:
+    """Return [n] which of n rows in the order of time `split` holds out."""
+    held = np.zeros(n, bool)
+    for stretch in np.array_split(np.arange(n), max(1, min(STRETCHES, int(n * holdout)))):
+        held[stretch[len(stretch) - max(1, round(len(stretch) * holdout)) :]] = True
+    return held
+
+
+def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
+    if len(rows) + len(held_out) < MIN_ROWS or not len(held_out):
+        raise NoModelError(
+            f"{len(rows)} rows and {len(held_out)} held out: {MIN_ROWS} are needed; look back further"
+            " (OFFNORMAL_TRAINING__LOOKBACK), or give more rows"
+        )
+    empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
+    if empty:
+        raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
+
+
+def _known(opinion: ChampionScores, scores: Float64s) -> Bools:
+    """Return [n] False for rows that the champion's false-alarm rate does not explain, largest `scores` first.
+
+    Where these are most rows, it is the champion that does not know the plant any more, and all stay.
+    """
+    kept = explained(opinion.p_value, scores)
+    return kept if 2 * kept.sum() > len(scores) else np.ones(len(scores), bool)
+
+
+def _in_fleet_units(entities: EntityScaler, x: Rows, names: Sequence[str], codes: Int64s) -> Rows:
+    row = torch.from_numpy(np.array([entities.row(name) for name in names], np.int64)[codes])
+    return np.asarray(entities(torch.from_numpy(np.ascontiguousarray(x)), row).numpy())
+
+
+def _scaled(scaler: Scaler, rows: Rows) -> TrainingBatch:
+    z, present = scaler(torch.from_numpy(np.ascontiguousarray(rows)))
+    return z, torch.ones_like(z) if present is None else present
+
+
+def _train(
+    autoencoder: Autoencoder,
+    train: TrainingBatch,
+    held: TrainingBatch,
+    generator: torch.Generator,
+    steps: int,
+    progress: Callable[[Round], None],
+) -> tuple[float, float]:
+    """Adam with one cycle of the learning rate. Keeps the weights of the best held-out loss.
+
+    -> training loss, held-out loss
+    """
+    z, present = train
+    size = min(BATCH, len(z))
+    looked_at = torch.linspace(0, len(held[0]) - 1, min(LOOKED_AT, len(held[0])), device=z.device).long()
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=LEARNING_RATE)
+    # A twentieth of the steps warms up. Not .05: of 20 steps that is one, and the scheduler divides by one less.
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.051)
+    kept = (math.inf, math.inf, copy.deepcopy(autoencoder.state_dict()))
+    started, done = time.monotonic(), 0
+    for number in range(1, ROUNDS + 1):
+        autoencoder.train()
+        total, until = torch.zeros((), device=z.device), steps * number // ROUNDS
+        for _ in range(done, until):
+            index = torch.randint(len(z), (size,), generator=generator, device=z.device)
+            loss = _trimmed_mean(autoencoder.losses(z[index], present[index], generator))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            cycle.step()
+            total += loss.detach()
+        if until == done:
+            continue
+        autoencoder.eval()
+        with torch.no_grad():
+            # The same chance each time: looks are compared with each other.
+            chance = torch.Generator(z.device).manual_seed(0)
+            losses = autoencoder.losses(held[0][looked_at], held[1][looked_at], chance)
+            held_loss = float(_trimmed_mean(losses))
+        loss_now = float(total / (until - done))
+        if held_loss < kept[1]:
+            kept = (loss_now, held_loss, copy.deepcopy(autoencoder.state_dict()))
+        done = until
+        eta = (time.monotonic() - started) / number * (ROUNDS - number)
+        progress(
+            Round(number=number, of=ROUNDS, epoch=done * size / len(z), loss=loss_now, held_out_loss=held_loss, eta=eta)
+        )
+    autoencoder.load_state_dict(kept[2])
+    return kept[0], kept[1]
+
+
+def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
+    keep = max(1, round(len(losses) * (1 - TRIMMED)))
+    return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
+
+
+def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> tuple[ScoringModule, Float64s]:
+    """-> the module, and the scores [m] of the held-out rows to calibrate by.
+
+    The whitening is fitted to all rows (a covariance needs many), the attribution to the held-out ones (it needs what
+    residuals the future has, not what the autoencoder has learned by heart). A row that the whitening was fitted to
+    scores lower than a fresh one does: for the calibration, each fold of the held-out rows is scored by a whitening
+    that was fitted without it.
+    """
+
+    def scoring(whitening: Whitening) -> ScoringModule:
+        return ScoringModule(scaler, autoencoder, whitening, attribution).eval().requires_grad_(False)
+
+    with torch.no_grad():
+        z, present = _scaled(scaler, np.concatenate((rows, held_out)))
+        residual = (z - autoencoder(z)) * present
+        late = slice(len(rows), None)
+        attribution = Attribution.fit(residual[late], z[late], present[late])
+        scores = []
+        for fold in np.array_split(np.arange(len(held_out)), min(FOLDS, len(held_out))):
+            is_other = torch.ones(len(z), dtype=torch.bool)
+            is_other[len(rows) + fold] = False
+            scores.append(
+                scoring(Whitening.fit(residual[is_other], present[is_other]))(torch.from_numpy(held_out[fold]))
+            )
+        module = scoring(Whitening.fit(residual, present))
+    return module, torch.cat(scores).numpy().astype(np.float64)

@@ -1,0 +1,1 @@
+"""One training run, when it runs, and one at a time."""

@@ -1,0 +1,1 @@
+"""The five uses of the autoencoders, on digits, as a page."""

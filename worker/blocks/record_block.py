@@ -1,0 +1,73 @@
+"""Records as they were fetched, in columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.blocks.bytes_column import BytesColumn, Headers
+from worker.native.arrays import Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """n fetched records of one topic, undecoded, in the order of their offsets within each partition.
+
+    `timestamp` is in milliseconds since the epoch. `headers` has an entry only for a record that has any.
+    """
+
+    topic: str
+    partition: Int64s
+    offset: Int64s
+    timestamp: Int64s
+    keys: BytesColumn
+    values: BytesColumn
+    headers: Mapping[int, Headers]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes of the values."""
+        return int(self.values.length.sum())
+
+    @classmethod
+    def concat(cls, blocks: Sequence["RecordBlock"]) -> "RecordBlock":
+        """Join blocks of one topic, in the order in which they were read."""
+        if len(blocks) == 1:
+            return blocks[0]
+        headers: dict[int, Headers] = {}
+        first = 0
+        for block in blocks:
+            headers.update({first + i: h for i, h in block.headers.items()})
+            first += len(block)
+        keys = BytesColumn.concat([b.keys for b in blocks])
+        shared = all(b.keys.buffer is b.values.buffer for b in blocks)
+        return cls(
+            topic=blocks[0].topic,
+            partition=np.concatenate([b.partition for b in blocks]),
+            offset=np.concatenate([b.offset for b in blocks]),
+            timestamp=np.concatenate([b.timestamp for b in blocks]),
+            keys=keys,
+            values=BytesColumn.concat([b.values for b in blocks], keys.buffer if shared else None),
+            headers=headers,
+        )
+
+    def take(self, indices: Int64s) -> "RecordBlock":
+        """Return the records of these indices, which are in ascending order."""
+        headers = {new: self.headers[old] for new, old in enumerate(indices.tolist()) if old in self.headers}
+        return RecordBlock(
+            topic=self.topic,
+            partition=self.partition[indices],
+            offset=self.offset[indices],
+            timestamp=self.timestamp[indices],
+            keys=self.keys.take(indices),
+            values=self.values.take(indices),
+            headers=headers if self.headers else {},
+        )
+
+    def ends(self) -> dict[int, int]:
+        """Return the offset after the last record of each partition in the block."""
+        last = np.flatnonzero(np.diff(self.partition, append=-1))  # of each stretch of one partition
+        return dict(zip(self.partition[last].tolist(), (self.offset[last] + 1).tolist(), strict=True))

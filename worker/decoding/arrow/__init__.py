@@ -1,0 +1,1 @@
+"""Format `arrow`: IPC streams, many rows a record."""

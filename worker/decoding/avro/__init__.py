@@ -1,0 +1,1 @@
+"""Format `avro`, in Confluent's wire format."""

@@ -1,0 +1,182 @@
+"""Decodes a RecordBlock to a VectorBlock, each record by its format, all of them by one feature schema.
+
+The event time comes from a field of the payload, else from a header, else from the record's timestamp.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from worker.blocks.bytes_column import Headers
+from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH
+from worker.blocks.record_block import RecordBlock
+from worker.blocks.vector_block import Reject, VectorBlock
+from worker.decoding.format import NO_TIME, FeatureSchema, Format, Parsed, milliseconds
+from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
+from worker.native.arrays import Int64s
+from worker.schema_registry import SchemaRegistry
+from worker.settings import InputSettings, lacks_package
+from worker.settings.formats import FORMATS, format_of
+
+
+class Decoder:
+    """Decodes blocks for one feature schema. Whatever does not parse becomes a Reject and costs no neighbour."""
+
+    def __init__(self, settings: InputSettings, features: Sequence[str], registry: SchemaRegistry | None = None):
+        """Decode for these features.
+
+        `registry` has the schemas of formats that need them; without one such records are refused.
+        """
+        self._default = settings.format
+        self._time_header = settings.time_header
+        self._width = len(features)
+        self._schema = FeatureSchema(features, settings.entity_field, settings.time_field, settings.strict, registry)
+        self._formats: dict[str, Format] = {}
+        self._format(self._default)
+
+    def decode(self, records: RecordBlock) -> VectorBlock:
+        """Decode the records.
+
+        Raises SchemaRegistryError where a schema has to be asked for and the registry is away.
+        """
+        present = np.flatnonzero(records.values.length >= 0)
+        rejects: list[Reject] = []
+        parsed: list[Parsed] = []
+        nulls = len(records) - len(present)
+        times: dict[int, int] = {}
+        if self._time_header is not None and records.headers:
+            present, times = self._header_times(records, present, rejects)
+        if len(records) and records.keys.length.max() > MAX_ENTITY_BYTES:
+            present = _without_long_keys(records, present, rejects)
+        for name, indices in self._by_format(records, present, rejects):
+            parsed.extend(self._format(name).decode(records.values, indices))
+        return _join(
+            records=records, parsed=parsed, rejects=rejects, width=self._width, nulls=nulls, header_times=times
+        )
+
+    def documents(self, records: RecordBlock) -> list[Any]:
+        """Return the records' contents as JSON would have them, whatever the features are.
+
+        Leaves out records that do not parse. Raises Refused where a format does not name features, SchemaRegistryError.
+        """
+        documents: list[Any] = []
+        for name, indices in self._by_format(records, np.flatnonzero(records.values.length >= 0), []):
+            if not FORMATS[name].names_features and len(indices):
+                raise Refused(UNKNOWN_CONTENT_TYPE, f"{name} records do not tell how many features there are")
+            for r in indices.tolist():
+                with suppress(Refused):
+                    documents.append(self._format(name).document(records.values.view(r)))
+        return documents
+
+    def _header_times(
+        self, records: RecordBlock, present: Int64s, rejects: list[Reject]
+    ) -> tuple[Int64s, dict[int, int]]:
+        """Return the records whose time header is valid or absent, and the event times by it."""
+        times: dict[int, int] = {}
+        for r, headers in records.headers.items():
+            header = next((value for key, value in headers if key == self._time_header and value is not None), None)
+            if header is None or records.values.length[r] < 0:
+                continue
+            try:
+                times[r] = header_time(header)
+            except Refused as error:
+                rejects.append(Reject(r, error.reason, f"header {self._time_header}: {error}"))
+        return np.setdiff1d(present, [reject.record for reject in rejects]), times
+
+    def _by_format(self, records: RecordBlock, present: Int64s, rejects: list[Reject]) -> Sequence[tuple[str, Int64s]]:
+        """Split the records by format. Nearly always there is one, and nothing to split."""
+        if not records.headers:
+            return [(self._default, present)]
+        named: dict[str, list[int]] = {}
+        for r in present.tolist():
+            content_type_given = content_type(records.headers.get(r, ()))
+            name = self._default if content_type_given is None else format_of(content_type_given)
+            if content_type_given == RECORD_BATCH and BY_US in records.headers[r]:
+                error_text = dict(records.headers[r]).get("offnormal-error") or b""
+                rejects.append(Reject(r, UNREADABLE, error_text.decode("utf-8", "replace")))
+            elif name is None:
+                rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {content_type_given!r}"))
+            elif (lacks := self._lacks(name)) is not None:
+                rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {content_type_given!r}: {lacks}"))
+            else:
+                named.setdefault(name, []).append(r)
+        return [(name, np.array(indices, np.int64)) for name, indices in named.items()]
+
+    def _lacks(self, name: str) -> str | None:
+        """Return what the format needs that is not there."""
+        if FORMATS[name].needs_registry and self._schema.registry is None:
+            return "OFFNORMAL_SCHEMA_REGISTRY__URL does not name a registry"
+        return lacks_package(name)
+
+    def _format(self, name: str) -> Format:
+        """Return the reader of a format. It is made at its first use, since some import large packages."""
+        if name not in self._formats:
+            module, _, reader = FORMATS[name].reader.partition(":")
+            self._formats[name] = getattr(import_module(module), reader).of(self._schema)
+        return self._formats[name]
+
+
+def _without_long_keys(records: RecordBlock, present: Int64s, rejects: list[Reject]) -> Int64s:
+    sizes = records.keys.length[present]
+    for r, size in zip(
+        present[sizes > MAX_ENTITY_BYTES].tolist(), sizes[sizes > MAX_ENTITY_BYTES].tolist(), strict=True
+    ):
+        rejects.append(Reject(r, BAD_ENTITY, f"a key of {size} bytes: {MAX_ENTITY_BYTES} may name an entity"))
+    return present[sizes <= MAX_ENTITY_BYTES]
+
+
+def content_type(headers: Headers) -> str | None:
+    """Return the content-type header in lower case, without parameters; None where there is none."""
+    for key, value in headers:
+        if key.lower() == "content-type" and value is not None:
+            return value.split(b";")[0].strip().lower().decode("latin-1")
+    return None
+
+
+def header_time(header: bytes) -> int:
+    """Return the time in a header: a number or ISO 8601, as text. Raises Refused."""
+    text = header.decode("utf-8", "replace").strip()
+    try:
+        return milliseconds(float(text))
+    except ValueError:
+        return milliseconds(text)
+
+
+def _join(
+    records: RecordBlock,
+    parsed: Sequence[Parsed],
+    rejects: list[Reject],
+    width: int,
+    nulls: int,
+    header_times: dict[int, int],
+) -> VectorBlock:
+    for part in parsed:
+        rejects.extend(part.rejects)
+    source = np.concatenate([np.empty(0, np.int64), *(p.records for p in parsed)])
+    counts = np.concatenate([np.empty(0, np.int64), *(p.counts for p in parsed)])
+    x = parsed[0].x if len(parsed) == 1 else np.concatenate([np.empty((0, width), np.float32), *(p.x for p in parsed)])
+    if len(source) == len(x):  # one row a record, as mostly
+        record, row = source, np.zeros(len(x), np.int64)
+    else:
+        record = np.repeat(source, counts)
+        row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
+    entities = {r: e for p in parsed for r, e in p.entities.items()}
+    times = header_times | {r: t for p in parsed for r, t in p.times.items()}
+    record_times = records.timestamp
+    if times:
+        record_times = record_times.copy()
+        record_times[list(times)] = list(times.values())
+    time = record_times[record]
+    if any(p.row_times is not None for p in parsed):
+        of_row = [np.full(len(p.x), NO_TIME) if p.row_times is None else p.row_times for p in parsed]
+        time = np.where((own := np.concatenate(of_row)) == NO_TIME, time, own)
+    if len(parsed) > 1:  # put the rows back into the records' order
+        order = np.argsort(record, kind="stable")
+        record, row, x, time = record[order], row[order], x[order], time[order]
+    rejects.sort(key=lambda reject: reject.record)
+    return VectorBlock(
+        records=records, x=x, record=record, row=row, time=time, entities=entities, rejects=rejects, nulls=nulls
+    )

@@ -1,0 +1,1 @@
+"""Format `json`: arrays, and objects of named readings."""

@@ -1,0 +1,381 @@
+"""Incidents: the vectors over budget of one entity that belong together, so that a person is told once.
+
+An incident opens when m of an entity's last n vectors are over budget, or one is extreme. It is updated while more of
+them come, and closes with the first vector that comes a quiet time after the last of them. All times are event times
+and all counts are of the entity's own vectors in the order of their arrival: the same records give the same incidents,
+whatever the batches and crashes in between.
+
+What has opened is restored from what was published (`Incidents.restore`); what has not, from what is stored beside the
+committed offset (`Suspect`).
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from worker.blocks import VectorBlock
+from worker.detection.incident import Flag, Incident, RowPlace, Suspect
+from worker.detection.judge import Anomalies, Scorer
+from worker.detection.watchlist import NEVER, Watch, Watched, place
+from worker.native.arrays import Float32s, Int64s, UInt64s
+from worker.native.jit import compiled, read_only
+from worker.settings import IncidentSettings
+
+_SENSORS: Final = 64  # whose evidence an incident adds up; later ones are not taken in
+
+
+@dataclass
+class EntityState:
+    """What is known of one entity: its flags, its incident, and when somebody was last notified of it."""
+
+    partition: int
+    flags: list[Flag] = field(default_factory=list)
+    position: int = 0  # as of the last look; the watch counts on
+    incident: Incident | None = None
+    seen: float = 0.0  # likewise; monotonic seconds
+
+    @property
+    def open(self) -> bool:
+        """Return whether an incident of the entity is open."""
+        return self.incident is not None and not self.incident.closed
+
+
+class _Flagged:
+    """One of a block's anomalies."""
+
+    def __init__(self, anomalies: Anomalies, k: int):
+        self._anomalies, self._k = anomalies, k
+        self.index = int(anomalies.index[k])
+        self.p_value = float(anomalies.p_value[k])
+        self.alarm = bool(anomalies.alarm[k])
+
+    @property
+    def evidence(self) -> tuple[Int64s, Float32s]:
+        return self._anomalies.top[self._k], self._anomalies.contribution[self._k]
+
+    def belongs_to(self, incident: str | None) -> None:
+        self._anomalies.incident[self._k] = incident
+
+
+class Incidents:
+    """The incidents of all entities of a worker. Has no connection: `changed` hands over what is to be published."""
+
+    def __init__(self, settings: IncidentSettings, topic: str):
+        self._settings = settings
+        self._topic = topic
+        self._quiet, self._cooldown = int(settings.quiet * 1000), int(settings.cooldown * 1000)
+        self._courses: dict[int, EntityState] = {}
+        self._watch = Watch()
+        self._changed: dict[str, Incident] = {}
+
+    def observe(self, block: VectorBlock, anomalies: Anomalies, scorer: Scorer) -> None:
+        """Take a block's vectors in; assign an incident to each anomaly that belongs to one."""
+        if not len(anomalies) and not len(self._watch):
+            return
+        over = np.full(len(block), -1)
+        over[anomalies.index] = np.arange(len(anomalies))
+        of_row, now = block.entity_hash[block.record], time.monotonic()
+        with_flags = np.unique(of_row[anomalies.index])
+        due = self._watch.advance(of_row, block.time, with_flags, now)
+        looked_at: dict[int, EntityState] = {}
+        for entity, rows in _rows_of(of_row, np.union1d(with_flags, due)):
+            course = self._course(entity, int(block.records.partition[block.record[rows[0]]]))
+            course.seen = now
+            self._take(
+                course=course, entity=entity, rows=rows, over=over, block=block, anomalies=anomalies, scorer=scorer
+            )
+            looked_at[entity] = course
+        self._put(looked_at)
+
+    def _take(
+        self,
+        course: EntityState,
+        entity: int,
+        rows: Int64s,
+        over: Int64s,
+        block: VectorBlock,
+        anomalies: Anomalies,
+        scorer: Scorer,
+    ) -> None:
+        """Take an entity's vectors of a block, one flag after another, until an incident takes all that are left."""
+        tried, begin = None, 0
+        for k in [*np.flatnonzero(over[rows] >= 0).tolist(), len(rows)]:
+            if course.open and course.incident is not tried:
+                tried = course.incident
+                if self._go_on(
+                    course=course, rows=rows[begin:], over=over, block=block, anomalies=anomalies, scorer=scorer
+                ):
+                    return
+            self._pass(course, block.time[rows[begin:k]])
+            if k < len(rows):
+                self._flag(course, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
+            begin = k + 1
+
+    def _go_on(
+        self,
+        course: EntityState,
+        rows: Int64s,
+        over: Int64s,
+        block: VectorBlock,
+        anomalies: Anomalies,
+        scorer: Scorer,
+    ) -> bool:
+        """Take the fast path: the incident is open and covers all rows. Return False if it does not."""
+        incident = course.incident
+        flags = rows[over[rows] >= 0]
+        if incident is None or incident.closed or course.flags or not len(flags):
+            return False
+        record = block.record[flags]
+        first = (int(block.records.offset[record[0]]), int(block.row[flags[0]]))
+        times = block.time[flags]
+        within = int(block.time[rows].max()) < incident.latest + self._quiet
+        if first <= incident.last or not within or int(times.min()) <= incident.started - self._quiet:
+            return False
+        course.position += len(rows)
+        continuing = over[flags]
+        last = (int(block.records.offset[record[-1]]), int(block.row[flags[-1]]))
+        incident.last = max(incident.last, last)
+        incident.latest = max(incident.latest, int(times.max()))
+        incident.vectors += len(flags)
+        incident.peak = min(incident.peak, float(anomalies.p_value[continuing].min()))
+        if anomalies.alarm[continuing].any():
+            incident.severity = "alarm"
+        self._add_evidence(incident, anomalies.top[continuing], anomalies.contribution[continuing], scorer)
+        name = incident.id
+        self._changed[name] = incident
+        for k in continuing.tolist():
+            anomalies.incident[k] = name
+        return True
+
+    def _course(self, entity: int, partition: int) -> EntityState:
+        """Return the entity's state, with its count of vectors up to date."""
+        course = self._courses.get(entity)
+        if course is None:
+            course = self._courses[entity] = EntityState(partition)
+        index, is_watched = self._watch.find(np.array([entity], np.uint64))
+        if is_watched[0]:
+            course.position = int(self._watch.rows["position"][index[0]])
+        return course
+
+    def _put(self, courses: Mapping[int, EntityState]) -> None:
+        if not courses:
+            return
+        watched = [self._watched(e, course) for e, course in courses.items() if course.flags or course.open]
+        self._watch.replace(np.fromiter(courses, np.uint64, len(courses)), watched)
+        for entity, course in courses.items():
+            if not course.flags and course.incident is None:
+                del self._courses[entity]
+
+    def _watched(self, entity: int, course: EntityState) -> Watched:
+        expires = course.flags[0].position + self._settings.out_of if course.flags else NEVER
+        closes = course.incident.latest + self._quiet if course.incident is not None and course.open else NEVER
+        return Watched(entity, course.position, expires, closes, course.seen)
+
+    def _pass(self, course: EntityState, times: Int64s) -> None:
+        """Count vectors within budget: flags may run out, and the incident may close."""
+        if not len(times):
+            return
+        course.position += len(times)
+        self._prune(course)
+        incident = course.incident
+        if incident is not None and not incident.closed and int(times.max()) >= incident.latest + self._quiet:
+            self._close(incident)
+
+    def _flag(self, course: EntityState, entity: int, block: VectorBlock, anomaly: _Flagged, scorer: Scorer) -> None:
+        record = int(block.record[anomaly.index])
+        place = (int(block.records.offset[record]), int(block.row[anomaly.index]))
+        when = int(block.time[anomaly.index])
+        course.position += 1
+        self._prune(course)
+        incident = course.incident
+        if incident is not None and place <= incident.last and when < incident.latest + self._quiet:
+            # It was seen by who published the incident, and is scored again. (Later ones at such a place are of a topic
+            # that was made anew.)
+            anomaly.belongs_to(incident.id if place >= incident.opened else None)
+            return
+        if incident is not None and not incident.closed:
+            if incident.started - self._quiet < when < incident.latest + self._quiet:
+                self._add(incident, anomaly, place, when, scorer)
+                self._changed[incident.id] = incident
+                anomaly.belongs_to(incident.id)
+                return
+            self._close(incident)
+        course.flags.append(Flag(course.position, when, *place, anomaly.p_value, anomaly.alarm))
+        extreme = anomaly.p_value <= scorer.budget * self._settings.extreme
+        if extreme or len(course.flags) >= self._settings.open_after:
+            self._open(
+                course=course, entity=entity, block=block, anomaly=anomaly, place=place, when=when, scorer=scorer
+            )
+
+    def _open(
+        self,
+        course: EntityState,
+        entity: int,
+        block: VectorBlock,
+        anomaly: _Flagged,
+        place: RowPlace,
+        when: int,
+        scorer: Scorer,
+    ) -> None:
+        flags, before = course.flags, course.incident
+        started = min(flag.time for flag in flags)
+        notify = before is None or abs(started - before.notified) >= self._cooldown
+        record = int(block.record[anomaly.index])
+        incident = Incident(
+            topic=self._topic,
+            partition=int(block.records.partition[record]),
+            entity=block.entity(anomaly.index),
+            identity=entity,
+            first=(flags[0].offset, flags[0].row),
+            opened=place,
+            last=place,
+            started=started,
+            latest=max(flag.time for flag in flags),
+            vectors=len(flags) - 1,
+            peak=min(flag.p_value for flag in flags),
+            severity="alarm" if any(flag.alarm for flag in flags) else "warning",
+            evidence={},
+            models=[],
+            notify=notify,
+            notified=started if notify or before is None else before.notified,
+        )
+        self._add(incident, anomaly, place, when, scorer)
+        course.incident, course.flags = incident, []
+        self._changed[incident.id] = incident
+        anomaly.belongs_to(incident.id)
+
+    def _add(self, incident: Incident, anomaly: _Flagged, place: RowPlace, when: int, scorer: Scorer) -> None:
+        incident.last = max(incident.last, place)
+        incident.latest = max(incident.latest, when)
+        incident.vectors += 1
+        incident.peak = min(incident.peak, anomaly.p_value)
+        if anomaly.alarm:
+            incident.severity = "alarm"
+        self._add_evidence(incident, *anomaly.evidence, scorer)
+
+    @staticmethod
+    def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
+        """Features [k, t] and their shares. Added one after another, so that batches make no difference."""
+        evidence, features = incident.evidence, scorer.features
+        for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
+            name = features[j]
+            if name in evidence:
+                evidence[name] += share
+            elif len(evidence) < _SENSORS:
+                evidence[name] = share
+        if (scorer.name, scorer.version) not in incident.models:
+            incident.models.append((scorer.name, scorer.version))
+
+    def _close(self, incident: Incident) -> None:
+        incident.closed = True
+        self._changed[incident.id] = incident
+
+    def _prune(self, course: EntityState) -> None:
+        course.flags = [f for f in course.flags if f.position > course.position - self._settings.out_of]
+
+    # -- what goes out, and comes back
+
+    def changed(self) -> list[Incident]:
+        """Return the incidents that have changed since the last call, as they are now.
+
+        An opening is marked for notification only once.
+        """
+        incidents = [incident.copy() for incident in self._changed.values()]
+        for incident in self._changed.values():
+            incident.notify = False
+        self._changed.clear()
+        return incidents
+
+    @property
+    def news(self) -> bool:
+        """Return whether a changed incident needs a notification."""
+        return any(incident.notify for incident in self._changed.values())
+
+    def suspects(self, partition: int) -> list[Suspect]:
+        """Return the entities of a partition with flags, the one flagged last first."""
+        suspects = []
+        for k in np.flatnonzero(self._watch.rows["expires"] != NEVER).tolist():
+            entity = int(self._watch.rows["entity"][k])
+            course = self._courses[entity]
+            if course.partition == partition:
+                suspects.append(Suspect(entity, int(self._watch.rows["position"][k]), course.flags))
+        return sorted(suspects, key=lambda s: s.flags[-1][2:4], reverse=True)
+
+    def restore(self, partition: int, suspects: Iterable[Suspect], published: Mapping[int, Incident]) -> None:
+        """Go on from the committed state; `published` are the last incidents of the partition's entities."""
+        now = time.monotonic()
+        courses = {
+            entity: EntityState(partition, incident=incident.copy(), seen=now) for entity, incident in published.items()
+        }
+        for suspect in suspects:
+            course = courses.setdefault(suspect.entity, EntityState(partition, seen=now))
+            course.position = suspect.position
+            # What was published may be ahead of what was committed, and have taken some of them in.
+            last = course.incident.last if course.incident is not None else (-1, -1)
+            course.flags = [flag for flag in suspect.flags if (flag.offset, flag.row) > last]
+        self._courses |= courses
+        self._put(courses)
+
+    def forget(self, partition: int) -> None:
+        """Forget a partition that was revoked, or is read again."""
+        revoked = {entity: EntityState(partition) for entity, c in self._courses.items() if c.partition == partition}
+        self._put(revoked)
+        self._changed = {id: incident for id, incident in self._changed.items() if incident.partition != partition}
+
+    def sweep(self, idle: float) -> None:
+        """Close the incidents of entities that have been silent for `idle` seconds, and forget what is over."""
+        now, looked_at = time.monotonic(), {}
+        for k in np.flatnonzero(now - self._watch.rows["seen"] >= idle).tolist():
+            entity = int(self._watch.rows["entity"][k])
+            course = looked_at[entity] = self._course(entity, 0)
+            course.seen, course.flags = float(self._watch.rows["seen"][k]), []
+            if course.incident is not None and course.open:
+                self._close(course.incident)
+        for entity, course in self._courses.items():
+            over = not course.flags and not course.open
+            if over and entity not in looked_at and now - course.seen >= max(idle, self._settings.cooldown):
+                looked_at[entity] = EntityState(course.partition)
+        self._put(looked_at)
+
+    @property
+    def open(self) -> int:
+        """Return the number of open incidents."""
+        return int(np.count_nonzero(self._watch.rows["closes"] != NEVER))
+
+
+def _rows_of(hashes: UInt64s, wanted: UInt64s) -> Iterator[tuple[int, Int64s]]:
+    """Yield the rows of each of these entities, in ascending order of their hashes and in the order of arrival."""
+    ends = np.zeros(len(wanted) + 1, np.int64)
+    rows = _gather(read_only(hashes), wanted, ends)
+    for entity, (begin, end) in zip(wanted.tolist(), pairwise(ends.tolist()), strict=True):
+        if end > begin:
+            yield entity, rows[begin:end]
+
+
+@compiled
+def _gather(hashes, wanted, ends):  # type: ignore[no-untyped-def]
+    """Sort rows by entity (counting sort).
+
+    `ends` [k + 1] says where the rows of each of the `wanted` [k] begin and end in the result.
+    """
+    of_row = np.empty(len(hashes), np.int64)
+    k = -1
+    for i in range(len(hashes)):
+        if k < 0 or wanted[k] != hashes[i]:  # mostly it is the one of the row before
+            k = place(wanted, hashes[i])
+        of_row[i] = k
+        if k >= 0:
+            ends[k + 1] += 1
+    for k in range(len(wanted)):
+        ends[k + 1] += ends[k]
+    position, rows = ends[:-1].copy(), np.empty(ends[-1], np.int64)
+    for i in range(len(hashes)):
+        k = of_row[i]
+        if k >= 0:
+            rows[position[k]] = i
+            position[k] += 1
+    return rows

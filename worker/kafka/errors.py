@@ -1,0 +1,72 @@
+"""What may go wrong with Kafka, sorted by what is to be done: do the work again, or end with a readable line."""
+
+import contextlib
+from collections.abc import Iterator
+
+from kafka import errors
+
+from worker.errors import KafkaUnavailable
+
+
+class Rewind(Exception):
+    """What is not committed is void: abort it, and read on from where it began. Nothing is lost."""
+
+
+class OutsideFault(Rewind):
+    """The cause lies outside of Kafka, so that new connections to the brokers would not help."""
+
+
+# No retry mends these: somebody has to change a setting, a password or an ACL.
+FATAL = (
+    errors.AuthorizationError,
+    errors.SaslAuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.FencedInstanceIdError,
+    errors.KafkaConfigurationError,
+    errors.MessageSizeTooLargeError,
+    errors.OffsetMetadataTooLargeError,
+)
+
+
+def fatal_in(error: BaseException | None) -> Exception | None:
+    """Return the fatal error in `error`: itself, or wrapped by the client into the arguments of another."""
+    wrapped: tuple[object, ...] = getattr(error, "args", ())
+    return next((e for e in (error, *wrapped) if isinstance(e, Exception) and isinstance(e, FATAL)), None)
+
+
+def readable(error: Exception, doing: str, bootstrap: str) -> KafkaUnavailable:
+    """Return one line that says what failed and what to look at."""
+    if isinstance(error, errors.FencedInstanceIdError):
+        return KafkaUnavailable(
+            "another worker has joined with the same OFFNORMAL_KAFKA__INSTANCE_ID: each worker needs its own"
+        )
+    if isinstance(error, errors.MessageSizeTooLargeError):
+        return KafkaUnavailable(
+            f"{doing}: an event is larger than its topic's max.message.bytes: raise that, or name fewer features"
+            " (OFFNORMAL_DETECTION__TOP_FEATURES)"
+        )
+    if isinstance(error, errors.OffsetMetadataTooLargeError):
+        return KafkaUnavailable(
+            f"{doing}: the broker does not take the state beside an offset: its offset.metadata.max.bytes must be 4096,"
+            " as it is by default, or more"
+        )
+    text = str(error).partition("Request '")[0].removeprefix(f"{type(error).__name__}: ") or type(error).__name__
+    text = " ".join(text.split())[:200].rstrip(": ")
+    if isinstance(error, FATAL):
+        return KafkaUnavailable(f"{doing}: {bootstrap} refuses it: {text} (look at user, password and ACLs)")
+    return KafkaUnavailable(
+        f"{doing}: no answer from {bootstrap}: {text} (look at OFFNORMAL_KAFKA__BOOTSTRAP and network)"
+    )
+
+
+@contextlib.contextmanager
+def readable_errors(doing: str, bootstrap: str) -> Iterator[None]:
+    """Turn whatever kafka-python raises inside into worker.errors.KafkaError (exit code 4)."""
+    try:
+        yield
+    except errors.KafkaError as error:
+        raise readable(error, doing, bootstrap) from error
+    except OSError as error:  # files of certificates, name resolution
+        raise KafkaUnavailable(
+            f"{doing}: {error} (look at OFFNORMAL_KAFKA__BOOTSTRAP and the files of certificates)"
+        ) from error

@@ -1,0 +1,242 @@
+"""Where the reading of a partition begins, and where it goes on when its log is another one than it was.
+
+A partition begins where the group has committed, or else where OFFNORMAL_KAFKA__START says, or, if it was added later,
+with its first record. A log is another one where retention has taken what comes next, where its end was lost (by an
+unclean election, or a disk without power), or where the topic was made anew under its name.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import structlog
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition, errors
+
+from worker.kafka import waits
+from worker.kafka.client import internals
+from worker.kafka.errors import Rewind
+from worker.kafka.offset_metadata import OffsetNote
+from worker.kafka.reader import is_found
+from worker.settings import KafkaSettings, start_time
+
+log = structlog.get_logger()
+
+
+class Committed(NamedTuple):
+    """The offset of a partition's next record to score, and the state that was stored beside it.
+
+    Without an offset reading begins where OFFNORMAL_KAFKA__START says.
+    """
+
+    offset: int | None
+    state: Mapping[str, Any]
+
+
+@dataclass
+class Marks:
+    """What the source knows of the partitions that it owns."""
+
+    resume: dict[TopicPartition, int] = field(default_factory=dict)  # where each one's uncommitted work begins
+    strange: set[TopicPartition] = field(default_factory=set)  # not adopted yet
+    history: dict[int, int] = field(default_factory=dict)  # partition -> the first offset that is not history
+
+    def forget(self, place: TopicPartition) -> None:
+        """Forget where the reading of a partition goes on."""
+        self.resume.pop(place, None)
+        self.history.pop(place.partition, None)
+
+
+class StartOffsets:
+    """Where the partitions of one topic are read from, for one member of a group.
+
+    `commit` commits outside of any transaction, or raises Rewind.
+    """
+
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        settings: KafkaSettings,
+        topic: str,
+        marks: Marks,
+        commit: Callable[[Mapping[TopicPartition, OffsetAndMetadata]], None],
+    ):
+        self._consumer, self._settings, self._topic = consumer, settings, topic
+        self._marks, self._commit = marks, commit
+        self._topic_id = internals.topic_id(consumer, topic)
+        self._is_remade = False  # the topic is another one than at the start: to be read from its beginning
+        self._own_offset: set[TopicPartition] = set()  # adopted at an offset of this very topic, or committed
+        self._divergence: dict[TopicPartition, int] = {}  # where a log goes another way than it was read
+        self._first_partitions: int | None = None  # see OffsetNote
+        self.skipped_by_retention = 0
+        self.truncations = 0
+
+    def note(self, state: Mapping[str, Any]) -> str:
+        """Return what to store beside an offset, with the caller's `state`."""
+        return OffsetNote(self._topic_id, self._first_partitions, state).dump()
+
+    def committed(self, place: TopicPartition) -> None:
+        """Take note that an offset was committed with a note."""
+        self._divergence.pop(place, None)
+        if self._topic_id is not None:
+            self._own_offset.add(place)
+
+    def forget(self, place: TopicPartition) -> None:
+        """Forget a partition that was assigned or revoked: another worker may know its log better by now."""
+        self._own_offset.discard(place)
+        self._divergence.pop(place, None)
+
+    def go_on(self, place: TopicPartition, committed: OffsetAndMetadata | None) -> Committed:
+        """Seek to the partition's committed offset. Raises what the client raises."""
+        note = OffsetNote.load(committed.metadata if committed else None)
+        if self._is_of_another_topic(note) or (committed is None and self._is_remade):
+            self._marks.resume.pop(place, None)
+            self._consumer.seek_to_beginning(place)
+            return Committed(None, {})
+        if note.topic_id is not None:
+            self._own_offset.add(place)
+        if note.first_partitions is not None:
+            self._first_partitions = note.first_partitions
+        if committed is None:
+            if place in self._marks.resume:
+                self._consumer.seek(place, self._marks.resume[place])
+            return Committed(None, {})
+        committed = self._before_divergence(place, committed)
+        self._marks.resume[place] = committed.offset
+        internals.seek(self._consumer, place, committed.offset, committed.leader_epoch)
+        return Committed(committed.offset, note.state)
+
+    def begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Set the position of partitions without a committed offset.
+
+        It is where OFFNORMAL_KAFKA__START says, if they were there when the group began. Partitions that were added
+        later, or belong to a topic made anew, are read from their first record.
+        """
+        unread = set(partitions)
+        new = self._added(unread)
+        old, start = unread - new, self._settings.start
+        if new:
+            self._consumer.seek_to_beginning(*new)
+        if old and start == "earliest":
+            self._consumer.seek_to_beginning(*old)
+        elif old and start == "latest":
+            self._consumer.seek_to_end(*old)
+        elif old:
+            moment = int(start_time(start, time.time()) * 1000)
+            for place, offset in waits.offsets_for_times(self._consumer, sorted(old), moment).items():
+                if offset is not None and is_found(offset):
+                    self._consumer.seek(place, offset.offset)
+                else:
+                    self._consumer.seek_to_end(place)
+        if start != "earliest":
+            # "latest" is another place after a crash: what came in between would be lost unless it is held fast now.
+            metadata = OffsetNote(self._topic_id, self._first_partitions).dump()
+            self._commit({p: OffsetAndMetadata(waits.position(self._consumer, p), metadata, -1) for p in unread})
+            self._marks.strange.update(unread)  # there may be history to read back
+        log.info("start_offsets_chosen", at=start, partitions=_numbers(old), from_their_beginning=_numbers(new))
+
+    def _added(self, new: set[TopicPartition]) -> set[TopicPartition]:
+        """Return the partitions that were added after the group began."""
+        if self._is_remade:
+            return new
+        if self._settings.start == "earliest":
+            return set()
+        all_places = [TopicPartition(self._topic, p) for p in waits.partitions_of(self._consumer, self._topic)]
+        committed = waits.committed_offsets(self._consumer, all_places, waits.POSITION)
+        notes = [OffsetNote.load(offset.metadata) for offset in committed.values()]
+        notes = [note for note in notes if not self._is_of_another_topic(note)]
+        first = [note.first_partitions for note in notes if note.first_partitions is not None]
+        # A group that has begun before notes were written: each of its partitions had an offset from then on.
+        self._first_partitions = min(first, default=0 if notes else len(all_places))
+        return {place for place in new if place.partition >= self._first_partitions}
+
+    def out_of_range(self, partitions: Mapping[TopicPartition, int]) -> None:
+        """Go on where the log has no record at the position: at its earliest record, or at a shorter log's end.
+
+        Retention was faster than this worker, or the log is shorter than what was read of it. No system can score what
+        is gone: it is logged as an error and counted.
+        """
+        waits.refresh_metadata(self._consumer, partitions)
+        self.look_at_topic()
+        earliest = waits.beginning_offsets(self._consumer, partitions)
+        ends = waits.end_offsets(self._consumer, partitions)
+        for place, wanted in partitions.items():
+            if place in self._marks.strange:  # not read from there yet: its adoption says from where
+                self._consumer.seek(place, earliest[place])
+            elif wanted > ends[place] and place in self._own_offset:
+                self.truncated({place: OffsetAndMetadata(ends[place], "", -1)})
+            else:
+                self._skip_to_earliest(place, wanted, earliest[place])
+
+    def _skip_to_earliest(self, place: TopicPartition, wanted: int, earliest: int) -> None:
+        end = self._marks.history.pop(place.partition, None)
+        if end is not None and wanted < earliest <= end:
+            self._marks.history[place.partition] = end  # only what was to be read back is gone
+            self._consumer.seek(place, earliest)
+            return
+        self.skipped_by_retention += max(earliest - wanted, 0)
+        log.error("records_expired", partition=place.partition, wanted=wanted, earliest=earliest)
+        self._consumer.seek(place, earliest)
+        self._marks.resume[place] = earliest
+
+    def truncated(self, points: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
+        """Go on where the log that was read and the broker's log part, or at the end if that is unknown. Raises Rewind.
+
+        The broker's log is another one after an unclean election, or when a disk has lost its end.
+        """
+        waits.refresh_metadata(self._consumer, points)
+        self.look_at_topic()
+        ends = waits.end_offsets(self._consumer, points)
+        for place, point in points.items():
+            position = internals.position(self._consumer, place)
+            read_to = self._marks.resume.get(place, 0) if position is None else position.offset
+            self._divergence[place] = min(read_to, ends[place] if point is None else point.offset)
+            self.truncations += 1
+            log.error(
+                "log_truncated",
+                partition=place.partition,
+                read_to=read_to,
+                goes_on_at=self._divergence[place],
+                consequence="records were scored that the topic no longer has; nothing is scored twice",
+            )
+        raise Rewind(f"{self._topic} has lost records that were read")
+
+    def look_at_topic(self) -> None:
+        """Raise Rewind where the topic was made anew: the offsets that are known belong to another topic."""
+        current = internals.topic_id(self._consumer, self._topic)
+        if current is None or current == self._topic_id:
+            return
+        before, self._topic_id = self._topic_id, current
+        if before is None:
+            return
+        log.error("topic_recreated", topic=self._topic, consequence="it is read from its beginning")
+        self._is_remade = True
+        self._own_offset.clear()
+        self._marks.resume.clear()
+        self._marks.history.clear()
+        self._divergence.clear()
+        raise Rewind(f"{self._topic} was made anew")
+
+    def _is_of_another_topic(self, note: OffsetNote) -> bool:
+        return None not in (note.topic_id, self._topic_id) and note.topic_id != self._topic_id
+
+    def _before_divergence(self, place: TopicPartition, committed: OffsetAndMetadata) -> OffsetAndMetadata:
+        """Commit anew, as far as both logs are the same, what was committed of a log that has changed.
+
+        Raises KafkaTimeoutError where that is not possible now.
+        """
+        point = self._divergence.get(place)
+        if point is None:
+            return committed
+        before = OffsetAndMetadata(min(committed.offset, point), committed.metadata, -1)
+        if committed.offset > point:
+            try:
+                self._commit({place: before})
+            except Rewind as error:  # no stable member, maybe: only a poll mends that, so it is tried again after one
+                raise errors.KafkaTimeoutError(str(error)) from error
+            self._divergence.pop(place)
+        return before
+
+
+def _numbers(places: Iterable[TopicPartition]) -> list[int]:
+    return sorted(place.partition for place in places)

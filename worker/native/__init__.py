@@ -1,0 +1,1 @@
+"""The machine level: compiled loops, raw memory, the C allocator. Imports nothing else of ours."""

@@ -1,0 +1,1 @@
+"""How the worker reports on itself: logs, metrics, spans, the HTTP server, text for terminals."""

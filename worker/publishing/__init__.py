@@ -1,0 +1,1 @@
+"""Everything that leaves as a record: events as CloudEvents, values of each vector, dead letters, labels."""

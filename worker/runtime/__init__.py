@@ -1,0 +1,1 @@
+"""The worker itself: the loop that joins all rooms, and what only it uses."""

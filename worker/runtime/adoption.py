@@ -1,0 +1,71 @@
+"""Adopts partitions that this worker gets, or reads again: windows and incidents go on where the last owner stopped."""
+
+import time
+from typing import Final
+
+import structlog
+
+from worker.kafka import Source
+from worker.runtime.dispatcher import Dispatcher
+from worker.runtime.incident_log import IncidentLog
+from worker.runtime.partition_state import PartitionState
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+# Seconds that the loop waits for what was committed: at first, and after several tries.
+PATIENCE: Final = 0.1
+MAX_PATIENCE: Final = 1.0
+
+
+class Adoption:
+    """Restores the state beside the committed offset of each partition before it is read."""
+
+    def __init__(self, settings: Settings, source: Source, incident_log: IncidentLog, dispatcher: Dispatcher):
+        self._settings, self._source = settings, source
+        self._incident_log, self._dispatcher = incident_log, dispatcher
+        self._failures, self._retry_at = 0, 0.0
+
+    def forget_revoked(self) -> None:
+        """Forget partitions that are another worker's now."""
+        for partition in self._source.gone():
+            self._dispatcher.forget(partition)
+
+    def pending(self) -> list[int]:
+        """Return the partitions to adopt now."""
+        pending = self._source.strange()
+        return pending if pending and time.monotonic() >= self._retry_at else []
+
+    def adopt(self, partitions: list[int]) -> None:
+        """Adopt the partitions, up to the first that is in doubt, as some are after a crash. Raises Rewind.
+
+        That one is tried again later; partitions that were adopted before do not wait for it.
+        """
+        patience = min(PATIENCE * 2**self._failures, MAX_PATIENCE)
+        for partition in partitions:
+            # In this order: what was committed with the offsets has been written by then.
+            committed = self._source.adopt(partition, patience)
+            if committed is None or not self._incident_log.catch_up(patience):
+                self._source.leave(partition)
+                self._failures += 1
+                self._retry_at = time.monotonic() + patience  # as long for the loop as was waited for this one
+                return
+            state = PartitionState.load(committed.state)
+            self._dispatcher.restore(partition, state, self._incident_log.of(partition))
+            if self._settings.model.window > 1 and committed.offset is not None:
+                self._read_back(partition, committed.offset, state)
+        self._failures = 0
+
+    def _read_back(self, partition: int, end: int, state: PartitionState) -> None:
+        earliest = max(end - self._settings.entities.replay, 0)
+        wanted = earliest if state.replay is None else max(min(state.replay, end), earliest)
+        begin = self._source.replay(partition, wanted, end)
+        log.info("window_refill_started", partition=partition, records=max(end - begin, 0))
+        if begin > wanted and state.replay is not None:
+            log.warning(
+                "window_refill_truncated",
+                partition=partition,
+                wanted=wanted,
+                earliest=begin,
+                consequence="entities whose vectors are gone start cold",
+            )

@@ -1,0 +1,125 @@
+"""Dispatches each record to the pipeline of its model, and knows what their entities' windows and incidents need."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from worker.blocks import RecordBlock
+from worker.detection import Incident, Incidents
+from worker.observability.metrics import Metrics
+from worker.observability.tracing import Traces
+from worker.publishing.encoder import EventEncoder
+from worker.rollout import Trials
+from worker.runtime.partition_state import PartitionState
+from worker.runtime.pipeline import Pipeline, ScoredBatch
+from worker.serving.engine import Engine
+from worker.serving.router import Router
+from worker.settings import Settings
+from worker.windows import Windows
+
+log = structlog.get_logger()
+
+REPLAY_FROM_EVERY: Final = 1.0  # seconds between two looks for where windows would have to be filled from
+SWEEP_EVERY: Final = 10.0  # seconds between two looks for entities that have been silent for long
+
+
+class Dispatcher:
+    """The pipelines of all models that a worker serves. Used by the loop's thread alone."""
+
+    def __init__(self, settings: Settings, engine: Engine, encoder: EventEncoder, metrics: Metrics, trials: Trials):
+        self._settings, self._engine, self._metrics = settings, engine, metrics
+        self._traces = Traces(settings)
+        self._router = Router(settings.model.routes, settings.model.name)
+        self.incidents = Incidents(settings.incidents, settings.topics.sensors)
+        self.pipelines = {
+            model: Pipeline(settings, self.incidents, encoder, metrics, trials) for model in settings.model.names
+        }
+        self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
+        self._replay_from_at = 0.0
+        self._swept_at = 0.0
+
+    def serve_resident_models(self) -> None:
+        """Let each pipeline serve its resident model. Raises Rewind where windows have to be filled first."""
+        residents, default = self._engine.residents, self._engine.resident
+        for model, pipeline in self.pipelines.items():
+            resident = residents.get(model, default)
+            assert resident is not None
+            started = time.perf_counter()
+            if pipeline.serve(resident):
+                pause = round(time.perf_counter() - started, 6)
+                if len(self.pipelines) == 1:
+                    bind_contextvars(model_version=resident.version)
+                log.info(
+                    "pipeline_model_changed",
+                    model=resident.name,
+                    model_version=resident.version,
+                    loop_paused_seconds=pause,
+                )
+
+    def warm_up(self) -> None:
+        """Warm each pipeline up."""
+        for pipeline in self.pipelines.values():
+            pipeline.warm_up()
+
+    def score(self, records: RecordBlock) -> Iterator[ScoredBatch]:
+        """Score the records, those of each model as a batch."""
+        for model, part in self._router.split(records):
+            with self._traces.batch(part, model) as span:
+                batch = self.pipelines[model].score(part, span)
+            yield batch
+
+    def refill(self, records: RecordBlock) -> None:
+        """Take records that were scored long ago into the windows."""
+        for model, part in self._router.split(records):
+            self.pipelines[model].refill(part)
+        self._metrics.replayed.inc(len(records))
+
+    def restore(self, partition: int, state: PartitionState, incidents: Mapping[int, Incident]) -> None:
+        """Go on with the incidents of a partition where its former owner has stopped."""
+        self.forget(partition)
+        self.incidents.restore(partition, state.suspects, incidents)
+
+    def forget(self, partition: int) -> None:
+        """Forget windows and incidents of a partition."""
+        self._replay_from.pop(partition, None)
+        self.incidents.forget(partition)
+        for pipeline in self.pipelines.values():
+            pipeline.forget(partition)
+
+    def state(self, partition: int, end: int) -> PartitionState:
+        """Return what the next owner of the partition has to know, if it goes on at the offset `end`.
+
+        Where to read back to is looked for only now and then: an earlier offset is as good, and read a little longer.
+        """
+        now = time.monotonic()
+        if now >= self._replay_from_at + REPLAY_FROM_EVERY:
+            self._replay_from_at, self._replay_from = now, {}
+        if partition not in self._replay_from:
+            depth = self._settings.entities.replay
+            offsets = [windows.replay_from(partition, end, depth) for windows in self._windows()]
+            self._replay_from[partition] = min(offsets, default=None)
+        return PartitionState(self._replay_from[partition], self.incidents.suspects(partition))
+
+    def sweep(self) -> None:
+        """Forget entities that have been silent for long; set the gauges of entities, incidents and memory."""
+        now = time.monotonic()
+        if now >= self._swept_at + SWEEP_EVERY:
+            self.incidents.sweep(self._settings.entities.idle)
+            self._swept_at = now
+        windows = self._windows()
+        for one in windows:
+            one.sweep()
+        self._metrics.device_memory.set(self._engine.memory())
+        self._metrics.open_incidents.set(self.incidents.open)
+        self._metrics.entities.set(sum(map(len, windows)))
+        self._metrics.evicted.set(sum(one.evicted for one in windows))
+
+    def close(self) -> None:
+        """Send the spans that are left."""
+        self._traces.close()
+
+    def _windows(self) -> list[Windows]:
+        return [pipeline.windows for pipeline in self.pipelines.values() if pipeline.windows is not None]

@@ -1,0 +1,207 @@
+"""A pipeline: one model's way from records to outputs. A worker has one for each model that its routes name."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import structlog
+
+from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.decoding import Decoder
+from worker.detection import Incidents, Judge
+from worker.errors import SchemaRegistryError
+from worker.kafka import Outputs, OutsideFault, Rewind
+from worker.kafka.client import produce
+from worker.native.arrays import Float32s, Int64s
+from worker.observability.metrics import BatchCounts, Metrics
+from worker.observability.tracing import Span
+from worker.publishing.encoder import EventEncoder, PerVector
+from worker.rollout import Trials
+from worker.schema_registry import SchemaRegistry
+from worker.serving.engine import LoadedModel
+from worker.serving.sample import Sample
+from worker.settings import Settings
+from worker.windows import Windowed, Windows
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """What became of a block: its outputs, and what is to be counted once it is committed."""
+
+    block: VectorBlock
+    outputs: Sequence[Outputs]
+    counts: BatchCounts
+    sample: Sample | None
+
+
+class Pipeline:
+    """Decodes, looks at windows, scores and judges by the resident model it is given; a batch by one model."""
+
+    def __init__(
+        self, settings: Settings, incidents: Incidents, encoder: EventEncoder, metrics: Metrics, trials: Trials
+    ):
+        self._settings = settings
+        self._incidents, self._encoder, self._metrics, self._trials = incidents, encoder, metrics, trials
+        self._judge = Judge(settings.detection.top_features)
+        self._registry = SchemaRegistry.of(settings)
+        self._resident: LoadedModel | None = None
+        self._decoder: Decoder | None = None
+        self.windows: Windows | None = None
+
+    @classmethod
+    def standalone(cls, settings: Settings) -> "Pipeline":
+        """Return a pipeline with parts of its own, that shares nothing with a worker's loop."""
+        metrics = Metrics()
+        incidents = Incidents(settings.incidents, settings.topics.sensors)
+        return cls(settings, incidents, EventEncoder(settings), metrics, Trials(settings, metrics))
+
+    def serve(self, resident: LoadedModel) -> bool:
+        """Score with `resident` from now on; return whether that is another model than before.
+
+        Raises Rewind where its windows have to be filled first.
+        """
+        before, self._resident = self._resident, resident
+        if before is resident:
+            return False
+        if before is None or before.features != resident.features:
+            self._decoder = Decoder(self._settings.input, resident.features, self._registry)
+            if self._settings.model.window > 1:
+                self.windows = Windows(
+                    self._settings.model.window,
+                    len(resident.features),
+                    self._settings.detection.max_missing,
+                    self._settings.input,
+                    self._settings.entities,
+                )
+                if before is not None:
+                    raise Rewind(f"model {resident.name} has other features: its windows are to be filled")
+        return True
+
+    def warm_up(self) -> None:
+        """Score a dummy batch, so that live data do not wait for compiled code to be loaded. Has no side effects."""
+        twin = Pipeline(self._settings, Incidents(self._settings.incidents, ""), self._encoder, Metrics(), self._trials)
+        assert self._resident is not None
+        twin.serve(self._resident)
+        reading = np.full(len(self._resident.features), 1e30, np.float32)
+        form = self._settings.input.format
+        vector = reading.tobytes() if form == "f32" else orjson.dumps({"values": reading.tolist()})
+        values = [vector] * (self._settings.model.window + 1) + [b"no vector"]
+        n = len(values)
+        index = np.arange(n)
+        columns = BytesColumn.of([b"key"] * n), BytesColumn.of(values)
+        # Other formats warm up by themselves; what comes after them does by JSON.
+        headers = {} if form in ("f32", "json") else dict.fromkeys(range(n), [("content-type", b"json")])
+        for _ in range(2):
+            produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), index, index, *columns, headers)).outputs)
+
+    def refill(self, records: RecordBlock) -> None:
+        """Take records that were scored long ago into the windows."""
+        if self.windows is not None:
+            self.windows.push(self._decode(records))
+
+    def forget(self, partition: int) -> None:
+        """Forget the windows of a partition."""
+        if self.windows is not None:
+            self.windows.forget(partition)
+
+    def score(self, records: RecordBlock, span: Span | None = None) -> ScoredBatch:
+        """Decode, score and judge the records; return their outputs. Raises OutsideFault."""
+        resident, stage = self._resident, self._metrics.stage
+        assert resident is not None
+        with stage.labels("decode").time():
+            block = self._decode(records)
+        windowed = self._window(block)
+        with stage.labels("score").time():
+            entity = self._entities(block, resident)
+            scores = resident.score(windowed.x, entity)
+        with stage.labels("judge").time():
+            anomalies = self._judge.anomalies(block, scores, resident, windowed.x, entity)
+            self._incidents.observe(block, anomalies, resident)
+        with stage.labels("encode").time():
+            context = () if span is None else span.headers
+            outputs = [self._encoder.anomalies(anomalies, block, resident, context)] if len(anomalies) else []
+            if block.rejects:
+                outputs.append(self._encoder.dead_letters(block.rejects, block))
+            if len(block):
+                for name in self._settings.outputs:
+                    values = per_vector(name, resident, windowed.x, scores, entity)
+                    outputs.append(self._encoder.vectors(name, scores, values, block, resident))
+        cold = int(np.count_nonzero(windowed.cold))
+        if span is not None:
+            span.tell(
+                records,
+                block.record[anomalies.index].tolist(),
+                model_version=resident.version,
+                vectors=len(block),
+                events=len(anomalies),
+                dead_letters=len(block.rejects),
+            )
+        counts = BatchCounts(
+            vectors=Counter({resident.version: len(block)}),
+            events=Counter(anomalies.severities()),
+            dead_letters=Counter(reject.reason for reject in block.rejects),
+            unscorable=int(np.count_nonzero(np.isnan(scores))) - cold,
+            cold=cold,
+            late=windowed.late,
+            restarted=windowed.restarted,
+            nulls=block.nulls,
+        )
+        return ScoredBatch(block, outputs, counts, self._sample(block, scores, windowed.x, entity, resident))
+
+    def _decode(self, records: RecordBlock) -> VectorBlock:
+        """Decode the records. Raises Rewind where the schema registry is away: then they are read again."""
+        assert self._decoder is not None
+        try:
+            return self._decoder.decode(records)
+        except SchemaRegistryError as error:
+            raise OutsideFault(str(error)) from None
+
+    def _sample(
+        self, block: VectorBlock, scores: Float32s, x: Float32s, entity: Int64s | None, resident: LoadedModel
+    ) -> Sample | None:
+        if not len(block):
+            return None
+        with self._metrics.stage.labels("sample").time():
+            return Sample.of(
+                block=block,
+                scores=scores,
+                scored=x,
+                scaled_by=entity,
+                resident=resident,
+                share=self._trials.share(resident.name),
+            )
+
+    def _window(self, block: VectorBlock) -> Windowed:
+        if self.windows is None:
+            return Windowed(block.x, np.zeros(0, bool), 0, 0)
+        with self._metrics.stage.labels("window").time():
+            return self.windows.push(block)
+
+    @staticmethod
+    def _entities(block: VectorBlock, resident: LoadedModel) -> Int64s | None:
+        """Return the row [n] of the model's entity scaler for each vector; None if it has none."""
+        if not resident.card.entities:
+            return None
+        entity_hashes, first, inverse = np.unique(block.entity_hash, return_index=True, return_inverse=True)
+        keys = block.entity_names
+        entity_names = [keys[int(i)] for i in first]
+        rows = resident.entity_rows(
+            [None if name is None else name.decode("utf-8", "replace") for name in entity_names]
+        )
+        return None if rows is None else rows[inverse][block.record]
+
+
+def per_vector(
+    output: PerVector, resident: LoadedModel, x: Float32s, scores: Float32s, entity: Int64s | None = None
+) -> Float32s:
+    """Return the values [n, k] that an output topic has of each vector."""
+    if output == "latents":
+        return resident.encode(x, entity)
+    if output == "reconstructions":
+        return resident.reconstruct(x, entity)
+    p_values = np.maximum(resident.calibration.p_value(scores), np.finfo(np.float32).tiny)  # not 0 as float32 either
+    return np.column_stack((scores, p_values)).astype(np.float32)

@@ -1,0 +1,325 @@
+"""The loop: source -> pipelines -> sink, for as long as one pair of connections lasts.
+
+A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. It is committed at once
+if somebody waits for it (for outputs that nobody can read before, or for an incident) and there is no backlog;
+otherwise each commit interval.
+"""
+
+import time
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Final
+
+import numpy as np
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from worker.blocks import RecordBlock
+from worker.kafka import OutsideFault, Rewind, Sink, Source
+from worker.observability.metrics import Metrics
+from worker.publishing.encoder import EventEncoder
+from worker.runtime.adoption import Adoption
+from worker.runtime.analysis_thread import BackgroundAnalysis
+from worker.runtime.checkpoint import Checkpoint
+from worker.runtime.dispatcher import Dispatcher
+from worker.runtime.watchdog import LoopReport, Stuck, Watchdog
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+IDLE_POLL: Final = 0.2  # seconds that a poll waits for the first record: also how soon a signal is seen
+OBSERVE_EVERY: Final = 1.0  # lag and other gauges
+ANALYSIS_PATIENCE: Final = 3.0  # seconds at the end for samples that are still to be analysed
+REPORT_EVERY: Final = 10.0  # a line of progress in the log
+MAX_BACKOFF: Final = 1.0  # seconds between two tries
+REDO_LOGGED_EVERY: Final = 5.0
+PASSED_EVERY: Final = 1.0  # a look at positions that have gone on without records
+
+
+@dataclass
+class LoopState:
+    """What outlasts the loop's connections, and what its health is judged by."""
+
+    turned: float = field(default_factory=time.monotonic)  # when the loop last began a turn
+    is_member: bool = False
+    vectors: int = 0  # committed
+    progress: int = 0  # counts the commits, and records that were read back for the first time
+    replayed_to: dict[int, int] = field(default_factory=dict)  # partition -> up to where windows were ever filled
+    is_excused: bool = False  # what was redone last waits for something other than Kafka
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a session works with, and does not own."""
+
+    settings: Settings
+    metrics: Metrics
+    dispatcher: Dispatcher
+    encoder: EventEncoder
+    background: BackgroundAnalysis
+    watchdog: Watchdog
+    stop: Event
+
+
+class Session:
+    """Runs the loop by a source and a sink of its own."""
+
+    def __init__(self, parts: Parts, state: LoopState, source: Source, sink: Sink, adoption: Adoption):
+        self._settings, self._metrics = parts.settings, parts.metrics
+        self._dispatcher, self._encoder, self._background = parts.dispatcher, parts.encoder, parts.background
+        self._watchdog, self._stop, self._state = parts.watchdog, parts.stop, state
+        self._source, self._sink, self._adoption = source, sink, adoption
+        self._checkpoint = Checkpoint()
+        self._committing: Checkpoint | None = None
+        self._rebalances = 0
+        self._lagging: set[int] = set()  # partitions whose lag is reported
+        self._passed_at = 0.0
+        self._redo_logged_at = 0.0
+
+    def run(self, until_end: bool) -> None:
+        """Run until stopped, or, with `until_end`, up to the end offsets seen now.
+
+        Raises Stuck where connections are to be made anew, OffnormalError where the worker cannot go on.
+        """
+        ends = self._source.end_offsets() if until_end else None
+        state = self._state
+        backoff, observe_at, report_at = 0.0, 0.0, time.monotonic() + REPORT_EVERY
+        log.info("worker_started", delivery=self._settings.delivery)
+        while not self._stop.is_set():
+            self._begin_turn()
+            try:
+                if self._turn():
+                    backoff = 0.0
+                if ends is not None and self._has_reached(ends):
+                    break
+            except Rewind as fault:
+                backoff = min(max(2 * backoff, 0.05), MAX_BACKOFF)
+                self._redo(fault, backoff)
+            if state.turned >= observe_at:
+                self._observe()
+                observe_at = state.turned + OBSERVE_EVERY
+            if state.turned >= report_at:
+                log.info("progress_reported", vectors=state.vectors, lag=sum(self._source.lag().values()))
+                report_at = state.turned + REPORT_EVERY
+        self._finish()
+        log.info("worker_stopped", vectors=state.vectors)
+
+    def abandon(self) -> None:
+        """Void what is not committed. What was to be published with it is published by the next session."""
+        for checkpoint in (self._checkpoint, self._committing):
+            if checkpoint is not None:
+                self._background.requeue(checkpoint.findings)
+        self._checkpoint, self._committing = Checkpoint(), None
+        for partition in self._source.partitions():
+            self._dispatcher.forget(partition)
+
+    # -- a turn
+
+    def _begin_turn(self) -> None:
+        self._state.turned = time.monotonic()
+        if self._watchdog.stuck:
+            raise Stuck(self._watchdog.stuck)
+
+    def _turn(self) -> bool:
+        """Read, score and send one batch; commit if it is time. Return whether a commit has begun."""
+        self._adopt()
+        records, is_full = self._read()
+        if records is not None:
+            self._process(records)
+        else:
+            self._wait_for_commit()
+            self._commit_passed_positions()
+        if self._is_due(is_full):
+            self._commit()
+            if not is_full:  # there is nothing to do meanwhile but to let the next batch gather
+                self._wait_for_commit()
+            return True
+        if not is_full and self._checkpoint.has_outputs:
+            self._sink.let_go()
+        return False
+
+    def _adopt(self) -> None:
+        self._adoption.forget_revoked()
+        if pending := self._adoption.pending():
+            self._wait_for_commit()
+            self._dispatcher.serve_resident_models()
+            self._adoption.adopt(pending)
+
+    def _read(self) -> tuple[RecordBlock | None, bool]:
+        """Return what has arrived, up to a batch, and whether it is full: more is waiting."""
+        if self._source.joins() and not self._checkpoint.empty:  # a commit of before is refused after it
+            self._commit()
+            self._wait_for_commit()
+        records, is_full = self._gather()
+        self._state.is_member = self._source.joined()
+        if self._source.rebalances != self._rebalances:
+            self._rebalances = self._source.rebalances
+            bind_contextvars(partitions=self._source.partitions())
+        return records, is_full
+
+    def _gather(self) -> tuple[RecordBlock | None, bool]:
+        """Wait for the first record, and then no longer than the batch's delay for more."""
+        batch, stage = self._settings.batch, self._metrics.stage
+        # A commit that is not due yet must not wait longer than its interval for the next record.
+        with stage.labels("fetch").time():
+            is_idle = self._checkpoint.empty and self._committing is None
+            block = self._source.poll(IDLE_POLL if is_idle else batch.max_delay, batch.max_rows)
+        if block is None:
+            return None, False
+        with stage.labels("gather").time():
+            blocks, records, size = [block], len(block), block.size
+            max_size = self._settings.kafka.fetch_bytes // 2
+            deadline = time.monotonic() + batch.max_delay
+            while records < batch.max_rows and size < max_size and (left := deadline - time.monotonic()) > 0:
+                block = self._source.poll(left, batch.max_rows - records)
+                if block is not None:
+                    blocks.append(block)
+                    records, size = records + len(block), size + block.size
+            return RecordBlock.concat(blocks), records >= batch.max_rows or size >= max_size
+
+    def _process(self, records: RecordBlock) -> None:
+        """Score every row by the one model that is resident at the batch's start."""
+        self._dispatcher.serve_resident_models()
+        is_history = self._source.history(records)
+        if is_history is not None:
+            self._refill(records.take(np.flatnonzero(is_history)))
+            records = records.take(np.flatnonzero(~is_history))
+        if not len(records):
+            return
+        checkpoint = self._checkpoint
+        if checkpoint.empty:
+            checkpoint.since = time.monotonic()
+        rows = 0
+        for batch in self._dispatcher.score(records):
+            self._wait_for_commit()
+            if batch.outputs:
+                with self._metrics.stage.labels("send").time():
+                    self._sink.send(batch.outputs)
+            checkpoint.add(batch)
+            rows += len(batch.block)
+        checkpoint.ends.update(records.ends())
+        self._metrics.batch_rows.observe(rows)
+
+    def _refill(self, history: RecordBlock) -> None:
+        self._dispatcher.refill(history)
+        for partition, end in history.ends().items():
+            if end > self._state.replayed_to.get(partition, 0):
+                self._state.replayed_to[partition] = end
+                self._state.progress += 1
+
+    # -- commits
+
+    def _is_due(self, is_full: bool) -> bool:
+        checkpoint = self._checkpoint
+        if checkpoint.empty:
+            return self._background.has_findings and not is_full
+        has_waited = time.monotonic() - checkpoint.since >= self._settings.batch.commit_interval
+        somebody_waits = checkpoint.has_outputs and (self._sink.holds_back or self._dispatcher.incidents.news)
+        return has_waited or (somebody_waits and not is_full)
+
+    def _commit_passed_positions(self) -> None:
+        """Commit positions that have gone on without a record: whoever looks at the group's lag waits for it."""
+        if self._checkpoint.empty and self._state.turned >= self._passed_at:
+            self._passed_at = self._state.turned + PASSED_EVERY
+            self._checkpoint.ends.update(self._source.passed())
+            self._checkpoint.since = self._state.turned
+
+    def _commit(self) -> None:
+        """Begin to commit the checkpoint; the loop goes on with the next one meanwhile."""
+        self._wait_for_commit()
+        checkpoint = self._checkpoint
+        with self._metrics.stage.labels("commit").time():
+            changed = self._dispatcher.incidents.changed()
+            checkpoint.counts.incidents = sum(incident.notify for incident in changed)
+            if changed:
+                self._sink.send([self._encoder.incidents(changed)])
+            checkpoint.findings = self._background.findings()
+            if checkpoint.findings:
+                self._sink.send(self._encoder.findings(checkpoint.findings))
+            state = self._dispatcher.state
+            self._sink.commit(self._source.offsets(checkpoint.ends, lambda p, end: state(p, end).dump()))
+        self._checkpoint, self._committing = Checkpoint(), checkpoint
+
+    def _wait_for_commit(self) -> None:
+        """Wait for the commit that is under way, if there is one, and count what it covers. Raises Rewind."""
+        checkpoint = self._committing
+        if checkpoint is None:
+            return
+        with self._metrics.stage.labels("settle").time():
+            self._sink.settle()
+        self._committing = None
+        self._state.progress += 1
+        self._state.is_excused = False
+        self._state.vectors += checkpoint.counts.vectors.total()
+        self._background.observe(checkpoint.samples)
+        self._metrics.record(checkpoint.counts)
+
+    def _finish(self) -> None:
+        """Commit what is scored, and the findings about it that come within a few seconds."""
+        try:
+            if not self._checkpoint.empty:
+                self._commit()
+            self._wait_for_commit()
+            self._background.settle(ANALYSIS_PATIENCE)
+            if self._background.has_findings:
+                self._commit()
+                self._wait_for_commit()
+        except Rewind as fault:
+            self._sink.discard()
+            log.warning("last_commit_failed", reason=str(fault), consequence="the next owner redoes these rows")
+
+    # -- faults
+
+    def _redo(self, fault: Rewind, backoff: float) -> None:
+        """Void what is not committed, and read it again once the brokers say what has been committed."""
+        uncommitted = [checkpoint for checkpoint in (self._committing, self._checkpoint) if checkpoint is not None]
+        self._log_redo(fault, sum(checkpoint.counts.vectors.total() for checkpoint in uncommitted))
+        self._metrics.redone.inc()
+        self._state.is_excused = isinstance(fault, OutsideFault)
+        for checkpoint in reversed(uncommitted):
+            self._background.requeue(checkpoint.findings)
+        self._checkpoint, self._committing = Checkpoint(), None
+        self._sink.discard()
+        # Nothing is read before it is known what has been committed.
+        while not self._stop.wait(backoff):
+            self._begin_turn()
+            try:
+                self._sink.recover()
+                self._source.rewind()
+                return
+            except Rewind as again:
+                self._log_redo(again, 0)
+                self._sink.discard()
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+    def _log_redo(self, fault: Rewind, rows: int) -> None:
+        """Log a fault, but not every one: while a broker is away there are hundreds alike."""
+        if rows or time.monotonic() >= self._redo_logged_at + REDO_LOGGED_EVERY:
+            self._redo_logged_at = time.monotonic()
+            log.warning("work_redone", reason=str(fault), rows=rows)
+
+    # -- end and report
+
+    def _has_reached(self, ends: dict[int, int]) -> bool:
+        """Return whether all partitions that this worker owns are read up to `ends`, and committed."""
+        if not self._state.is_member or not self._checkpoint.empty or self._committing is not None:
+            return False
+        positions, owned = self._source.positions(), self._source.partitions()
+        return bool(owned) and all(positions.get(p, 0) >= ends.get(p, 0) for p in owned)
+
+    def _observe(self) -> None:
+        metrics, source = self._metrics, self._source
+        lags = source.lag()
+        for partition, lag in lags.items():
+            metrics.lag.labels(str(partition)).set(lag)
+        for partition in self._lagging - set(lags):  # another worker's now: it would stand still for ever
+            metrics.lag.remove(str(partition))
+        self._lagging = set(lags)
+        metrics.rebalances.set(source.rebalances)
+        metrics.gone.set(source.skipped_by_retention)
+        metrics.truncated.set(source.truncations)
+        self._dispatcher.sweep()
+        state = self._state
+        self._watchdog.observe(
+            LoopReport(source.joined(), source.committed_offsets(), state.progress, state.is_excused)
+        )

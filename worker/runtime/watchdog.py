@@ -1,0 +1,166 @@
+"""The watchdog: notices that nothing goes on although the brokers answer, whatever the Kafka client believes.
+
+It asks the brokers by a connection of its own, and knows of the loop only what that tells of itself. Two things are
+taken for being stuck, if they last for SESSIONS times the session timeout: to be no stable member of the group, and a
+partition that has records to read, whose committed offset stands still. Then the loop makes its connections anew.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from kafka import TopicPartition, errors
+
+from worker.errors import KafkaUnavailable
+from worker.kafka import connection, waits
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+SESSIONS: Final = 3
+REBUILDS: Final = 2  # that may be in vain before liveness fails
+_EVERY: Final = 1.0
+_ANSWER: Final = 5.0  # seconds in which the brokers have to answer; else it is they who stand still
+
+
+class Stuck(Exception):
+    """Nothing goes on: connections are to be made anew."""
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """What the loop reports of itself.
+
+    `committed` has the partitions that it owns, with their committed offsets as far as it knows them, else None.
+    `progress` counts whatever goes on besides. `is_excused` is true where it waits for something other than Kafka.
+    """
+
+    is_member: bool
+    committed: Mapping[int, int | None] = field(default_factory=dict)
+    progress: int = 0
+    is_excused: bool = False
+
+
+@dataclass
+class Progress:
+    """Since when nothing has gone on, by the loop's reports. Times are in seconds of one monotonic clock."""
+
+    member_at: float
+    look: LoopReport = field(default_factory=lambda: LoopReport(True))
+    moved_at: dict[int, float] = field(default_factory=dict)  # partition -> when its committed offset was another one
+    behind_at: dict[int, float] = field(default_factory=dict)  # partition -> since when the broker has said so
+
+    def update(self, look: LoopReport, now: float) -> None:
+        """Take the loop's report."""
+        before, self.look = self.look, look
+        if look.is_member or look.is_excused:
+            self.member_at = now
+        goes_on = look.is_excused or look.progress != before.progress
+        for partition, offset in look.committed.items():
+            if goes_on or partition not in before.committed or before.committed[partition] != offset:
+                self.moved_at[partition] = now
+                self.behind_at.pop(partition, None)
+        for partition in self.moved_at.keys() - look.committed.keys():
+            self.moved_at.pop(partition)
+            self.behind_at.pop(partition, None)
+
+    def still(self, now: float, seconds: float) -> list[int]:
+        """Return the partitions whose committed offset has stood still for so many seconds."""
+        return [partition for partition, moved in self.moved_at.items() if now - moved >= seconds]
+
+    def answered(self, behind: Mapping[int, bool], now: float) -> None:
+        """Take the broker's answer: whether each partition that stands still has records to read."""
+        for partition, is_behind in behind.items():
+            if is_behind and partition in self.moved_at:
+                self.behind_at.setdefault(partition, now)
+            else:
+                self.behind_at.pop(partition, None)
+
+    def reason(self, now: float, patience: float) -> str | None:
+        """Return why nothing goes on, if that has lasted for `patience` seconds."""
+        if now - self.member_at >= patience:
+            return f"no stable member of the group for {now - self.member_at:.0f} s"
+        late = sorted(partition for partition, since in self.behind_at.items() if now - since >= patience)
+        if late:
+            return f"partitions {late} have records to read, and no commit for {patience:.0f} s or longer"
+        return None
+
+
+class Watchdog:
+    """A thread. `stuck` says why the connections are to be made anew; None while all is well."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._session = settings.kafka.session_timeout
+        self.patience = SESSIONS * self._session
+        self._progress = Progress(time.monotonic())
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self.stuck: str | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        self._thread.join(1)
+
+    def observe(self, look: LoopReport) -> None:
+        """Take the loop's report, every second or so."""
+        with self._lock:
+            self._progress.update(look, time.monotonic())
+
+    def begin_anew(self) -> None:
+        """Forget what was seen before: the connections were made anew."""
+        with self._lock:
+            self._progress = Progress(time.monotonic())
+        self.stuck = None
+
+    def _run(self) -> None:
+        asked_at = time.monotonic()
+        while not self._end.wait(_EVERY):
+            now = time.monotonic()
+            with self._lock:
+                is_lost = now - self._progress.member_at >= self._session
+                still = self._progress.still(now, self._session)
+            if not (is_lost or still) or now - asked_at < self._session:
+                continue
+            asked_at = now
+            try:
+                behind = self._ask(still)
+            except (KafkaUnavailable, errors.KafkaError, OSError) as error:
+                log.debug("watchdog_probe_failed", error=str(error))
+                with self._lock:  # nothing can go on, and the time until they answer again does not count
+                    self._progress.member_at = time.monotonic()
+                    self._progress.behind_at.clear()
+                continue
+            with self._lock:
+                self._progress.answered(behind, now)
+                self.stuck = self._progress.reason(now, self.patience)
+
+    def _ask(self, partitions: list[int]) -> dict[int, bool]:
+        """Return whether each partition has records behind the group's committed offset, if it has a leader.
+
+        Raises KafkaUnavailable where brokers or the group's coordinator do not answer.
+        """
+        kafka, topic = self._settings.kafka, self._settings.topics.sensors
+        client = connection.consumer(kafka, timeout=_ANSWER, group_id=kafka.group)
+        try:
+            waits.partitions_of(client, topic, _ANSWER)
+            places = [TopicPartition(topic, partition) for partition in partitions]
+            # Also where no partition stands still: the coordinator has to answer.
+            probed = places or [TopicPartition(topic, 0)]
+            committed = waits.committed_offsets(client, probed, _ANSWER)
+            led = [place for place in places if client._cluster.leader_for_partition(place) not in (None, -1)]
+            ends = waits.end_offsets(client, led, _ANSWER)
+            begins = waits.beginning_offsets(client, led, _ANSWER)
+        finally:
+            client.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
+        offsets = {place: committed[place].offset if place in committed else begins[place] for place in led}
+        return {place.partition: ends[place] > max(offsets[place], begins[place]) for place in led}

@@ -1,0 +1,180 @@
+"""The worker: starts and stops all rooms, answers for its health, and runs sessions one after another."""
+
+import gc
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from typing import Final
+
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from worker.kafka import Source, open_sink
+from worker.kafka.topics import require
+from worker.native.malloc import keep_freed
+from worker.observability.http_server import Health, HttpServer
+from worker.observability.metrics import Metrics
+from worker.page import Decisions, Page
+from worker.publishing.encoder import EventEncoder
+from worker.rollout import Trials
+from worker.rollout.champion_watcher import ChampionWatcher
+from worker.runtime.adoption import Adoption
+from worker.runtime.analysis_thread import BackgroundAnalysis
+from worker.runtime.dispatcher import Dispatcher
+from worker.runtime.incident_log import IncidentLog
+from worker.runtime.session import LoopState, Parts, Session
+from worker.runtime.watchdog import REBUILDS, Stuck, Watchdog
+from worker.serving.engine import Engine
+from worker.settings import Settings
+
+log = structlog.get_logger()
+
+STALLED_AFTER: Final = 60.0  # seconds without a turn of the loop before liveness fails
+REBUILD_HELPS: Final = 3  # times the watchdog's patience without another one
+
+
+class Worker:
+    """Runs until `stop` is called, or, with `until_end`, up to the end offsets seen at the start."""
+
+    def __init__(self, settings: Settings, until_end: bool = False):
+        self._settings = settings
+        self._until_end = until_end
+        self._stop = threading.Event()
+        self._state = LoopState()
+        self._rebuilds, self._rebuilt_at = 0, 0.0  # times in a row that connections were made anew, and the last one
+        self._id = uuid.uuid4().hex
+        self.metrics = Metrics()
+        self.engine = Engine(settings)
+        self._trials = Trials(settings, self.metrics)
+        self._encoder = EventEncoder(settings)
+        self._dispatcher = Dispatcher(settings, self.engine, self._encoder, self.metrics, self._trials)
+        self._background = BackgroundAnalysis(settings, self.metrics, self._trials)
+        self._watchdog = Watchdog(settings)
+        self._watcher: ChampionWatcher | None = None
+
+    def stop(self) -> None:
+        """Stop after the batch in flight, which is finished and committed. For any thread, or a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run until stopped. Raises OffnormalError where it cannot start or go on."""
+        settings, topics = self._settings, self._settings.topics
+        bind_contextvars(group=settings.kafka.group)
+        keep_freed()
+        page = self._page() if settings.http.port and settings.http.page else None
+        routes = page.routes if page is not None else {}
+        http = HttpServer(settings.http, self.metrics, self.health, routes) if settings.http.port else None
+        try:
+            if page is not None:
+                page.start()
+            self._background.start()
+            require(settings, reads=[topics.sensors, topics.models, topics.incidents], writes=settings.written)
+            self._encoder.register()
+            self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
+            self._watcher.start()
+            if self._await_champion():
+                self._serve()
+        finally:
+            self._background.close()
+            self._dispatcher.close()
+            if self._watcher is not None:
+                self._watcher.close()
+            if page is not None:
+                page.close()
+            if http is not None:
+                http.close()
+
+    def _page(self) -> Page:
+        def decisions() -> Decisions:
+            return self._watcher.decisions if self._watcher else {}
+
+        return Page(self._settings, self.metrics, self.engine, self.health, decisions)
+
+    def health(self) -> Health:
+        """Return what the probes are told."""
+        is_live = time.monotonic() - self._state.turned < STALLED_AFTER and self._recent_rebuilds() <= REBUILDS
+        waits_for = self._waits_for()
+        details = {
+            "models": {model: resident.version for model, resident in self.engine.residents.items()},
+            "waits_for": waits_for,
+            "refused_models": dict(self._watcher.refusals) if self._watcher else {},
+        }
+        return Health(is_live, is_live and waits_for is None, details)
+
+    def _waits_for(self) -> str | None:
+        if self.engine.resident is None:
+            has_looked = self._watcher is not None and self._watcher.first_look.is_set()
+            return "a champion" if has_looked else "the registry, which is being read"
+        return None if self._state.is_member else "the consumer group"
+
+    def _await_champion(self) -> bool:
+        """Wait until there is a model; return False if told to stop first."""
+        assert self._watcher is not None
+        while not self._watcher.first_look.wait(0.05) and not self._stop.is_set():
+            self._state.turned = time.monotonic()
+        if self.engine.resident is None and not self._stop.is_set():
+            model = self._settings.model.name
+            log.warning("champion_awaited", model=model, hint="`python -m training` makes and promotes one")
+        while self.engine.resident is None and not self._stop.is_set():
+            self._state.turned = time.monotonic()
+            self._stop.wait(0.05)
+        return not self._stop.is_set()
+
+    def _serve(self) -> None:
+        self._dispatcher.serve_resident_models()
+        self._dispatcher.warm_up()
+        # What is loaded by now stays: the collector need not look through torch's modules for each batch of records.
+        gc.collect()
+        gc.freeze()
+        self._watchdog.start()
+        try:
+            while True:
+                try:
+                    self._run_session()
+                    return
+                except Stuck as reason:
+                    self._rebuild(reason)
+        finally:
+            self._watchdog.close()
+
+    def _run_session(self) -> None:
+        """Run the loop by connections of its own. Raises Stuck where they are to be made anew."""
+        settings = self._settings
+        with ExitStack() as stack:
+            source = Source(settings.kafka, settings.topics.sensors)
+            stack.callback(source.close)
+            incident_log = IncidentLog(settings)
+            stack.callback(incident_log.close)
+            sink = open_sink(settings, source, self._id)
+            stack.callback(sink.close)
+            parts = Parts(
+                settings=settings,
+                metrics=self.metrics,
+                dispatcher=self._dispatcher,
+                encoder=self._encoder,
+                background=self._background,
+                watchdog=self._watchdog,
+                stop=self._stop,
+            )
+            adoption = Adoption(settings, source, incident_log, self._dispatcher)
+            session = Session(parts, self._state, source, sink, adoption)
+            try:
+                session.run(self._until_end)
+            except Stuck:
+                session.abandon()
+                raise
+
+    def _rebuild(self, reason: Stuck) -> None:
+        """Make the connections anew. Liveness fails where several times in a row do not help."""
+        self._rebuilds, self._rebuilt_at = self._recent_rebuilds() + 1, time.monotonic()
+        is_live = self._rebuilds <= REBUILDS
+        log.error("connections_rebuilt", reason=str(reason), times=self._rebuilds, live=is_live)
+        self.metrics.rebuilt.inc()
+        self._state.is_member = False
+        self._watchdog.begin_anew()
+
+    def _recent_rebuilds(self) -> int:
+        """Return how often in a row connections were made anew in vain: none if the loop has gone on since."""
+        has_helped = self._state.turned - self._rebuilt_at > REBUILD_HELPS * self._watchdog.patience
+        return 0 if has_helped else self._rebuilds

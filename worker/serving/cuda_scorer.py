@@ -1,0 +1,94 @@
+"""The GPU's way to score: ScoringModule.forward in fixed shapes, with one launch for all its kernels and copies.
+
+Rows go through in parts, by two stages in turn. A stage is a page-locked buffer, a stream, and a captured graph that
+copies the buffer over, scores, and copies the scores back: while one computes, the other copies.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+
+from worker.models.detector import ScoringModule
+from worker.native.arrays import Float32s
+
+SIZES: Final = (1024, 16384)  # rows of a stage: a small batch is not to wait for the copy of a large one
+
+
+class StagedScorer:
+    """Scores by one module, on its device. Not for two threads at once."""
+
+    def __init__(self, module: ScoringModule, least_present: float):
+        """Capture the module. Raises RuntimeError where that is not possible.
+
+        On the CPU nothing is captured: there the module is only called.
+        """
+        with torch.inference_mode():
+            self._stages = {rows: [_Stage(module, rows, least_present) for _ in range(2)] for rows in SIZES}
+
+    def score(self, x: Float32s) -> Float32s:
+        """Return the scores [n] of x [n, D], NaN where missing, as ScoringModule.forward has them."""
+        scores = np.empty(len(x), np.float32)
+        rows = next((size for size in SIZES if len(x) <= size), SIZES[-1])
+        stages = self._stages[rows]
+        for i, begin in enumerate(range(0, len(x), rows)):
+            stages[i % 2].finish()
+            stages[i % 2].start(x[begin : begin + rows], scores[begin : begin + rows])
+        for stage in stages:
+            stage.finish()
+        return scores
+
+
+class _Stage:
+    def __init__(self, module: ScoringModule, rows: int, least_present: float):
+        device = module.scaler.location.device
+        on_cuda = device.type == "cuda"
+        self._there = torch.zeros(rows, len(module.scaler.location), pin_memory=on_cuda)
+        self._back = torch.empty(rows, pin_memory=on_cuda)
+        self._out: Float32s | None = None
+        x = torch.empty_like(self._there, device=device)
+
+        def once() -> None:
+            x.copy_(self._there, non_blocking=True)
+            self._back.copy_(module(x, least_present), non_blocking=True)
+
+        self._once = once  # holds the tensors that the graph works on: it does not hold them itself
+        self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]
+        self._launch = once if self._stream is None else captured(once, self._stream)
+
+    def start(self, x: Float32s, out: Float32s) -> None:
+        """Start scoring x [n, D]; `finish` fills `out` [n]. The buffer behind x may hold rows of an earlier part."""
+        self._there.numpy()[: len(x)] = x
+        self._out = out
+        if self._stream is None:
+            self._launch()
+        else:
+            with torch.cuda.stream(self._stream):
+                self._launch()
+
+    def finish(self) -> None:
+        """Wait for the part that was started last, unless that was done."""
+        if self._out is None:
+            return
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._out[:] = self._back.numpy()[: len(self._out)]
+        self._out = None
+
+
+def captured(once: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
+    """`once` as a graph, for as long as the caller holds its tensors.
+
+    The first calls allocate, and choose kernels: that is not to be captured. Other threads go on with the device
+    meanwhile, since a model is loaded beside the one that serves.
+    """
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            once()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        once()
+    return graph.replay

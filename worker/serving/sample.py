@@ -1,0 +1,109 @@
+"""A sample of a batch: what drift is looked for in, and what a second opinion is asked about."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from worker.blocks import BytesColumn, VectorBlock
+from worker.blocks.entity_hash import hashes
+from worker.native.arrays import Bools, Float32s, Float64s, Int64s, UInt64s
+from worker.serving.engine import LoadedModel
+
+ROWS: Final = 256  # of a batch, if that is enough ...
+OF_SUMMARY: Final = 32  # ... for so many of each of the model's summaries
+
+Entity = tuple[int, str | None]  # partition and name: as everywhere, an entity is what it is within its partition
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """k of a batch's vectors, spread evenly.
+
+    `x` [k, d] and their `scores` [k] by `resident`; event `time` [k] in ms; how many vectors each `stands_for` [k]; the
+    hash of its `entity` [k] (worker/blocks/entity_hash.py), named by `names`; its `place` [k, 3], partition, offset and
+    row of the `topic`; and what was scored, `scored` [k, D], by the rows `scaled_by` [k] of the model's entity scaler.
+    """
+
+    resident: LoadedModel
+    x: Float32s
+    scores: Float32s
+    time: Int64s
+    stands_for: Float64s
+    entity: UInt64s
+    names: Mapping[int, Entity]
+    topic: str
+    place: Int64s
+    scored: Float32s
+    scaled_by: Int64s | None
+
+    @classmethod
+    def of(
+        cls,
+        block: VectorBlock,
+        scores: Float32s,
+        scored: Float32s,
+        scaled_by: Int64s | None,
+        resident: LoadedModel,
+        share: float = 0.0,
+    ) -> "Sample":
+        """Return a sample of a block of at least one vector; `share` is the least share of the vectors it has."""
+        n, reference = len(block), resident.reference
+        wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
+        rows = np.arange(0, n, max(min(n // wanted, int(1 / share) if share else n), 1))
+        record = block.record[rows]
+        sampled, inverse = np.unique(record, return_inverse=True)
+        records = block.records.take(sampled)
+        named = [block.entity_of_record(r) for r in sampled.tolist()] if block.entities else None
+        entity_names = (
+            records.keys if named is None else BytesColumn.of([None if n is None else n.encode() for n in named])
+        )
+        entity = hashes(records, entity_names)[inverse]
+        unique, first = np.unique(entity, return_index=True)
+        x = block.x[rows]  # a copy: the batch's bytes must not be held for this
+        return cls(
+            resident=resident,
+            x=x,
+            scores=scores[rows],
+            time=block.time[rows],
+            stands_for=np.full(len(rows), n / len(rows)),
+            entity=entity,
+            names={
+                hash: (int(block.records.partition[record[i]]), block.entity_of_record(int(record[i])))
+                for hash, i in zip(unique.tolist(), first.tolist(), strict=True)
+            },
+            topic=block.records.topic,
+            place=np.column_stack((block.records.partition[record], block.records.offset[record], block.row[rows])),
+            scored=x if scored is block.x else scored[rows],
+            scaled_by=None if scaled_by is None else scaled_by[rows],
+        )
+
+    @classmethod
+    def concat(cls, samples: Sequence["Sample"]) -> "Sample":
+        """Join samples of one model, in order."""
+        if len(samples) == 1:
+            return samples[0]
+        first = samples[0]
+        return cls(
+            resident=first.resident,
+            x=np.concatenate([s.x for s in samples]),
+            scores=np.concatenate([s.scores for s in samples]),
+            time=np.concatenate([s.time for s in samples]),
+            stands_for=np.concatenate([s.stands_for for s in samples]),
+            entity=np.concatenate([s.entity for s in samples]),
+            names={hash: name for s in samples for hash, name in s.names.items()},
+            topic=first.topic,
+            place=np.concatenate([s.place for s in samples]),
+            scored=np.concatenate([s.scored for s in samples]),
+            scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),
+        )
+
+    @property
+    def over(self) -> Bools:
+        """Return [k] whether the model names each vector."""
+        is_over: Bools = self.scores >= self.resident.threshold
+        return is_over
+
+    def __len__(self) -> int:
+        return len(self.x)

@@ -1,0 +1,370 @@
+"""The sections of the settings, each a frozen model with a description of every field."""
+
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from worker.settings.fields import (
+    SECRET_FILES,
+    Duration,
+    HostName,
+    Key,
+    Name,
+    Topic,
+    _cron,
+    _start,
+    _url,
+    seconds,
+    with_its_package,
+)
+from worker.settings.formats import FormatName
+
+
+class Section(BaseModel):
+    """A secret may lie in a file (a mounted Kubernetes secret), which `<its name>_file` names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        resolved = dict(values)
+        for name in cls.model_fields:
+            file = values.get(f"{name}_file")
+            if file is None or f"{name}_file" not in SECRET_FILES:
+                continue
+            if values.get(name) is not None:
+                raise ValueError(f"{name} and {name}_file: only one of them")
+            try:
+                with open(str(file), encoding="utf-8") as opened:
+                    resolved[name] = opened.read().strip("\r\n")
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{name}_file: {getattr(error, 'strerror', error)}: {file}") from None
+            if not resolved[name]:
+                raise ValueError(f"{name}_file: {file} is empty")
+        return resolved
+
+
+class KafkaSettings(Section):
+    """The connection to Kafka."""
+
+    bootstrap: str = Field("localhost:9092", min_length=1, description="brokers, host:port, separated by commas")
+    group: Name = Field("offnormal", description="consumer group")
+    instance_id: Name | None = Field(None, description="static membership: a name that is this worker's alone")
+    start: Annotated[str, BeforeValidator(_start)] = Field(
+        "earliest", description="where a group without offsets begins: earliest, latest, a time, -1h"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as Kafka names it"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="as Kafka names it"
+    )
+    username: str | None = Field(None, description="SASL user")
+    password: SecretStr | None = Field(None, description="SASL password")
+    password_file: str | None = Field(None, description="a file that holds the SASL password")
+    ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
+    cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
+    key_file: str | None = Field(None, description="PEM file of the client key")
+    client: Literal["columnar", "public"] = Field(
+        "columnar",
+        description="columnar: fast, reads and writes record batches itself; public: kafka-python's own API, slower",
+    )
+    fetch_bytes: int = Field(
+        8 * 2**20, ge=2**16, le=2**30, description="maximum bytes of one fetch; a single larger record is still fetched"
+    )
+    unpacked_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**31,
+        description="maximum that a compressed batch may unpack to; a larger one becomes a dead letter",
+    )
+    startup_timeout: Duration = Field(
+        60.0, description="how long to wait for Kafka at start before giving up (exit code 4)"
+    )
+    session_timeout: Duration = Field(
+        10.0,
+        ge=6,
+        le=300,
+        description="how long a worker that does not answer keeps its partitions; also the timeout of transactions",
+    )
+
+    @property
+    def commit_timeout(self) -> float:
+        """Return how many seconds one commit may take: less than the session, and than SIGTERM's ten seconds."""
+        return min(self.session_timeout / 2, 5.0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "KafkaSettings":
+        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and self.username and self.password):
+            raise ValueError(f"{self.security_protocol} needs sasl_mechanism, username and password")
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file are needed both or neither")
+        return self
+
+
+class TopicSettings(Section):
+    """The names of the topics."""
+
+    sensors: Topic = Field("offnormal.sensors", description="in: sensor vectors")
+    anomalies: Topic = Field("offnormal.anomalies", description="out: anomaly events")
+    dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
+    incidents: Topic = Field("offnormal.incidents", description="out: incidents, each entity's last one (compacted)")
+    models: Topic = Field("offnormal.models", description="the registry (compacted)")
+    drift: Topic = Field("offnormal.drift", description="out: drift, sensors at fault, models taken back")
+    training_requests: Topic = Field(
+        "offnormal.training-requests", description="out: requests for training, read by `training serve`"
+    )
+    shadow: Topic = Field("offnormal.shadow", description="out: events of a challenger in the shadow")
+    labels: Topic = Field(
+        "offnormal.labels", description="in: labels that people give events and incidents (compacted)"
+    )
+    scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
+    latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
+    reconstructions: Topic = Field(
+        "offnormal.reconstructions", description="out, if OFFNORMAL_OUTPUTS names it: every vector, cleaned"
+    )
+
+
+class InputSettings(Section):
+    """How records are read: format, entity, time, features."""
+
+    format: FormatName = Field("json", description="format of the vectors; a record's content-type header overrides it")
+    entity_field: str | None = Field(None, description="JSON key that holds the entity; else the record's key")
+    time_field: str | None = Field(
+        None, description="JSON key that holds the event time; else the time header, else the record's timestamp"
+    )
+    time_header: str | None = Field(None, description="Kafka header that holds the event time, as the field would")
+    step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
+        None, description="expected time between two vectors of an entity; a step without one counts as missing"
+    )
+    max_gap: Duration = Field(3600.0, gt=0, description="an entity that is silent for longer starts a new window")
+    reorder: int = Field(
+        4, ge=0, le=1000, description="how many later vectors of an entity may overtake one before it counts as late"
+    )
+    strict: bool = Field(False, description="reject records with a JSON key that is no feature")
+    features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
+        None, description="number of features, or a JSON list of names; for training, where the data do not name them"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        return with_its_package(value)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _no_flag(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("a count or a JSON list of names")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _named_once(cls, value: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("features must be names, each once")
+        return value
+
+
+class SchemaRegistrySettings(Section):
+    """The schema registry, which `avro` needs."""
+
+    url: Annotated[str, AfterValidator(_url)] | None = Field(
+        None, description="schema registry of Confluent's API, for avro: http://registry:8081"
+    )
+    username: str | None = Field(None, description="its user, or API key")
+    password: SecretStr | None = Field(None, description="its password, or API secret")
+    password_file: str | None = Field(None, description="a file that holds the registry's password")
+    ca_file: str | None = Field(None, description="PEM file of the authority that signed its certificate")
+    timeout: Duration = Field(5.0, gt=0, le=60, description="how long one request may take")
+
+
+class ModelSettings(Section):
+    """The model that is served and trained."""
+
+    name: Name = Field("default", description="the model in the registry that is served and trained")
+    kind: Literal["denoising", "stacked", "sparse", "variational"] = Field(
+        "denoising", description="the autoencoder's kind"
+    )
+    window: int = Field(1, ge=1, le=1024, description="vectors of an entity that are scored together")
+    scaler: Literal["fleet", "entity"] = Field(
+        "fleet", description="scaling of the readings: one scaler for the fleet, or one for each entity"
+    )
+    routes: dict[str, Name] = Field(
+        {}, description='other models by key: a JSON object, pattern to model name: {"press-*": "presses"}'
+    )
+    keep: int = Field(10, ge=1, description="artefacts kept in the registry")
+    shadow_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of the vectors that a challenger scores in the shadow before it is promoted; 0: no shadow",
+    )
+    probation: Duration = Field(
+        3600.0, description="how long after a promotion the worker may roll it back by itself; 0: never"
+    )
+    signing_key: Key | None = Field(
+        None, description="signs models and decisions; with it workers serve only what was signed by it"
+    )
+    signing_key_file: str | None = Field(None, description="a file that holds the signing key")
+
+    @property
+    def names(self) -> list[str]:
+        """Return all models that a worker serves, first that of records without a route."""
+        return list(dict.fromkeys([self.name, *self.routes.values()]))
+
+
+class EntitySettings(Section):
+    """How many entities are kept track of, and for how long."""
+
+    max: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="maximum entities with a window; beyond it the longest idle ones are dropped",
+    )
+    idle: Duration = Field(86400.0, gt=0, description="how long an entity may be silent before it is forgotten")
+    replay: int = Field(
+        100_000, ge=0, description="maximum records of a partition that are read back after a start to fill windows"
+    )
+
+
+class DetectionSettings(Section):
+    """How many false alarms are allowed, and what an event says."""
+
+    false_alarm_rate: float = Field(
+        1e-4, gt=0, lt=1, description="budget: share of normal vectors that may become events, warnings included"
+    )
+    alerts_per_day: float | None = Field(
+        None, gt=0, description="the budget as events a day instead, at the rate of vectors seen in training"
+    )
+    top_features: int = Field(5, ge=1, description="features named in an event")
+    max_missing: float = Field(
+        0.5, ge=0, lt=1, description="share of a vector's readings that may be missing; with more it is not scored"
+    )
+
+    def budget(self, vectors_per_day: float) -> float:
+        """Return the share of normal vectors that may become events."""
+        if self.alerts_per_day is None or vectors_per_day <= 0:
+            return self.false_alarm_rate
+        return min(max(self.alerts_per_day / vectors_per_day, 1e-12), 0.5)
+
+
+class IncidentSettings(Section):
+    """When an incident opens and closes."""
+
+    open_after: int = Field(3, ge=1, description="how many vectors over budget open an incident of an entity")
+    out_of: int = Field(10, ge=1, le=1000, description="... among this many of its latest vectors")
+    extreme: float = Field(
+        0.001, ge=0, le=1, description="a single vector opens one if its p-value is at most this share of the budget"
+    )
+    quiet: Duration = Field(
+        600.0, gt=0, description="how long an entity has to be within budget before its incident closes"
+    )
+    cooldown: Duration = Field(1800.0, description="at most one notification of an entity within this time")
+    related: Duration = Field(60.0, description="incidents of several entities that open within this time are related")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "IncidentSettings":
+        if self.open_after > self.out_of:
+            raise ValueError(f"open_after {self.open_after} of out_of {self.out_of} vectors is impossible")
+        return self
+
+
+class DriftSettings(Section):
+    """Drift detection."""
+
+    enabled: bool = Field(True, description="drift detection, and the training requests it makes")
+    entities: int = Field(100, ge=0, description="number of entities that are also watched one by one")
+
+
+class BatchSettings(Section):
+    """The size and delay of batches and commits."""
+
+    max_rows: int = Field(
+        65536, ge=1, le=1_000_000, description="maximum records of a batch; half of fetch_bytes also ends one"
+    )
+    max_delay: Duration = Field(0.002, le=10, description="how long a batch waits for more rows")
+    commit_interval: Duration = Field(
+        0.5, le=10, description="how often offsets are committed; with a backlog also events"
+    )
+
+
+class TrainingSettings(Section):
+    """What a training reads, and how it fits."""
+
+    lookback: Duration = Field(
+        86400.0, gt=0, description="how far back from the newest record the training window reaches"
+    )
+    max_rows: int = Field(1_000_000, ge=50, description="maximum rows, sampled evenly over the window")
+    min_rows: int = Field(1000, ge=50, description="minimum rows; with fewer training ends with exit code 5")
+    holdout: float = Field(
+        0.2, gt=0.02, lt=0.9, description="share of the rows held out to calibrate, spread over the window"
+    )
+    steps: int = Field(3000, ge=30, description="steps of the optimizer, of 256 rows each")
+    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
+        None, description="when `training serve` trains: a cron expression (UTC); else only when asked to"
+    )
+    cooldown: Duration = Field(3600.0, description="minimum time between two requested trainings of a model")
+    regime_share: float = Field(
+        0.4, gt=0, le=1, description="minimum share of the window that a new regime has to fill to be learned"
+    )
+    seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
+    reports: str | None = Field(None, description="a directory for a report of each training, as a page")
+
+
+class HttpSettings(Section):
+    """Probes, metrics and the page."""
+
+    host: str = Field("0.0.0.0", description="address of probes, metrics and the page")
+    port: int = Field(8080, ge=0, le=65535, description="port of probes, metrics and the page; 0 switches them off")
+    page: bool = Field(True, description="the page for people, at /")
+    token: Key | None = Field(None, description="token that opens the page; probes and metrics need none")
+    token_file: str | None = Field(None, description="a file that holds the token")
+    hosts: tuple[HostName, ...] = Field(
+        (),
+        description="host names with a dot that the page answers to, a JSON list; with a token it answers to all",
+    )
+    labels: bool = Field(False, description="allow labels from the page")
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether nobody but this machine reaches the port."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def takes_labels(self) -> bool:
+        """Return whether labels may be written on the page."""
+        return bool(self.port and self.page and self.labels)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> "HttpSettings":
+        if self.labels and self.token is None and not self.is_local:
+            raise ValueError(
+                "labels without a token: whoever reaches the port could say what training is to learn; set token or"
+                " token_file, or host to 127.0.0.1"
+            )
+        return self
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level that is logged")
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
