@@ -17,7 +17,7 @@ from worker.models import Artefact, ModelCard
 from worker.models.wavelet import blocks
 from worker.runtime.pipeline import Pipeline
 from worker.schema_registry import SchemaRegistry
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import BatchSettings, InputSettings, ModelSettings, SchemaRegistrySettings, Settings
 from worker.settings.formats import FORMATS
 
@@ -52,7 +52,7 @@ def main() -> None:
                 model=ModelSettings(window=window),
             )
             pipeline = Pipeline.standalone(settings)
-            pipeline.serve(Engine(settings).load(artefact(window).dump()))
+            pipeline.serve(ResidentModels(settings).load(artefact(window).dump()))
             pipeline.warm_up()
     registry = SchemaRegistry(SchemaRegistrySettings(url="http://nowhere"))
     for name in FORMATS:

@@ -8,7 +8,7 @@ from worker.blocks import BytesColumn, Headers, RecordBlock, VectorBlock
 from worker.kafka import Output
 from worker.publishing.encoder import EventEncoder, PerVector
 from worker.runtime.pipeline import per_vector
-from worker.serving.engine import LoadedModel
+from worker.serving.loaded_model import LoadedModel
 
 
 def block_of(

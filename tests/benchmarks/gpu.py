@@ -19,7 +19,7 @@ import torch
 
 from tests.models import make_artefact
 from worker.serving.cuda_scorer import captured
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import BatchSettings, Settings
 
 WIDTH = 32
@@ -48,8 +48,8 @@ def run(device: torch.device, rows: int, seconds: float) -> dict[str, Any]:
     settings = Settings(device=str(device), batch=BatchSettings(max_rows=min(rows, 1_000_000)))
     features = tuple(f"f{k:02d}" for k in range(WIDTH))
     first, second = (make_artefact(seed=k, features=features) for k in range(2))
-    engine = Engine(settings)
-    resident = engine.load(first.dump())
+    models = ResidentModels(settings)
+    resident = models.load(first.dump())
     module = resident._module
     location, scale = (part.cpu().numpy() for part in (module.scaler.location, module.scaler.scale))
     rng = np.random.default_rng(0)
@@ -71,10 +71,10 @@ def run(device: torch.device, rows: int, seconds: float) -> dict[str, Any]:
             found["workers_way_of_copy_limit"] = round(speed["worker's way"] / speed["copy alone"], 3)
             found["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     begun = time.perf_counter()
-    loaded = engine.load(second.dump())
+    loaded = models.load(second.dump())
     found["load_seconds"] = round(time.perf_counter() - begun, 4)
     begun = time.perf_counter()
-    engine.swap(loaded)
+    models.swap(loaded)
     found["swap_microseconds"] = round(1e6 * (time.perf_counter() - begun), 1)
     found["rows_per_s"] = {name: round(value) for name, value in speed.items()}
     return found

@@ -10,7 +10,6 @@ from tests.faults import checker
 from tests.faults.cluster_world import ClusterWorld, cluster_world, on_cluster
 from tests.faults.outcome import Outcome, Skipped, ends_of, together
 from tests.faults.progress import HANDED_OVER_MOST, LOST_MOST
-from tests.faults.rest import stopped
 from tests.faults.world import Setting, await_scored
 from tests.stage import until
 
@@ -143,7 +142,7 @@ def _lose_leader(world: ClusterWorld, running: bool) -> Outcome:
     until(lambda: sum(world.stage.committed().values()) >= sum(ends_of(world).values()), 60)
     lost = ends_of(world)
     if not running:
-        world.complaints += stopped(workers)
+        world.stop(workers)
         workers = []
     lost_at = time.time()
     world.kafka.node(1).kill()

@@ -65,7 +65,7 @@ class ClusterWorld(World):
         self.interruptions: list[Interruption] = []
         self.complaints: list[str] = []
         self.before: dict[Process, Usage] = {}
-        self._busiest, self._lines = 0.0, 0.0
+        self._busiest, self._lines, self._slowest_stop = 0.0, 0.0, 0.0
         super().__init__(setting, rng, **more)
 
     def _make_topics(self, partitions: int) -> None:
@@ -112,9 +112,15 @@ class ClusterWorld(World):
         self.before |= {worker: usage(worker.popen.pid) for worker in workers}
 
     def stop_one(self, workers: list[Process]) -> None:
-        """SIGTERM to one of them, which has to end though something is away."""
-        self.complaints += stopped([workers.pop(0)])
+        """Send SIGTERM to one of them, which has to end though something is away."""
+        self.stop([workers.pop(0)])
         self.done["workers stopped meanwhile"] += 1
+
+    def stop(self, workers: Sequence[Process]) -> None:
+        """Send SIGTERM to all of them. Whatever is not as it should be is a complaint."""
+        seconds, complaints = stopped(workers)
+        self._slowest_stop = max(self._slowest_stop, seconds)
+        self.complaints += complaints
 
     # -- what is done to it
 
@@ -160,7 +166,9 @@ class ClusterWorld(World):
         have acknowledged may be gone.
         """
         self.rest()
-        complaints = self.complaints + at_rest(self, workers, self.before) + stopped(workers)
+        self.complaints += at_rest(self, workers, self.before)
+        self.stop(workers)
+        complaints = list(self.complaints)
         if complaints:
             try:
                 self.drain(timeout=90)
@@ -175,7 +183,7 @@ class ClusterWorld(World):
         if not self.done["swaps"]:
             complaints.append("no model was swapped: this proves little")
         told, slow = judge(self.interruptions, standstills(self.bootstrap, self.stage.topics))
-        seen = [str(verdict), told]
+        seen = [str(verdict), told, f"SIGTERM ended a worker within {self._slowest_stop:.1f} s"]
         if self._busiest:
             seen.append(
                 f"without a coordinator {self._busiest:.0%} of a core, {self._lines:.1f} lines a second at most"

@@ -41,13 +41,13 @@ def at_rest(world: World, workers: Sequence[Process], before: Mapping[Process, U
 
 
 def usage(pid: int) -> Usage:
-    """LoadedModel MiB, open files, threads."""
+    """Return the resident MiB, open files and threads of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     return int(status["VmRSS"].split()[0]) // 1024, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
 
 
-def stopped(workers: Sequence[Process]) -> list[str]:
-    """SIGTERM to all at once. What is not as it should be."""
+def stopped(workers: Sequence[Process]) -> tuple[float, list[str]]:
+    """Send SIGTERM to all at once. Return the seconds until the last one ended, and what is not as it should be."""
     complaints = []
     alive = [worker for worker in workers if worker.popen.poll() is None]
     for worker in alive:
@@ -55,13 +55,14 @@ def stopped(workers: Sequence[Process]) -> list[str]:
     began = time.monotonic()
     while any(worker.popen.poll() is None for worker in alive) and time.monotonic() < began + STOPS_WITHIN:
         time.sleep(0.05)
+    seconds = time.monotonic() - began
     for k, worker in enumerate(workers):
         if worker.popen.poll() is None:
             complaints.append(f"worker {k} has not ended {STOPS_WITHIN:g} s after SIGTERM: {worker.errors[-500:]}")
             worker.kill()
         elif worker.popen.returncode != 0:
             complaints.append(f"worker {k} ended with {worker.popen.returncode}: {worker.errors[-1500:]}")
-    return complaints
+    return seconds, complaints
 
 
 def _wrong(world: World, workers: Sequence[Process]) -> list[str]:

@@ -18,6 +18,7 @@ from worker.kafka.reader import Reader
 from worker.native.arrays import Bytes, Int64s
 from worker.publishing.cloudevents import ANOMALY_TYPE, DRIFT_TYPE
 from worker.publishing.event_reader import EventReader
+from worker.publishing.labels import LabelVerdict, read_label
 from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 
@@ -63,19 +64,16 @@ class Evidence:
     def read(cls, settings: Settings, since: int) -> "Evidence":
         """Read what is known of vectors from time `since` (ms) on. Raises KafkaUnavailable."""
         topics = settings.topics
-        labels: dict[str, str] = {}
-        for label in _documents(settings, topics.labels, None):
-            if isinstance(label.get("id"), str) and label.get("verdict") in ("confirmed", "dismissed"):
-                labels[label["id"]] = label["verdict"]
+        labels = _labels(settings)
         evidence = cls()
-        evidence._take_events(_documents(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, topics.sensors)
+        evidence._take_events(_events(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, topics.sensors)
         evidence._take_drift(
-            _documents(settings, topics.drift, since - _EVENT_SLACK_MS), topics.sensors, settings.model.name
+            _events(settings, topics.drift, since - _EVENT_SLACK_MS), topics.sensors, settings.model.name
         )
         evidence._offsets = np.unique(np.fromiter((o for _, o, _ in evidence.places), np.int64, len(evidence.places)))
         return evidence
 
-    def _take_events(self, events: Iterator[dict[str, Any]], labels: dict[str, str], topic: str) -> None:
+    def _take_events(self, events: Iterator[dict[str, Any]], labels: dict[str, LabelVerdict], topic: str) -> None:
         extents: dict[str, list[Any]] = {}  # incident -> entity, first and last time
         for event in events:
             vector = VectorId.parse(event.get("id"), topic)
@@ -147,20 +145,31 @@ def _said(verdict: str | None) -> VectorFlags:
     return {"confirmed": VectorFlags.CONFIRMED, "dismissed": VectorFlags.DISMISSED}.get(verdict or "", VectorFlags(0))
 
 
-def _documents(settings: Settings, topic: str, since: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the topic's JSON objects. Other records belong to somebody else, and are passed over."""
+def _labels(settings: Settings) -> dict[str, LabelVerdict]:
+    """Return what people said of vectors and incidents: by id, what was said last."""
+    labels = (read_label(value, settings.topics.sensors) for value in _values(settings, settings.topics.labels, None))
+    return {label.id: label.verdict for label in labels if label is not None}
+
+
+def _events(settings: Settings, topic: str, since: int) -> Iterator[dict[str, Any]]:
+    """Yield the topic's events from time `since` (ms) on. Other records, which are somebody else's, are skipped."""
+    reader = EventReader(SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout))
+    for value in _values(settings, topic, since):
+        try:
+            event = reader.event(value)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _values(settings: Settings, topic: str, since: int | None) -> Iterator[bytes | None]:
+    """Yield the values of the topic's records from time `since` (ms) on, or of all. Raises KafkaUnavailable."""
     with Reader(settings.kafka, topic) as reader:
         if since is not None:
             reader.seek(reader.offsets_at(since))
-        events = EventReader(SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout))
         for block in reader.to_end():
-            for value in block.values:
-                try:
-                    doc = events.event(value)
-                except ValueError:
-                    continue
-                if isinstance(doc, dict):
-                    yield doc
+            yield from block.values
 
 
 def _name(entity: object) -> str | None:

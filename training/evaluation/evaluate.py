@@ -27,7 +27,9 @@ from training.fitting.fit import Fitted, Fleet, Rows, fit, split
 from worker.errors import SettingsError
 from worker.models import Artefact, ModelCard
 from worker.native.arrays import Float32s, Float64s, Floats
-from worker.serving.engine import Engine, LoadedModel, pick_device
+from worker.serving.device import pick_device
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -213,7 +215,7 @@ def _resident(
         quality={},
         seed=settings.training.seed,
     )
-    return Engine(settings).load(Artefact.make(card, detector, held_out).dump())
+    return ResidentModels(settings).load(Artefact.make(card, detector, held_out).dump())
 
 
 def _mean(files: Iterable[Figures]) -> Figures:

@@ -23,7 +23,7 @@ from worker.kafka.topics import require
 from worker.models import Artefact, Detector, ModelCard
 from worker.registry import Registry, RegistryView, now
 from worker.registry.operator import who
-from worker.serving.engine import pick_device
+from worker.serving.device import pick_device
 from worker.settings import Settings
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from worker.blocks.timestamps import iso
 from worker.models import Artefact, Detector, ModelCard, Reference
 from worker.models.wavelet import newest
 from worker.registry import new_version
-from worker.serving.engine import rate_to_keep
+from worker.serving.model_swap import rate_to_keep
 from worker.settings import Settings
 
 

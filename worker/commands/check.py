@@ -46,7 +46,7 @@ def _settings(settings: Settings) -> str:
 
 
 def _device(settings: Settings) -> str:
-    from worker.serving.engine import pick_device
+    from worker.serving.device import pick_device
 
     return str(pick_device(settings.device))
 
@@ -105,7 +105,7 @@ def _access(settings: Settings) -> str:
 def _champion(settings: Settings) -> str:
     """Check the champion of each model. Those that a route names may be missing."""
     from worker.registry import Registry
-    from worker.serving.engine import Engine
+    from worker.serving.model_swap import ResidentModels
 
     findings, default = [], settings.model.name
     for name in settings.model.names:
@@ -117,7 +117,7 @@ def _champion(settings: Settings) -> str:
         if version is None:
             findings.append(f"no champion of {name} yet: {default}'s scores its records")
             continue
-        resident = Engine(settings).load(view.artefact(version))
+        resident = ResidentModels(settings).load(view.artefact(version))
         findings.append(
             f"{name}/{version} ({resident.card.kind}, {len(resident.features)} features, window {resident.card.window})"
             " loads, and its probe comes out right"

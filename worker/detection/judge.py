@@ -16,7 +16,8 @@ Severity = Literal["alarm", "warning"]
 ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than the budget allows for events
 
 
-# expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see worker/serving/engine.py
+# expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see
+# worker/serving/loaded_model.py
 Explained = tuple[Float32s, Float32s, Float32s | None]
 
 

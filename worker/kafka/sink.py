@@ -115,7 +115,7 @@ class _ProducerSink:
         if self._under_way is None:
             return
         done, offsets = self._under_way
-        with _redo(self._settings, "committing"):
+        with _errors_as_rewind(self._settings, "committing"):
             done.result(self._settings.commit_timeout)
             self._check_sent()
             self._end_commit(offsets)
@@ -139,12 +139,12 @@ class _ProducerSink:
                 self._ready().partitions_for(topic)
 
     def recover(self) -> None:
-        with _redo(self._settings, "recovering"):
+        with _errors_as_rewind(self._settings, "recovering"):
             self._ready()
 
     def let_go(self) -> None:
         self.settle()
-        with _redo(self._settings, "sending"):
+        with _errors_as_rewind(self._settings, "sending"):
             if self._producer is not None:
                 self._produce.flush(self._producer)
 
@@ -217,7 +217,7 @@ class ExactlyOnceSink(_ProducerSink):
     def send(self, outputs: Iterable[Outputs]) -> None:
         """Send within the open transaction, or a new one. Raises Rewind."""
         self.settle()
-        with _redo(self._settings, "sending"):
+        with _errors_as_rewind(self._settings, "sending"):
             client = self._ready()
             self._begin(client)
             self._send(client, outputs)
@@ -226,7 +226,7 @@ class ExactlyOnceSink(_ProducerSink):
         """Begin to commit the transaction with the offsets in it. Raises Rewind."""
         self.settle()
         membership = self._source.close_work() if offsets else None
-        with _redo(self._settings, "committing"):
+        with _errors_as_rewind(self._settings, "committing"):
             client = self._ready()
             self._begin(client)
             self._produce.flush(client)
@@ -276,14 +276,14 @@ class AtLeastOnceSink(_ProducerSink):
     def send(self, outputs: Iterable[Outputs]) -> None:
         """Send at once. Raises Rewind."""
         self.settle()
-        with _redo(self._settings, "sending"):
+        with _errors_as_rewind(self._settings, "sending"):
             self._send(self._ready(), outputs)
 
     def commit(self, offsets: Offsets) -> None:
         """Begin to flush, and then to commit the offsets. Raises Rewind."""
         self.settle()
         self._membership = self._source.close_work() if offsets else None
-        with _redo(self._settings, "sending"):
+        with _errors_as_rewind(self._settings, "sending"):
             self._produce.flush(self._ready())
         # Not the client's own flush: it waits for batches as they were, and a batch that the broker finds too large is
         # split into others.
@@ -295,7 +295,7 @@ class AtLeastOnceSink(_ProducerSink):
             self._source.commit(offsets, self._membership)
 
 
-class _redo:
+class _errors_as_rewind:
     """Turn the client's errors into Rewind, or into KafkaUnavailable if no retry helps."""
 
     def __init__(self, settings: KafkaSettings, doing: str):

@@ -23,7 +23,7 @@ from worker.observability.http_server import Health
 from worker.observability.metrics import Metrics, total
 from worker.page.incident_book import IncidentBook
 from worker.page.texts import cut
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -67,11 +67,11 @@ class Feed:
         self,
         settings: Settings,
         metrics: Metrics,
-        engine: Engine,
+        models: ResidentModels,
         health: Callable[[], Health],
         decisions: Callable[[], Decisions],
     ):
-        self._settings, self._metrics, self._engine = settings, metrics, engine
+        self._settings, self._metrics, self._models = settings, metrics, models
         self._health, self._decisions = health, decisions
         self._looks: deque[CounterSample] = deque(maxlen=KEPT)
         self._serving: dict[str, tuple[str, float]] = {}  # model -> version, and since when
@@ -197,7 +197,7 @@ class Feed:
         )
         with self._changed:
             self._looks.append(look)
-            for model, resident in self._engine.residents.items():
+            for model, resident in self._models.by_name.items():
                 before = self._serving.get(model)
                 if before is None or before[0] != resident.version:
                     self._serving[model] = (resident.version, now)
@@ -246,7 +246,7 @@ class Feed:
             "ready": health.ready,
             "waits_for": health.detail.get("waits_for"),
             "refused": [cut(model) for model in health.detail.get("refused_models", ())],
-            "models": self._models(),
+            "models": self._shown_models(),
         }
         return {
             "now": now,
@@ -256,7 +256,7 @@ class Feed:
             "problem": self._problem,
         }
 
-    def _models(self) -> list[dict[str, Any]]:
+    def _shown_models(self) -> list[dict[str, Any]]:
         return [
             {
                 "name": cut(model),
@@ -267,7 +267,7 @@ class Feed:
                 "budget": resident.budget,
                 "sensors": len(resident.features),
             }
-            for model, resident in self._engine.residents.items()
+            for model, resident in self._models.by_name.items()
         ]
 
     def _shown_decisions(self) -> list[dict[str, Any]]:

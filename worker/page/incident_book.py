@@ -3,12 +3,10 @@
 from collections import OrderedDict
 from typing import Any, Final
 
-import orjson
-
-from worker.blocks.vector_id import VectorId
 from worker.detection.incident import Incident
 from worker.page.texts import cut
 from worker.publishing.incident_event import read_incident
+from worker.publishing.labels import read_label
 
 MOST: Final = 500
 _SPARE: Final = 100  # beyond these, the oldest go together: to look for them costs a pass over all
@@ -49,15 +47,11 @@ class IncidentBook:
 
     def take_label(self, value: bytes | None) -> None:
         """Take a record of the labels topic. Malformed ones change nothing."""
-        try:
-            document = orjson.loads(value or b"")
-            id, verdict = document["id"], document["verdict"]
-            if VectorId.parse(id, self._topic) is None or verdict not in ("confirmed", "dismissed"):
-                return
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        label = read_label(value, self._topic)
+        if label is None:
             return
-        label = {"verdict": verdict, "who": cut(document.get("who") or ""), "time": cut(document.get("time") or "")}
-        self._labels[id] = label
+        id = label.id
+        self._labels[id] = {"verdict": label.verdict, "who": cut(label.author), "time": cut(label.time)}
         self._labels.move_to_end(id)
         if len(self._labels) > _MOST_LABELS:
             self._labels.popitem(last=False)

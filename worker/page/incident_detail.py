@@ -19,7 +19,8 @@ from worker.kafka.reader import Reader
 from worker.native.arrays import Bools, Float32s, Int64s, UInt64s
 from worker.page.texts import cut
 from worker.schema_registry import SchemaRegistry
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.serving.router import Router
 from worker.settings import Settings
 from worker.windows import Windows
@@ -59,8 +60,8 @@ class _Found:
 class IncidentDetail:
     """Reads one incident's surroundings. Not for two threads at once."""
 
-    def __init__(self, settings: Settings, engine: Engine):
-        self._settings, self._engine = settings, engine
+    def __init__(self, settings: Settings, models: ResidentModels):
+        self._settings, self._models = settings, models
         self._router = Router(settings.model.routes, settings.model.name)
         self._registry = SchemaRegistry.of(settings)
         self._decoder: tuple[Sequence[str], Decoder] | None = None  # of features; it remembers schemas
@@ -70,7 +71,7 @@ class IncidentDetail:
 
         `incident` is what is known of it, if anything. Raises LookupError where there is no model.
         """
-        if self._engine.resident is None:
+        if self._models.default is None:
             raise LookupError("no model")
         deadline = time.monotonic() + PATIENCE
         kafka = self._settings.kafka.model_copy(update={"startup_timeout": PATIENCE / 2})
@@ -118,7 +119,7 @@ class IncidentDetail:
         """Return the entity's hash [records] of each record."""
         if self._settings.input.entity_field is None:
             return hashes(block, block.keys)
-        resident = self._engine.resident
+        resident = self._models.default
         assert resident is not None
         return self._decoder_of(resident).decode(block).entity_hash
 
@@ -153,10 +154,10 @@ class IncidentDetail:
 
     def _resident(self, key: bytes | None) -> LoadedModel:
         """Return the model of the records with this key."""
-        default = self._engine.resident
+        default = self._models.default
         assert default is not None
         model = self._router.model(key)
-        return default if model is None else self._engine.residents.get(model, default)
+        return default if model is None else self._models.by_name.get(model, default)
 
     def _decoder_of(self, resident: LoadedModel) -> Decoder:
         if self._decoder is None or self._decoder[0] != resident.features:

@@ -18,7 +18,7 @@ from worker.page.access import Access
 from worker.page.feed import Decisions, Feed, TooMany
 from worker.page.incident_detail import IncidentDetail
 from worker.publishing import labels
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -53,14 +53,14 @@ class Page:
         self,
         settings: Settings,
         metrics: Metrics,
-        engine: Engine,
+        models: ResidentModels,
         health: Callable[[], Health],
         decisions: Callable[[], Decisions],
     ):
         self._settings = settings
         self._access = Access(settings.http)
-        self._feed = Feed(settings, metrics, engine, health, decisions)
-        self._stretch, self._looks_back = IncidentDetail(settings, engine), threading.Lock()
+        self._feed = Feed(settings, metrics, models, health, decisions)
+        self._stretch, self._looks_back = IncidentDetail(settings, models), threading.Lock()
         self._labels = threading.Lock()
         self._login = _file("login.html")
         guarded: dict[tuple[str, str], Route] = {

@@ -160,7 +160,7 @@ def _per_vector(output: str, settings: Settings) -> Document:
     values = {
         "scores": "score and p-value",
         "latents": "the autoencoder's code",
-        "reconstructions": "every feature, as the others made one expect it",
+        "reconstructions": "every feature, as the model reconstructs it",
     }[output]
     listed = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
     as_json = {"type": "object", "required": ["rows"], "properties": {"rows": listed}}

@@ -4,15 +4,40 @@ Training keeps to it: what was dismissed is normal, what was confirmed never is 
 """
 
 import time
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
 from worker.blocks.timestamps import iso
+from worker.blocks.vector_id import VectorId
 from worker.kafka import connection
 from worker.settings import Settings
 
 LabelVerdict = Literal["confirmed", "dismissed"]
+_VERDICTS: Final = get_args(LabelVerdict)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What `author` said at `time` of the event or the incident `id`. Both texts are as the record has them."""
+
+    id: str
+    verdict: LabelVerdict
+    author: str
+    time: str
+
+
+def read_label(value: bytes | None, topic: str) -> Label | None:
+    """Return the label of a record, or None if it is malformed or not about a vector of the input `topic`."""
+    try:
+        document = orjson.loads(value or b"")
+        id, verdict = document["id"], document["verdict"]
+        if VectorId.parse(id, topic) is None or verdict not in _VERDICTS:
+            return None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return Label(id, verdict, str(document.get("who") or ""), str(document.get("time") or ""))
 
 
 def write(

@@ -19,7 +19,8 @@ from worker.observability.metrics import Metrics
 from worker.registry import RegistryFollower, RegistryView, What
 from worker.rollout import Trials
 from worker.rollout.trial import Kind
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -29,15 +30,15 @@ TOLD: Final = 50  # decisions on a model that are remembered for those who look
 
 
 class ChampionWatcher:
-    """A thread that keeps the engine's resident models the registry's champions.
+    """A thread that keeps the models in service the registry's champions.
 
     An artefact that is damaged, or does not fit, is refused with a log line, a metric and a detail of readiness; the
     model in service goes on.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, trials: Trials):
+    def __init__(self, settings: Settings, models: ResidentModels, metrics: Metrics, trials: Trials):
         self._settings = settings
-        self._engine = engine
+        self._models = models
         self._metrics = metrics
         self._trials = trials
         self._others: dict[
@@ -94,7 +95,7 @@ class ChampionWatcher:
                 return
             self._settled[model] = (version, hash(data))
             started = time.perf_counter()
-            resident = self._engine.load(data)
+            resident = self._models.load(data)
             if (resident.name, resident.version) != (model, version):
                 raise OffnormalError(
                     f"the artefact under {model}/{version} says that it is {resident.name}/{resident.version};"
@@ -103,13 +104,13 @@ class ChampionWatcher:
         except Exception as error:  # whatever it is, it must neither be served nor end this thread
             self._refuse(model, version, error)
             return
-        before = self._engine.residents.get(model)
-        self._engine.swap(resident)
+        before = self._models.by_name.get(model)
+        self._models.swap(resident)
         self.refusals.pop(model, None)
         if before is not None:
             self._metrics.swaps.inc()
         card = resident.card
-        info = {"version": card.version, "kind": card.kind, "device": str(self._engine.device)}
+        info = {"version": card.version, "kind": card.kind, "device": str(self._models.device)}
         self._metrics.model.labels(model).info(info)
         self._metrics.model_since.labels(model).set_to_current_time()
         self._metrics.model_made.labels(model).set(_timestamp(card.created))
@@ -126,7 +127,7 @@ class ChampionWatcher:
 
     def _try(self, model: str, view: RegistryView) -> None:
         """Begin trials that are due, and end those that are over."""
-        champion = self._engine.residents.get(model)
+        champion = self._models.by_name.get(model)
         candidates: dict[Kind, str | None] = {
             "probation": self._former(view),
             "shadow": view.challenger() if self._settings.model.shadow_share else None,
@@ -159,7 +160,7 @@ class ChampionWatcher:
         loaded = self._others.get((model, kind))
         if loaded is None or loaded[0] != version:
             try:
-                loaded = version, self._engine.load(view.artefact(version))
+                loaded = version, self._models.load(view.artefact(version))
             except Exception as error:  # as with a champion
                 log.warning("trial_start_failed", trial=kind, model=model, model_version=version, reason=str(error))
                 loaded = version, None
@@ -167,7 +168,7 @@ class ChampionWatcher:
         return loaded[1]
 
     def _refuse(self, model: str, version: str, error: Exception) -> None:
-        resident = self._engine.residents.get(model)
+        resident = self._models.by_name.get(model)
         serving = resident.version if resident else None
         self.refusals[model] = f"{version}: {error}"
         self._metrics.refused.inc()

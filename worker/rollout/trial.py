@@ -7,7 +7,7 @@ import numpy as np
 
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 from worker.rollout.rate_test import Outcome, RateTest
-from worker.serving.engine import LoadedModel
+from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
 
 Kind = Literal["shadow", "probation"]

@@ -14,7 +14,7 @@ from worker.registry import Registry, RegistryView
 from worker.rollout.findings import ShadowEvent, TakenBack
 from worker.rollout.rate_test import Outcome
 from worker.rollout.trial import Kind, Trial
-from worker.serving.engine import LoadedModel
+from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
 from worker.settings import Settings
 

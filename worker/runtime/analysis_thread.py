@@ -27,7 +27,7 @@ MAX_FINDINGS: Final = 2000
 END: Final = 2.0  # seconds that the end waits for what is being looked at
 
 
-class BackgroundAnalysis:
+class AnalysisThread:
     """Looks for drift, and runs trials, on samples of what was committed. An error here never reaches the loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, trials: Trials):
@@ -37,7 +37,7 @@ class BackgroundAnalysis:
         self._findings: deque[Finding] = deque(maxlen=MAX_FINDINGS)
         self._stop, self._idle = threading.Event(), threading.Event()
         self._idle.set()
-        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="analysis", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

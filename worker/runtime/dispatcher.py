@@ -15,7 +15,7 @@ from worker.publishing.encoder import EventEncoder
 from worker.rollout import Trials
 from worker.runtime.partition_state import PartitionState
 from worker.runtime.pipeline import Pipeline, ScoredBatch
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.serving.router import Router
 from worker.settings import Settings
 from worker.windows import Windows
@@ -29,8 +29,10 @@ SWEEP_EVERY: Final = 10.0  # seconds between two looks for entities that have be
 class Dispatcher:
     """The pipelines of all models that a worker serves. Used by the loop's thread alone."""
 
-    def __init__(self, settings: Settings, engine: Engine, encoder: EventEncoder, metrics: Metrics, trials: Trials):
-        self._settings, self._engine, self._metrics = settings, engine, metrics
+    def __init__(
+        self, settings: Settings, models: ResidentModels, encoder: EventEncoder, metrics: Metrics, trials: Trials
+    ):
+        self._settings, self._models, self._metrics = settings, models, metrics
         self._traces = Traces(settings)
         self._router = Router(settings.model.routes, settings.model.name)
         self.incidents = Incidents(settings.incidents, settings.topics.sensors)
@@ -43,7 +45,7 @@ class Dispatcher:
 
     def serve_resident_models(self) -> None:
         """Let each pipeline serve its resident model. Raises Rewind where windows have to be filled first."""
-        residents, default = self._engine.residents, self._engine.resident
+        residents, default = self._models.by_name, self._models.default
         for model, pipeline in self.pipelines.items():
             resident = residents.get(model, default)
             assert resident is not None
@@ -112,7 +114,7 @@ class Dispatcher:
         windows = self._windows()
         for one in windows:
             one.sweep()
-        self._metrics.device_memory.set(self._engine.memory())
+        self._metrics.device_memory.set(self._models.memory())
         self._metrics.open_incidents.set(self.incidents.open)
         self._metrics.entities.set(sum(map(len, windows)))
         self._metrics.evicted.set(sum(one.evicted for one in windows))

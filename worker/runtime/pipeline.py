@@ -20,7 +20,7 @@ from worker.observability.tracing import Span
 from worker.publishing.encoder import EventEncoder, PerVector
 from worker.rollout import Trials
 from worker.schema_registry import SchemaRegistry
-from worker.serving.engine import LoadedModel
+from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
 from worker.settings import Settings
 from worker.windows import Windowed, Windows

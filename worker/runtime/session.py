@@ -18,10 +18,11 @@ from worker.blocks import RecordBlock
 from worker.kafka import OutsideFault, Rewind, Sink, Source
 from worker.observability.metrics import Metrics
 from worker.publishing.encoder import EventEncoder
-from worker.runtime.adoption import Adoption
-from worker.runtime.analysis_thread import BackgroundAnalysis
+from worker.runtime.analysis_thread import AnalysisThread
 from worker.runtime.checkpoint import Checkpoint
 from worker.runtime.dispatcher import Dispatcher
+from worker.runtime.fault_retry import FaultRetry
+from worker.runtime.partition_adoption import PartitionAdoption
 from worker.runtime.watchdog import LoopReport, Stuck, Watchdog
 from worker.settings import Settings
 
@@ -31,8 +32,6 @@ IDLE_POLL: Final = 0.2  # seconds that a poll waits for the first record: also h
 OBSERVE_EVERY: Final = 1.0  # lag and other gauges
 ANALYSIS_PATIENCE: Final = 3.0  # seconds at the end for samples that are still to be analysed
 REPORT_EVERY: Final = 10.0  # a line of progress in the log
-MAX_BACKOFF: Final = 1.0  # seconds between two tries
-REDO_LOGGED_EVERY: Final = 5.0
 PASSED_EVERY: Final = 1.0  # a look at positions that have gone on without records
 
 
@@ -56,7 +55,7 @@ class Parts:
     metrics: Metrics
     dispatcher: Dispatcher
     encoder: EventEncoder
-    background: BackgroundAnalysis
+    analysis: AnalysisThread
     watchdog: Watchdog
     stop: Event
 
@@ -64,17 +63,17 @@ class Parts:
 class Session:
     """Runs the loop by a source and a sink of its own."""
 
-    def __init__(self, parts: Parts, state: LoopState, source: Source, sink: Sink, adoption: Adoption):
+    def __init__(self, parts: Parts, state: LoopState, source: Source, sink: Sink, adoption: PartitionAdoption):
         self._settings, self._metrics = parts.settings, parts.metrics
-        self._dispatcher, self._encoder, self._background = parts.dispatcher, parts.encoder, parts.background
+        self._dispatcher, self._encoder, self._analysis = parts.dispatcher, parts.encoder, parts.analysis
         self._watchdog, self._stop, self._state = parts.watchdog, parts.stop, state
         self._source, self._sink, self._adoption = source, sink, adoption
+        self._retry = FaultRetry(source, sink, parts.stop)
         self._checkpoint = Checkpoint()
         self._committing: Checkpoint | None = None
         self._rebalances = 0
         self._lagging: set[int] = set()  # partitions whose lag is reported
         self._passed_at = 0.0
-        self._redo_logged_at = 0.0
 
     def run(self, until_end: bool) -> None:
         """Run until stopped, or, with `until_end`, up to the end offsets seen now.
@@ -83,18 +82,17 @@ class Session:
         """
         ends = self._source.end_offsets() if until_end else None
         state = self._state
-        backoff, observe_at, report_at = 0.0, 0.0, time.monotonic() + REPORT_EVERY
+        observe_at, report_at = 0.0, time.monotonic() + REPORT_EVERY
         log.info("worker_started", delivery=self._settings.delivery)
         while not self._stop.is_set():
             self._begin_turn()
             try:
                 if self._turn():
-                    backoff = 0.0
+                    self._retry.succeeded()
                 if ends is not None and self._has_reached(ends):
                     break
             except Rewind as fault:
-                backoff = min(max(2 * backoff, 0.05), MAX_BACKOFF)
-                self._redo(fault, backoff)
+                self._redo(fault)
             if state.turned >= observe_at:
                 self._observe()
                 observe_at = state.turned + OBSERVE_EVERY
@@ -106,10 +104,7 @@ class Session:
 
     def abandon(self) -> None:
         """Void what is not committed. What was to be published with it is published by the next session."""
-        for checkpoint in (self._checkpoint, self._committing):
-            if checkpoint is not None:
-                self._background.requeue(checkpoint.findings)
-        self._checkpoint, self._committing = Checkpoint(), None
+        self._void_uncommitted()
         for partition in self._source.partitions():
             self._dispatcher.forget(partition)
 
@@ -212,7 +207,7 @@ class Session:
     def _is_due(self, is_full: bool) -> bool:
         checkpoint = self._checkpoint
         if checkpoint.empty:
-            return self._background.has_findings and not is_full
+            return self._analysis.has_findings and not is_full
         has_waited = time.monotonic() - checkpoint.since >= self._settings.batch.commit_interval
         somebody_waits = checkpoint.has_outputs and (self._sink.holds_back or self._dispatcher.incidents.news)
         return has_waited or (somebody_waits and not is_full)
@@ -233,7 +228,7 @@ class Session:
             checkpoint.counts.incidents = sum(incident.notify for incident in changed)
             if changed:
                 self._sink.send([self._encoder.incidents(changed)])
-            checkpoint.findings = self._background.findings()
+            checkpoint.findings = self._analysis.findings()
             if checkpoint.findings:
                 self._sink.send(self._encoder.findings(checkpoint.findings))
             state = self._dispatcher.state
@@ -251,7 +246,7 @@ class Session:
         self._state.progress += 1
         self._state.is_excused = False
         self._state.vectors += checkpoint.counts.vectors.total()
-        self._background.observe(checkpoint.samples)
+        self._analysis.observe(checkpoint.samples)
         self._metrics.record(checkpoint.counts)
 
     def _finish(self) -> None:
@@ -260,8 +255,8 @@ class Session:
             if not self._checkpoint.empty:
                 self._commit()
             self._wait_for_commit()
-            self._background.settle(ANALYSIS_PATIENCE)
-            if self._background.has_findings:
+            self._analysis.settle(ANALYSIS_PATIENCE)
+            if self._analysis.has_findings:
                 self._commit()
                 self._wait_for_commit()
         except Rewind as fault:
@@ -270,33 +265,23 @@ class Session:
 
     # -- faults
 
-    def _redo(self, fault: Rewind, backoff: float) -> None:
+    def _redo(self, fault: Rewind) -> None:
         """Void what is not committed, and read it again once the brokers say what has been committed."""
-        uncommitted = [checkpoint for checkpoint in (self._committing, self._checkpoint) if checkpoint is not None]
-        self._log_redo(fault, sum(checkpoint.counts.vectors.total() for checkpoint in uncommitted))
+        rows = sum(checkpoint.counts.vectors.total() for checkpoint in self._uncommitted())
         self._metrics.redone.inc()
         self._state.is_excused = isinstance(fault, OutsideFault)
-        for checkpoint in reversed(uncommitted):
-            self._background.requeue(checkpoint.findings)
-        self._checkpoint, self._committing = Checkpoint(), None
-        self._sink.discard()
-        # Nothing is read before it is known what has been committed.
-        while not self._stop.wait(backoff):
-            self._begin_turn()
-            try:
-                self._sink.recover()
-                self._source.rewind()
-                return
-            except Rewind as again:
-                self._log_redo(again, 0)
-                self._sink.discard()
-                backoff = min(2 * backoff, MAX_BACKOFF)
+        self._void_uncommitted()
+        self._retry.go_back(fault, rows, self._begin_turn)
 
-    def _log_redo(self, fault: Rewind, rows: int) -> None:
-        """Log a fault, but not every one: while a broker is away there are hundreds alike."""
-        if rows or time.monotonic() >= self._redo_logged_at + REDO_LOGGED_EVERY:
-            self._redo_logged_at = time.monotonic()
-            log.warning("work_redone", reason=str(fault), rows=rows)
+    def _uncommitted(self) -> list[Checkpoint]:
+        """Return the checkpoints that are not committed, the older one first."""
+        return [checkpoint for checkpoint in (self._committing, self._checkpoint) if checkpoint is not None]
+
+    def _void_uncommitted(self) -> None:
+        """Forget the checkpoints that are not committed; their findings are published with a later one."""
+        for checkpoint in reversed(self._uncommitted()):
+            self._analysis.requeue(checkpoint.findings)
+        self._checkpoint, self._committing = Checkpoint(), None
 
     # -- end and report
 

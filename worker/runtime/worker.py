@@ -19,13 +19,13 @@ from worker.page import Decisions, Page
 from worker.publishing.encoder import EventEncoder
 from worker.rollout import Trials
 from worker.rollout.champion_watcher import ChampionWatcher
-from worker.runtime.adoption import Adoption
-from worker.runtime.analysis_thread import BackgroundAnalysis
+from worker.runtime.analysis_thread import AnalysisThread
 from worker.runtime.dispatcher import Dispatcher
 from worker.runtime.incident_log import IncidentLog
+from worker.runtime.partition_adoption import PartitionAdoption
 from worker.runtime.session import LoopState, Parts, Session
 from worker.runtime.watchdog import REBUILDS, Stuck, Watchdog
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -45,11 +45,11 @@ class Worker:
         self._rebuilds, self._rebuilt_at = 0, 0.0  # times in a row that connections were made anew, and the last one
         self._id = uuid.uuid4().hex
         self.metrics = Metrics()
-        self.engine = Engine(settings)
+        self.models = ResidentModels(settings)
         self._trials = Trials(settings, self.metrics)
         self._encoder = EventEncoder(settings)
-        self._dispatcher = Dispatcher(settings, self.engine, self._encoder, self.metrics, self._trials)
-        self._background = BackgroundAnalysis(settings, self.metrics, self._trials)
+        self._dispatcher = Dispatcher(settings, self.models, self._encoder, self.metrics, self._trials)
+        self._analysis = AnalysisThread(settings, self.metrics, self._trials)
         self._watchdog = Watchdog(settings)
         self._watcher: ChampionWatcher | None = None
 
@@ -68,15 +68,15 @@ class Worker:
         try:
             if page is not None:
                 page.start()
-            self._background.start()
+            self._analysis.start()
             require(settings, reads=[topics.sensors, topics.models, topics.incidents], writes=settings.written)
             self._encoder.register()
-            self._watcher = ChampionWatcher(settings, self.engine, self.metrics, self._trials)
+            self._watcher = ChampionWatcher(settings, self.models, self.metrics, self._trials)
             self._watcher.start()
             if self._await_champion():
                 self._serve()
         finally:
-            self._background.close()
+            self._analysis.close()
             self._dispatcher.close()
             if self._watcher is not None:
                 self._watcher.close()
@@ -89,21 +89,21 @@ class Worker:
         def decisions() -> Decisions:
             return self._watcher.decisions if self._watcher else {}
 
-        return Page(self._settings, self.metrics, self.engine, self.health, decisions)
+        return Page(self._settings, self.metrics, self.models, self.health, decisions)
 
     def health(self) -> Health:
         """Return what the probes are told."""
         is_live = time.monotonic() - self._state.turned < STALLED_AFTER and self._recent_rebuilds() <= REBUILDS
         waits_for = self._waits_for()
         details = {
-            "models": {model: resident.version for model, resident in self.engine.residents.items()},
+            "models": {model: resident.version for model, resident in self.models.by_name.items()},
             "waits_for": waits_for,
             "refused_models": dict(self._watcher.refusals) if self._watcher else {},
         }
         return Health(is_live, is_live and waits_for is None, details)
 
     def _waits_for(self) -> str | None:
-        if self.engine.resident is None:
+        if self.models.default is None:
             has_looked = self._watcher is not None and self._watcher.first_look.is_set()
             return "a champion" if has_looked else "the registry, which is being read"
         return None if self._state.is_member else "the consumer group"
@@ -113,10 +113,10 @@ class Worker:
         assert self._watcher is not None
         while not self._watcher.first_look.wait(0.05) and not self._stop.is_set():
             self._state.turned = time.monotonic()
-        if self.engine.resident is None and not self._stop.is_set():
+        if self.models.default is None and not self._stop.is_set():
             model = self._settings.model.name
             log.warning("champion_awaited", model=model, hint="`python -m training` makes and promotes one")
-        while self.engine.resident is None and not self._stop.is_set():
+        while self.models.default is None and not self._stop.is_set():
             self._state.turned = time.monotonic()
             self._stop.wait(0.05)
         return not self._stop.is_set()
@@ -153,11 +153,11 @@ class Worker:
                 metrics=self.metrics,
                 dispatcher=self._dispatcher,
                 encoder=self._encoder,
-                background=self._background,
+                analysis=self._analysis,
                 watchdog=self._watchdog,
                 stop=self._stop,
             )
-            adoption = Adoption(settings, source, incident_log, self._dispatcher)
+            adoption = PartitionAdoption(settings, source, incident_log, self._dispatcher)
             session = Session(parts, self._state, source, sink, adoption)
             try:
                 session.run(self._until_end)

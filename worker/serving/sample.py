@@ -9,7 +9,7 @@ import numpy as np
 from worker.blocks import BytesColumn, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s, UInt64s
-from worker.serving.engine import LoadedModel
+from worker.serving.loaded_model import LoadedModel
 
 ROWS: Final = 256  # of a batch, if that is enough ...
 OF_SUMMARY: Final = 32  # ... for so many of each of the model's summaries

@@ -16,7 +16,8 @@ from worker.drift.model_watch import ModelWatch
 from worker.models import Artefact, Detector, Reference
 from worker.publishing.cloudevents import schema
 from worker.publishing.encoder import EventEncoder
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.serving.sample import Sample
 from worker.settings import DetectionSettings, Settings
 
@@ -32,7 +33,7 @@ def resident(artefact: Artefact) -> LoadedModel:
     rows = normal_rows(30_000, np.random.default_rng(5))
     found = reference_of(artefact.detector, rows)
     assert found.rows == ROWS
-    return Engine(SETTINGS).load(replace(artefact, reference=found).dump())
+    return ResidentModels(SETTINGS).load(replace(artefact, reference=found).dump())
 
 
 def reference_of(detector: Detector, rows: Rows, entity: npt.NDArray[np.int64] | None = None) -> Reference:
@@ -160,8 +161,8 @@ def test_a_reading_that_often_stands_still_is_not_frozen(artefact: Artefact) -> 
         x[:, 2] = np.repeat(rng.normal(size=-(-n // 1500)), 1500)[:n]  # changes every third summary
         return x
 
-    engine = Engine(SETTINGS)
-    watched = Watched(engine.load(replace(artefact, reference=reference_of(artefact.detector, rows(30_000))).dump()))
+    models = ResidentModels(SETTINGS)
+    watched = Watched(models.load(replace(artefact, reference=reference_of(artefact.detector, rows(30_000))).dump()))
     watched.send(rows(30_000))
     assert watched.faults == []
 
@@ -180,7 +181,7 @@ def test_one_machine_of_a_fleet_drifts(artefact: Artefact) -> None:
     rows, entity = normal_rows(30_000, rng), np.arange(30_000) % 3
     found = reference_of(artefact.detector, rows, entity)
     assert found.entities == ("m0", "m1", "m2")
-    watched = Watched(Engine(SETTINGS).load(replace(artefact, reference=found).dump()))
+    watched = Watched(ResidentModels(SETTINGS).load(replace(artefact, reference=found).dump()))
     for minute in range(40):
         for machine in ("m0", "m1", "m2"):
             x = normal_rows(ROWS, rng)
@@ -192,7 +193,7 @@ def test_one_machine_of_a_fleet_drifts(artefact: Artefact) -> None:
 
 
 def test_a_model_without_reference_is_served(artefact: Artefact) -> None:
-    assert Engine(SETTINGS).load(replace(artefact, reference=None).dump()).reference is None
+    assert ResidentModels(SETTINGS).load(replace(artefact, reference=None).dump()).reference is None
 
 
 def test_events_are_as_their_schema_says_and_ask_for_a_training(resident: LoadedModel) -> None:
@@ -252,6 +253,6 @@ def test_held_out_rows_without_a_score_leave_a_reference_that_can_be_served(arte
     flat[gone] = np.nan
     found = reference(rows, np.zeros(len(rows), np.int64), [""], np.array_split(flat, 10), 1.0, 0.0)
     assert np.isfinite(found.p_values).all()
-    watched = Watched(Engine(SETTINGS).load(replace(artefact, reference=found).dump()))
+    watched = Watched(ResidentModels(SETTINGS).load(replace(artefact, reference=found).dump()))
     watched.send(normal_rows(10 * ROWS, np.random.default_rng(19)))
     assert watched.found == []

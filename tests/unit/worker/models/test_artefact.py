@@ -12,7 +12,8 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact
-from worker.serving.engine import Engine, pick_device
+from worker.serving.device import pick_device
+from worker.serving.model_swap import ResidentModels
 from worker.settings import DetectionSettings, Settings
 
 Change = Callable[[dict[str, torch.Tensor], dict[str, object]], None]
@@ -115,7 +116,7 @@ def test_a_forgery_with_a_right_digest_is_refused(artefact: Artefact, change: Ch
 
 def test_the_threshold_follows_the_budget(artefact: Artefact) -> None:
     thresholds = [
-        Engine(Settings(device="cpu", detection=DetectionSettings(false_alarm_rate=rate)))
+        ResidentModels(Settings(device="cpu", detection=DetectionSettings(false_alarm_rate=rate)))
         .load(artefact.dump())
         .threshold
         for rate in (0.1, 0.01, 1e-3)

@@ -15,7 +15,7 @@ from tests.record_blocks import block_of
 from worker.kafka import Output
 from worker.observability.tracing import Span, Traces, context
 from worker.runtime.pipeline import Pipeline, ScoredBatch
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import DetectionSettings, InputSettings, Settings
 
 SETTINGS = Settings(input=InputSettings(format="f32"), detection=DetectionSettings(false_alarm_rate=0.01), device="cpu")
@@ -26,7 +26,7 @@ CONTEXT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode()), ("tracestate", b
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     made = Pipeline.standalone(SETTINGS)
-    made.serve(Engine(SETTINGS).load(make_artefact(seed=0).dump()))
+    made.serve(ResidentModels(SETTINGS).load(make_artefact(seed=0).dump()))
     return made
 
 

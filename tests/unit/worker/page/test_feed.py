@@ -20,7 +20,7 @@ from worker.page import feed as feeds, incident_book
 from worker.page.feed import Feed, TooMany
 from worker.page.incident_book import MOST, IncidentBook
 from worker.publishing.encoder import EventEncoder
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import Settings
 
 SETTINGS = Settings()
@@ -173,12 +173,12 @@ def feed(monkeypatch: pytest.MonkeyPatch, artefact: Artefact) -> Iterator[Callab
 
     def make(values: list[bytes] | None = None, serves: bool = True, decisions: Any = None, **health: Any) -> Feed:
         FakeReader.values = values or []
-        engine = Engine(SETTINGS)
+        models = ResidentModels(SETTINGS)
         if serves:
-            engine.swap(engine.load(artefact.dump()))
+            models.swap(models.load(artefact.dump()))
         detail = {"waits_for": None, "refused_models": {}} | health
         told = Health(True, serves, detail)
-        made.append(Feed(SETTINGS, Metrics(), engine, lambda: told, lambda: decisions or {}))
+        made.append(Feed(SETTINGS, Metrics(), models, lambda: told, lambda: decisions or {}))
         made[-1].start()
         return made[-1]
 
@@ -287,6 +287,6 @@ def test_swaps_are_noticed(feed: Callable[..., Feed], artefact: Artefact) -> Non
     f = feed()
     time.sleep(0.15)
     other = replace(artefact, card=artefact.card.model_copy(update={"version": "v2"}))
-    f._engine.swap(f._engine.load(other.dump()))
+    f._models.swap(f._models.load(other.dump()))
     stream = f.stream()
     assert any([s["version"] for s in told(next(stream)).get("swaps", ())] == ["v2"] for _ in range(10))

@@ -17,7 +17,7 @@ from worker.detection.incident import Incident
 from worker.models import Artefact
 from worker.page import incident_detail as stretches
 from worker.page.incident_detail import SHOWN, IncidentDetail, _conspicuous
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import EntitySettings, InputSettings, ModelSettings, Settings
 
 ENTITIES = (b"press-1", b"press-2", b"press-3")
@@ -103,9 +103,9 @@ Make = Callable[..., IncidentDetail]
 def make(artefact: Artefact) -> Make:
     def stretch(made: Artefact = artefact, **settings: Any) -> IncidentDetail:
         told = Settings(**settings)
-        engine = Engine(told)
-        engine.swap(engine.load(made.dump()))
-        return IncidentDetail(told, engine)
+        models = ResidentModels(told)
+        models.swap(models.load(made.dump()))
+        return IncidentDetail(told, models)
 
     return stretch
 
@@ -130,9 +130,9 @@ def test_the_entitys_vectors_around_it_scored_again(log: Log, make: Make, artefa
 def test_scores_are_the_loops(log: Log, make: Make, artefact: Artefact) -> None:
     fill(log, 400, range(200, 205))
     told = make().around(first(200), known(log, 200, 204))
-    engine = Engine(Settings())
+    models = ResidentModels(Settings())
     x = np.array([json.loads(v or b"") for v in log.values[1::3]], np.float32)
-    expected = engine.load(artefact.dump()).score(x)
+    expected = models.load(artefact.dump()).score(x)
     np.testing.assert_allclose(told["score"], expected, rtol=1e-3)
 
 
@@ -217,7 +217,7 @@ def test_it_is_bounded(log: Log, make: Make, monkeypatch: pytest.MonkeyPatch) ->
 def test_where_there_is_no_model(log: Log) -> None:
     fill(log, 10)
     with pytest.raises(LookupError):
-        IncidentDetail(Settings(), Engine(Settings())).around(first(5), None)
+        IncidentDetail(Settings(), ResidentModels(Settings())).around(first(5), None)
 
 
 def test_of_too_many_the_conspicuous_are_shown() -> None:
@@ -249,7 +249,7 @@ def test_what_is_no_id(id: str) -> None:
 
 def test_windows_take_one_entitys_memory(make: Make) -> None:
     stretch = make(make_artefact(0, window=4), model=ModelSettings(window=4), entities=EntitySettings(max=10_000_000))
-    resident = stretch._engine.resident
+    resident = stretch._models.default
     assert resident is not None
     _, windows = stretch._ways(resident)
     assert windows is not None and windows._rings.nbytes < 10_000

@@ -20,7 +20,7 @@ from worker.observability.http_server import Health, HttpServer
 from worker.observability.metrics import Metrics
 from worker.page import Page, feed as feeds, routes as pages
 from worker.publishing import labels
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import HttpSettings, Settings
 
 ID = "offnormal.sensors/0/1/0"
@@ -37,7 +37,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
         settings = Settings(http=HttpSettings(**({"host": "127.0.0.1", "port": free_port(), "labels": True} | more)))
         metrics = Metrics()
         health = Health(True, True, {})
-        page = Page(settings, metrics, Engine(settings), lambda: health, dict)
+        page = Page(settings, metrics, ResidentModels(settings), lambda: health, dict)
         page.start()
         server = HttpServer(settings.http, metrics, lambda: health, page.routes)
         running.extend([page, server])

@@ -20,7 +20,8 @@ from worker.kafka import Output
 from worker.models import Artefact
 from worker.publishing.cloudevents import schema
 from worker.publishing.encoder import EventEncoder
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.settings import DetectionSettings, InputSettings, KafkaSettings, Settings, TopicSettings
 
 BUDGET = 0.01
@@ -33,7 +34,7 @@ FAR = np.array([[10, 900, -5, 100]], np.float32)
 @pytest.fixture(scope="module")
 def resident(artefact: Artefact) -> LoadedModel:
     settings = Settings(device="cpu", detection=DetectionSettings(false_alarm_rate=BUDGET))
-    return Engine(settings).load(artefact.dump())
+    return ResidentModels(settings).load(artefact.dump())
 
 
 def vectors(values: Sequence[bytes | None], time: int = WHEN, keys: Any = None, **settings: Any) -> VectorBlock:

@@ -14,7 +14,8 @@ from worker.detection import Judge
 from worker.models import Artefact
 from worker.publishing.cloudevents import schema
 from worker.publishing.encoder import EventEncoder, PerVector
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.settings import DetectionSettings, InputSettings, Settings
 
 BUDGET = 0.01
@@ -23,7 +24,7 @@ BUDGET = 0.01
 @pytest.fixture(scope="module")
 def resident(artefact: Artefact) -> LoadedModel:
     settings = Settings(device="cpu", detection=DetectionSettings(false_alarm_rate=BUDGET))
-    return Engine(settings).load(artefact.dump())
+    return ResidentModels(settings).load(artefact.dump())
 
 
 def block(x: np.ndarray, time: int = 1_700_000_000_000, key: bytes | None = b"m") -> VectorBlock:
@@ -107,8 +108,8 @@ def test_scores_of_several_rows_are_one_record(resident: LoadedModel, rng: np.ra
 def test_large_blocks_are_scored_in_pieces(artefact: Artefact, rng: np.random.Generator) -> None:
     from worker.settings import BatchSettings
 
-    small = Engine(Settings(device="cpu", batch=BatchSettings(max_rows=16))).load(artefact.dump())
-    large = Engine(Settings(device="cpu")).load(artefact.dump())
+    small = ResidentModels(Settings(device="cpu", batch=BatchSettings(max_rows=16))).load(artefact.dump())
+    large = ResidentModels(Settings(device="cpu")).load(artefact.dump())
     x = normal_rows(100, rng)
     np.testing.assert_allclose(small.score(x), large.score(x), rtol=1e-5)
 

@@ -9,7 +9,8 @@ from tests.models import make_artefact, normal_rows
 from worker.models import Artefact
 from worker.rollout.rate_test import FEWEST, RateTest
 from worker.rollout.trial import Kind, Trial
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.serving.sample import Sample
 from worker.settings import DetectionSettings, Settings
 
@@ -40,8 +41,8 @@ def test_one_burst_decides_nothing() -> None:
 
 def residents(loud: float = 1.0) -> tuple[LoadedModel, LoadedModel]:
     """Two sound models; with `loud` the newer one's threshold is this part of what it should be."""
-    engine = Engine(SETTINGS)
-    older, newer = engine.load(make_artefact(seed=1).dump()), engine.load(make_artefact(seed=2).dump())
+    models = ResidentModels(SETTINGS)
+    older, newer = models.load(make_artefact(seed=1).dump()), models.load(make_artefact(seed=2).dump())
     return replace(newer, threshold=newer.threshold * loud), older
 
 
@@ -111,8 +112,8 @@ def test_a_trial_says_what_it_saw() -> None:
 
 
 def test_a_challenger_of_a_fleet_scores_by_its_own_scalers(artefact: Artefact) -> None:
-    fleet = Engine(SETTINGS).load(make_artefact(seed=3, entities=("m", "n")).dump())
-    older = Engine(SETTINGS).load(artefact.dump())
+    fleet = ResidentModels(SETTINGS).load(make_artefact(seed=3, entities=("m", "n")).dump())
+    older = ResidentModels(SETTINGS).load(artefact.dump())
     x = normal_rows(50, np.random.default_rng(5))
     _, others, _ = Trial("shadow", fleet, older).take(sample(older, x))
     np.testing.assert_allclose(others, fleet.score(x, fleet.entity_rows(["m"] * 50)))

@@ -11,7 +11,8 @@ from tests.record_blocks import block_of
 from worker.blocks import RecordBlock
 from worker.kafka import Rewind
 from worker.runtime.pipeline import Pipeline
-from worker.serving.engine import Engine, LoadedModel
+from worker.serving.loaded_model import LoadedModel
+from worker.serving.model_swap import ResidentModels
 from worker.settings import DetectionSettings, InputSettings, ModelSettings, Settings
 
 WINDOW = 4
@@ -24,7 +25,7 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module")
 def resident() -> LoadedModel:
-    return Engine(SETTINGS).load(make_artefact(seed=0, window=WINDOW).dump())
+    return ResidentModels(SETTINGS).load(make_artefact(seed=0, window=WINDOW).dump())
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_same_features_keep_their_windows_and_others_have_them_filled(
     newer = replace(resident)
     assert pipeline.serve(newer) and not pipeline.serve(newer)
     assert pipeline.score(records(x, first=10)).counts.cold == 0
-    other = Engine(SETTINGS).load(make_artefact(seed=1, features=("a", "b"), window=WINDOW).dump())
+    other = ResidentModels(SETTINGS).load(make_artefact(seed=1, features=("a", "b"), window=WINDOW).dump())
     with pytest.raises(Rewind):
         pipeline.serve(other)
     assert not pipeline.serve(other), "told once"
@@ -96,14 +97,14 @@ def test_the_same_version_may_come_again(pipeline: Pipeline) -> None:
     again = make_artefact(seed=0, window=WINDOW).dump()
     far = np.full((WINDOW, 4), 1e6, np.float32)
     for k in range(3):
-        pipeline.serve(Engine(SETTINGS).load(again))
+        pipeline.serve(ResidentModels(SETTINGS).load(again))
         assert pipeline.score(records(far, first=WINDOW * k)).counts.events
 
 
 def test_each_entity_is_scored_by_its_own_scaler() -> None:
     settings = Settings(input=InputSettings(format="f32"), model=ModelSettings(scaler="entity"))
     made = Pipeline.standalone(settings)
-    resident = Engine(settings).load(make_artefact(seed=0, entities=("a", "b")).dump())
+    resident = ResidentModels(settings).load(make_artefact(seed=0, entities=("a", "b")).dump())
     made.serve(resident)
     x = normal_rows(3, np.random.default_rng(0))
     block = block_of([np.concatenate((x, x)).tobytes(), x.tobytes(), x.tobytes()], [b"b", None, b"a"])

@@ -17,7 +17,7 @@ from worker.publishing import asyncapi
 from worker.publishing.encoder import EventEncoder, PerVector
 from worker.publishing.vector_values import VectorRows
 from worker.runtime.pipeline import per_vector
-from worker.serving.engine import Engine
+from worker.serving.model_swap import ResidentModels
 from worker.settings import InputSettings, Settings
 from worker.settings.formats import FORMATS, FormatName, FormatSpec, OutputFormatName, format_of
 
@@ -61,7 +61,7 @@ def settings_of(format: str, **more: Any) -> Settings:
 def test_a_new_format_is_read_written_and_described_by_its_entry_alone(csv: None) -> None:
     outputs: tuple[PerVector, ...] = ("scores", "latents", "reconstructions")
     settings = settings_of("csv", outputs=outputs)
-    resident = Engine(settings).load(make_artefact(1).dump())
+    resident = ResidentModels(settings).load(make_artefact(1).dump())
     x = normal_rows(5, np.random.default_rng(0))
     records = block_of([",".join(map(str, row)).encode() for row in x.tolist()])
     block = Decoder(settings.input, resident.features).decode(records)

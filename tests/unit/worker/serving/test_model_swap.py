@@ -1,4 +1,4 @@
-"""The engine: what it takes into service, what it leaves in place, and the scores that it gives."""
+"""The swap of a model: what is taken into service, what is left in place, and the scores that it gives."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from worker.decoding import Decoder
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact
 from worker.serving.cpu_scorer import FusedScorer
-from worker.serving.engine import Engine, pick_device
+from worker.serving.device import pick_device
+from worker.serving.model_swap import ResidentModels
 from worker.settings import BatchSettings, DetectionSettings, InputSettings, ModelSettings, Settings
 
 
@@ -20,10 +21,10 @@ def data(artefact: Artefact) -> bytes:
     return artefact.dump()
 
 
-def engine(
+def models(
     rate: float = 1e-3, missing: float = 0.5, rows: int = 4096, name: str = "default", threads: int = 1
-) -> Engine:
-    return Engine(
+) -> ResidentModels:
+    return ResidentModels(
         Settings(
             device="cpu",
             threads=threads,
@@ -36,52 +37,52 @@ def engine(
 
 def test_the_model_of_another_name_is_refused_by_both_names(data: bytes) -> None:
     with pytest.raises(ArtefactError, match="'default', not 'press'"):
-        engine(name="press").load(data)
+        models(name="press").load(data)
 
 
 def test_another_window_is_refused(data: bytes) -> None:
     with pytest.raises(ArtefactError, match="window of 4, not 1"):
-        engine().load(make_artefact(seed=1, window=4).dump())
+        models().load(make_artefact(seed=1, window=4).dump())
     with pytest.raises(ArtefactError, match="12 columns"):
-        engine().load(forged(data, lambda tensors, card: card.update(window=4)))
+        models().load(forged(data, lambda tensors, card: card.update(window=4)))
 
 
 @pytest.mark.parametrize("features", [("a", "b", "c", "d"), tuple(reversed(FEATURES)), (*FEATURES, "more")])
 def test_other_features_are_refused_once_a_model_is_in_service(data: bytes, features: tuple[str, ...]) -> None:
-    running = engine()
+    running = models()
     running.swap(running.load(data))
-    before = running.resident
+    before = running.default
     with pytest.raises(ArtefactError, match="features"):
         running.load(make_artefact(seed=1, features=features).dump())
-    assert running.resident is before
+    assert running.default is before
 
 
 def test_any_features_are_taken_while_none_is_in_service() -> None:
-    assert engine().load(make_artefact(seed=1, features=("a", "b")).dump()).features == ("a", "b")
+    assert models().load(make_artefact(seed=1, features=("a", "b")).dump()).features == ("a", "b")
 
 
 def test_a_damaged_artefact_leaves_the_one_in_service(data: bytes) -> None:
-    running = engine()
+    running = models()
     running.swap(running.load(data))
-    before, x = running.resident, normal_rows(10, np.random.default_rng(0))
+    before, x = running.default, normal_rows(10, np.random.default_rng(0))
     assert before is not None
     scores = before.score(x)
     with pytest.raises(ArtefactError):
         running.load(data[:-1])
-    assert running.resident is before
+    assert running.default is before
     np.testing.assert_array_equal(before.score(x), scores)
 
 
 def test_loading_alone_does_not_swap(data: bytes) -> None:
-    running = engine()
+    running = models()
     loaded = running.load(data)
-    assert running.resident is None
+    assert running.default is None
     running.swap(loaded)
-    assert running.resident is loaded
+    assert running.default is loaded
 
 
 def test_the_resident_scores_and_explains_as_the_artefact_does(artefact: Artefact, data: bytes) -> None:
-    resident, x = engine().load(data), normal_rows(50, np.random.default_rng(1)) * 3
+    resident, x = models().load(data), normal_rows(50, np.random.default_rng(1)) * 3
     np.testing.assert_array_equal(resident.score(x), artefact.detector.score(torch.from_numpy(x)).numpy())
     expected, contributions, lags = resident.explain(x)
     assert lags is None
@@ -96,7 +97,7 @@ def test_a_row_is_scored_up_to_the_share_that_may_be_missing(data: bytes, share:
     x = normal_rows(5, np.random.default_rng(2))
     for missing in range(5):
         x[missing, :missing] = np.nan
-    assert np.isfinite(engine(missing=share).load(data).score(x)).tolist() == [m <= scored for m in range(5)]
+    assert np.isfinite(models(missing=share).load(data).score(x)).tolist() == [m <= scored for m in range(5)]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 101, 4096])
@@ -104,47 +105,47 @@ def test_scores_do_not_depend_on_the_largest_batch(data: bytes, rows: int) -> No
     x = normal_rows(101, np.random.default_rng(3))
     x[::10] *= 30
     x[5::11, 1] = np.nan
-    np.testing.assert_allclose(engine(rows=rows).load(data).score(x), engine().load(data).score(x), rtol=1e-5)
+    np.testing.assert_allclose(models(rows=rows).load(data).score(x), models().load(data).score(x), rtol=1e-5)
 
 
 def test_no_rows_have_no_scores(data: bytes) -> None:
-    assert engine().load(data).score(np.empty((0, 4), np.float32)).shape == (0,)
+    assert models().load(data).score(np.empty((0, 4), np.float32)).shape == (0,)
 
 
 def test_rows_that_lie_askew_in_the_fetched_bytes_score_the_same(data: bytes) -> None:
     x = normal_rows(20, np.random.default_rng(4))
     decoder = Decoder(InputSettings(format="f32"), FEATURES)
     askew = decoder.decode(block_of([b"odd", *(row.tobytes() for row in x)])).x
-    resident = engine().load(data)
+    resident = models().load(data)
     np.testing.assert_allclose(resident.score(askew), resident.score(x), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.1, 1e-2, 1e-4, 1e-6])
 def test_the_threshold_is_the_score_whose_p_value_is_the_budget(data: bytes, rate: float) -> None:
-    resident = engine(rate=rate).load(data)
+    resident = models(rate=rate).load(data)
     assert resident.calibration.p_value(resident.threshold) == pytest.approx(rate, rel=1e-6)
 
 
 def test_a_smaller_budget_lets_fewer_rows_over_the_threshold(data: bytes) -> None:
     x = normal_rows(4000, np.random.default_rng(5))
-    over = [(r.score(x) >= r.threshold).sum() for r in (engine(rate=rate).load(data) for rate in (0.1, 0.01, 0.001))]
+    over = [(r.score(x) >= r.threshold).sum() for r in (models(rate=rate).load(data) for rate in (0.1, 0.01, 0.001))]
     assert over[0] > 2 * over[1] > 2 * over[2]
 
 
 def test_the_threads_of_the_settings_are_taken() -> None:
-    engine(threads=2)
+    models(threads=2)
     assert torch.get_num_threads() == 2
-    engine()
+    models()
     assert torch.get_num_threads() == 1
 
 
 def test_a_resident_is_immutable(data: bytes) -> None:
     with pytest.raises(AttributeError):
-        engine().load(data).threshold = 0.0  # type: ignore[misc]
+        models().load(data).threshold = 0.0  # type: ignore[misc]
 
 
 def test_the_cpu_holds_no_device_memory(data: bytes) -> None:
-    running = engine()
+    running = models()
     running.swap(running.load(data))
     assert running.memory() == 0
 
@@ -172,29 +173,31 @@ def promising(data: bytes, rate: float, **quality: float) -> bytes:
 def test_the_rate_that_can_be_promised_is_kept_to_and_the_difference_is_told(
     data: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resident = engine(rate=1e-4).load(promising(data, 0.02))
+    resident = models(rate=1e-4).load(promising(data, 0.02))
     assert resident.budget == pytest.approx(0.02)
     assert resident.calibration.p_value(resident.threshold) == pytest.approx(0.02, rel=1e-6)
     told = capsys.readouterr()
     assert "false_alarm_rate_exceeded" in told.out + told.err
-    assert engine(rate=0.05).load(promising(data, 0.02)).budget == 0.05
+    assert models(rate=0.05).load(promising(data, 0.02)).budget == 0.05
 
 
 def test_alerts_per_day_are_a_rate_by_the_vectors_that_training_saw(data: bytes) -> None:
     detection = DetectionSettings(alerts_per_day=10)
     settings = Settings(device="cpu", detection=detection)
-    assert Engine(settings).load(promising(data, 0, vectors_per_day=86_400.0)).budget == pytest.approx(10 / 86_400)
-    unknown = Engine(settings).load(promising(data, 0, vectors_per_day=0.0)).budget
+    assert ResidentModels(settings).load(promising(data, 0, vectors_per_day=86_400.0)).budget == pytest.approx(
+        10 / 86_400
+    )
+    unknown = ResidentModels(settings).load(promising(data, 0, vectors_per_day=0.0)).budget
     assert unknown == detection.false_alarm_rate, "a window that spans no time tells no rate"
-    assert Engine(settings).load(promising(data, 0, vectors_per_day=4.0)).budget == 0.5
+    assert ResidentModels(settings).load(promising(data, 0, vectors_per_day=4.0)).budget == 0.5
 
 
 def test_a_quicker_way_that_gives_other_scores_is_not_taken(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     x = normal_rows(100, np.random.default_rng(0))
-    expected = engine().load(data).score(x)
+    expected = models().load(data).score(x)
     score = FusedScorer.score
     monkeypatch.setattr(FusedScorer, "score", lambda self, rows: score(self, rows) * np.float32(1.01))
-    resident = engine().load(data)
+    resident = models().load(data)
     assert resident._scorer is None
     np.testing.assert_allclose(resident.score(x), expected, rtol=1e-5)
 
@@ -202,4 +205,4 @@ def test_a_quicker_way_that_gives_other_scores_is_not_taken(data: bytes, monkeyp
 def test_a_quicker_way_is_taken_where_most_of_the_probe_is_missing(artefact: Artefact) -> None:
     rows = normal_rows(200, np.random.default_rng(0))
     rows[::2, :3] = np.nan
-    assert engine().load(Artefact.make(artefact.card, artefact.detector, rows).dump())._scorer is not None
+    assert models().load(Artefact.make(artefact.card, artefact.detector, rows).dump())._scorer is not None

@@ -18,7 +18,7 @@ PATIENCE: Final = 0.1
 MAX_PATIENCE: Final = 1.0
 
 
-class Adoption:
+class PartitionAdoption:
     """Restores the state beside the committed offset of each partition before it is read."""
 
     def __init__(self, settings: Settings, source: Source, incident_log: IncidentLog, dispatcher: Dispatcher):
