@@ -27,7 +27,7 @@ check: lint ## lint, types, and unit tests: about three minutes
 
 test: setup ## all tests, on the most real Kafka to be had
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/integration
+	$(BIN)/python -m pytest -q -n 5 --dist worksteal tests/integration
 
 test-faults: setup ## kills, broken brokers, hostile input, TLS and ACLs: FAULTS="--full", FAULTS="kill=100 --seed 1"
 	$(BIN)/python -m pytest -q tests/faults

@@ -1,5 +1,6 @@
 """Fixtures: one broker for the whole session, a stage of its own for each test, and a small model that is quick."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ _running: list[Broker] = []
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Broker]:
-    with any_broker() as found:
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    shared = getattr(request.config, "workerinput", {}).get("broker")  # tests/integration/conftest.py
+    with contextlib.nullcontext(Broker(**shared)) if shared else any_broker() as found:
         _running.append(found)
         if os.environ.get("CI") and not found.apache:
             pytest.fail(f"CI must test against Apache Kafka, and found only: {found.name}")

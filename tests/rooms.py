@@ -1,10 +1,10 @@
-"""Rooms: a network of its own, and a disk, for each of some processes of this machine. Linux, root, iproute2 and
+"""Rooms give processes of this machine a network and a disk of their own. They need Linux, root, iproute2 and
 util-linux.
 
-A room is a network and a mount namespace that a process of ours holds open. Another one holds the switch: a bridge to
-which each room has a cable, and this machine one too. Rooms are cut off by taking their cable's plug out: what is sent
-is lost, nobody is told, as with a real cable. All of it goes with the processes that hold it, and these with the one
-that started them, however that ends: nothing has to be removed.
+A room is a network namespace and a mount namespace, held open by a process of ours. Another process holds the switch: a
+bridge to which each room, and this machine, is connected by a virtual cable. To cut a room off, its cable is unplugged.
+What is sent is then lost without a notice, as with a real cable. Everything disappears with the processes that hold it,
+and these end with the one that started them, however that ends, so nothing has to be removed.
 """
 
 import contextlib

@@ -25,11 +25,11 @@ COMMANDS = {
 
 
 BEGIN = (
-    ("worker check", "settings, broker, access, topics: what is wrong?"),
-    ("training", "once: a first model, or the next"),
-    ("training models list", "what there is, and which of them is champion"),
-    ("training report --out report.html", "what the champion was made of, and how good it looked"),
-    ("training serve", "from now on by itself: on a schedule, and when a worker notices drift"),
+    ("worker check", "checks settings, broker, access and topics"),
+    ("training", "trains a model once"),
+    ("training models list", "lists the models, and shows which one is champion"),
+    ("training report --out report.html", "writes a page with the champion's training data and figures"),
+    ("training serve", "keeps training: on a schedule, and when a worker detects drift"),
 )
 
 
@@ -47,7 +47,7 @@ def parser() -> cli.Parser:
         "model on it, and makes it champion if the gate lets it pass.",
         BEGIN,
     )
-    parser.add_argument("--json", action="store_true", help="what was made as one JSON object, as the last line")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser(
         "serve", help="train on OFFNORMAL_TRAINING__SCHEDULE and when a drift asks for it, until SIGTERM"
@@ -67,30 +67,38 @@ def parser() -> cli.Parser:
         metavar="VERSION",
         help="default: the champion and its predecessor; one: it and the champion",
     )
-    pin = actions.add_parser("pin", help="make a version champion to stay: no training, no worker replaces it")
+    pin = actions.add_parser("pin", help="make a version champion and keep training and workers from replacing it")
     pin.add_argument("version", nargs="?", help="default: the champion")
-    pin.add_argument("--off", action="store_true", help="end that")
-    history = actions.add_parser("history", help="all that was decided, who did, when, and why")
+    pin.add_argument("--off", action="store_true", help="remove the pin")
+    history = actions.add_parser("history", help="all decisions: who decided what, when and why")
     for action in (listed, promote, rollback, compare, pin, history):
         action.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for action in (promote, rollback, pin):
         action.add_argument("--why", default="by hand", help="kept in the history")
-    report = commands.add_parser("report", help="what a version was trained on and how good it looked, as a page")
+    report = commands.add_parser("report", help="write a page on what a version was trained on, with its figures")
     report.add_argument("version", nargs="?", help="default: the champion")
     report.add_argument("--out", metavar="FILE", required=True, help=".html")
     evaluate = commands.add_parser(
-        "evaluate", help="how well a model detects on labelled files, beside other detectors"
+        "evaluate", help="measure how well a model detects on labelled files, compared with others"
     )
     evaluate.add_argument("files", nargs="+", metavar="FILE", help="npz (X_train, X_test, y_test, ...), CSV or Parquet")
     evaluate.add_argument("--kind", choices=KINDS, help="default: OFFNORMAL_MODEL__KIND")
     evaluate.add_argument("--against", metavar="NAMES", help=f"baselines, separated by commas: {', '.join(BASELINES)}")
     evaluate.add_argument(
-        "--missing", type=float, default=0.0, metavar="SHARE", help="of the readings to score: dropped at random first"
+        "--missing",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the readings that is dropped at random before scoring",
     )
     evaluate.add_argument(
-        "--fleet", action="store_true", help="also one model for all files, without and with a scaler for each"
+        "--fleet",
+        action="store_true",
+        help="also evaluate one model for all files, without and with a scaler for each file",
     )
-    evaluate.add_argument("--out", metavar="DIR", help="write score, p_value, contributions of each row, a file each")
+    evaluate.add_argument(
+        "--out", metavar="DIR", help="write score, p_value and contributions of each row, one npz per file"
+    )
     evaluate.add_argument("--json", action="store_true", help="all figures as one JSON object, as the last line")
     sample = commands.add_parser("sample", help="generate normal vectors from a variational champion")
     sample.add_argument("--rows", type=int, required=True)

@@ -7,19 +7,19 @@ from worker import cli
 from worker.settings import Settings, seconds
 
 BEGIN = (
-    ("worker demo", "nothing is needed: a broker of its own, real data, a minute"),
-    ("worker topics", "on your Kafka, OFFNORMAL_KAFKA__BOOTSTRAP: makes the topics"),
-    ("worker check", "what is wrong, and what to do about it"),
-    ("training", "the last 24 h of offnormal.sensors -> a model"),
-    ("worker", "scores, until SIGTERM; start as many as there are partitions"),
-    ("worker alerts", "incidents as they open and close"),
+    ("worker demo", "runs the whole loop for a minute, on real data, with its own broker"),
+    ("worker topics", "creates the topics on your Kafka (OFFNORMAL_KAFKA__BOOTSTRAP)"),
+    ("worker check", "checks what a worker needs, and says how to fix what is wrong"),
+    ("training", "trains a model on the last 24 h of offnormal.sensors"),
+    ("worker", "scores vectors until SIGTERM; start up to one per partition"),
+    ("worker alerts", "shows incidents as they open and close"),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = parser().parse_args(argv)
-    if arguments.command == "explain":  # without settings, which may be what is wrong
+    if arguments.command == "explain":  # runs without settings, which may be what is wrong
         return int(cli.load_command("worker.commands.explain").run(arguments.code))
     return cli.run(lambda settings: _dispatch(arguments, settings))
 
@@ -33,16 +33,18 @@ def parser() -> cli.Parser:
         BEGIN,
     )
     parser.add_argument("--until-end", action="store_true", help="stop at the end offsets seen at start")
-    parser.add_argument("--profile", action="store_true", help="print the time of each stage a row, at the end")
+    parser.add_argument("--profile", action="store_true", help="at the end, print the time per row of each stage")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     topics = commands.add_parser("topics", help="make the topics, or verify them")
-    topics.add_argument("--partitions", type=int, default=6, help="of topics that are made (default 6)")
-    topics.add_argument("--replication", type=int, default=-1, help="of topics that are made (default: the broker's)")
-    topics.add_argument("--verify", action="store_true", help="make nothing")
+    topics.add_argument("--partitions", type=int, default=6, help="partitions of new topics (default 6)")
+    topics.add_argument(
+        "--replication", type=int, default=-1, help="replication factor of new topics (default: the broker's)"
+    )
+    topics.add_argument("--verify", action="store_true", help="only verify, create nothing")
     topics.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
-    check = commands.add_parser("check", help="settings, broker, access, topics, champion, device: what is wrong?")
+    check = commands.add_parser("check", help="check settings, broker, access, topics, champion and device")
     check.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     alerts = commands.add_parser("alerts", help="follow incidents, or single events")
@@ -51,13 +53,15 @@ def parser() -> cli.Parser:
         "--since", default="latest", help="earliest, latest, a time, or how long ago: 1h (default latest)"
     )
     alerts.add_argument("--entity", help="only this entity's")
-    alerts.add_argument("--json", action="store_true", help="records as they are, updates too, one a line")
+    alerts.add_argument(
+        "--json", action="store_true", help="print the records unchanged, one per line, including updates"
+    )
     alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
 
-    label = commands.add_parser("label", help="say of an event or an incident whether it was one: training keeps to it")
-    label.add_argument("id", metavar="ID", help="topic/partition/offset/row, as events and incidents have it")
+    label = commands.add_parser("label", help="confirm or dismiss an event or an incident, for the next training")
+    label.add_argument("id", metavar="ID", help="id of the event or incident: topic/partition/offset/row")
     label.add_argument("verdict", choices=["confirmed", "dismissed"])
-    label.add_argument("--note", help="kept with it")
+    label.add_argument("--note", help="stored with the label")
     label.add_argument("--who", help="default: user and host")
     label.add_argument("--json", action="store_true", help="the label as one JSON object, as the last line")
 
@@ -67,10 +71,12 @@ def parser() -> cli.Parser:
 
     commands.add_parser("asyncapi", help="topics and messages as an AsyncAPI 3 document, by these settings")
 
-    leave = commands.add_parser("leave", help="scaled in: static members that are gone for good leave the group")
-    leave.add_argument("name", metavar="NAME", help="of members NAME-0, NAME-1, ... as a StatefulSet names its pods")
-    leave.add_argument("--keep", type=int, required=True, metavar="N", help="NAME-N and above leave")
-    leave.add_argument("--after", type=seconds, default=0.0, metavar="TIME", help="so that they end first, such as 15s")
+    leave = commands.add_parser("leave", help="after a scale-in, remove static members that will not return")
+    leave.add_argument("name", metavar="NAME", help="members are called NAME-0, NAME-1, ... like a StatefulSet's pods")
+    leave.add_argument("--keep", type=int, required=True, metavar="N", help="remove NAME-N and above from the group")
+    leave.add_argument(
+        "--after", type=seconds, default=0.0, metavar="TIME", help="wait first, so that they can end, such as 15s"
+    )
     leave.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     explain = commands.add_parser("explain", help="what the code of an error, a refusal or a dead letter means")
@@ -78,7 +84,9 @@ def parser() -> cli.Parser:
 
     demo = commands.add_parser("demo", help="the whole loop on real data, with a broker of its own")
     demo.add_argument("--json", action="store_true", help="the summary as one JSON object, as the last line")
-    demo.add_argument("--page", action="store_true", help="with the live page, more slowly, and until Ctrl-C")
+    demo.add_argument(
+        "--page", action="store_true", help="serve the live page, replay more slowly, and run until Ctrl-C"
+    )
     demo.add_argument("--speed", type=int, help="vectors a second that are replayed (default 1300, with --page 340)")
 
     return parser

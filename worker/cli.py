@@ -1,4 +1,4 @@
-"""What both command lines share: the help a lost user starts from, errors as one readable line, and exit codes."""
+"""The common parts of both command lines: the first help for a new user, one-line errors, and exit codes."""
 
 import argparse
 import gc
@@ -28,19 +28,19 @@ EXITS: Final = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what to do next when it does not understand."""
+    """A parser whose errors say where to find help."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message, and with where to find help."""
-        super().error(f"{message}; `{self.prog} --help` says what there is")
+        super().error(f"{message}; `{self.prog} --help` shows the usage")
 
 
 def parser(program: str, description: str, begin: Sequence[tuple[str, str]]) -> Parser:
-    """Return a parser of `worker` or `training`, whose help is where a lost user starts.
+    """Return a parser of `worker` or `training`, whose help shows a new user how to start.
 
-    `begin` are the first things to do, in order: the arguments of the program, and what comes of it.
+    `begin` are the first things to do, in order: the arguments of the program, and their result.
     """
-    script = f"offnormal-{program}"  # completion is for that: a shell cannot complete `python -m`
+    script = f"offnormal-{program}"  # completion works only for this script: a shell cannot complete `python -m`
     is_script = os.path.basename(sys.argv[0]) == script or "--completion" in sys.argv
     prefix = "offnormal-" if is_script else "python -m "
     width = max(len(words) for words, _ in begin)
@@ -49,11 +49,11 @@ def parser(program: str, description: str, begin: Sequence[tuple[str, str]]) -> 
     command_line = Parser(
         prog=f"{prefix}{program}",
         description=f"{description}\n\nbegin here:\n{steps}",
-        epilog=f"settings: OFFNORMAL_ variables, over the YAML file that {CONFIG_FILE} names, over defaults;\n"
+        epilog=f"settings: OFFNORMAL_ variables override the YAML file in {CONFIG_FILE}, which overrides defaults;\n"
         f"  {prefix}{program} --help-settings shows them all\n\n"
         f"exit codes:\n{exits}\n\n"
-        "a code in brackets at the end of an error: `python -m worker explain CODE`\n\n"
-        "documentation: docs/ of the repository; begin with docs/index.md, or `make docs` for a site",
+        "an error ends with a code in brackets; `python -m worker explain CODE` explains it\n\n"
+        "documentation: docs/index.md in the repository; `make docs` builds it as a site",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command_line.add_argument(
@@ -61,13 +61,16 @@ def parser(program: str, description: str, begin: Sequence[tuple[str, str]]) -> 
     )
     command_line.add_argument("--version", action="version", version=f"offnormal {__version__}")
     command_line.add_argument(
-        "--completion", action=_Completion, choices=["bash", "zsh", "tcsh"], help="for a shell, to source"
+        "--completion",
+        action=_Completion,
+        choices=["bash", "zsh", "tcsh"],
+        help="print the completion script of a shell, to be sourced",
     )
     return command_line
 
 
 class _HelpSettings(argparse.Action):
-    """Prints them, and ends."""
+    """The option that prints the settings and exits."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
@@ -77,7 +80,7 @@ class _HelpSettings(argparse.Action):
 
 
 class _Completion(argparse.Action):
-    """Prints it, and ends."""
+    """The option that prints the completion script and exits."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
@@ -105,10 +108,10 @@ def run(main: Callable[[Settings], int | None]) -> int:
 
 
 def load_command(name: str) -> ModuleType:
-    """Import a command's module. Ctrl-C meanwhile ends the process at once.
+    """Import a command's module. Ctrl-C during the import ends the process at once.
 
-    As an exception it could be caught in the midst of some library's import, and the command would go on. The garbage
-    collector is off meanwhile: nothing that an import makes is garbage.
+    As an exception, Ctrl-C could be caught inside of some library's import, and the command would continue. The garbage
+    collector is off during the import, since nothing that an import creates is garbage.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()

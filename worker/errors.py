@@ -6,7 +6,9 @@ exit code. Its `code` is in brackets at the end of the line; worker/explanations
 
 from typing import Final
 
-ANOTHER_MODEL: Final = "`python -m training` makes another, `python -m training models rollback` goes back to the last"
+ANOTHER_MODEL: Final = (
+    "`python -m training` makes a new one, `python -m training models rollback` returns to the previous one"
+)
 
 
 class OffnormalError(Exception):

@@ -1,8 +1,8 @@
 """What the live page costs: `python -m tests.benchmarks.page_cost --rows 4000000 --repeats 5`.
 
-Vectors a CPU second of the worker as in production, in turn: without the page; with it, and nobody there; and with four
-who look. What it takes of a CPU is less than such runs differ: so that is measured apart, of one worker that reads a
-thousand vectors a second, its incidents going on, while in turn nobody and four look.
+Vectors per CPU second of the worker as in production, in turn: without the page, with it but without viewers, and with
+four viewers. The page's CPU time is smaller than the differences between such runs. So it is also measured on a worker
+that reads a thousand vectors a second and has ongoing incidents, in turn with no viewer and with four.
 """
 
 import argparse

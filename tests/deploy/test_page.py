@@ -239,7 +239,7 @@ def test_what_is_said_arrives_in_the_topic(plant: Plant, watch: Callable[..., Wa
     opened(page, "mixer-east")
     page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Dismiss").click()
-    expect(page.locator("#label-said")).to_have_text("dismissed: the next training keeps to it.")
+    expect(page.locator("#label-said")).to_have_text("dismissed: the next training uses this label.")
     (label,) = (json.loads(record.value) for record in plant.stage.read(plant.stage.topics.labels))
     assert (label["verdict"], label["who"]) == ("dismissed", "Ada")
     expect(row(other, "mixer-east")).to_contain_text("dismissed")
@@ -296,7 +296,7 @@ def test_a_token_is_asked_for(make: Callable[..., Plant], watch: Callable[..., W
     look = watch(plant.url)
     page = look.page
     page.get_by_label("Token").fill("another one")
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Open the page").click()
     expect(page.get_by_role("alert")).to_have_text("That is not the token.")
     assert all("403" in fault for fault in look.faults)
     look.faults.clear()
@@ -377,8 +377,8 @@ def test_the_demo_with_the_page_stays_until_ctrl_c(tmp_path: Path) -> None:
             [sys.executable, "-m", "worker", "demo", "--page", "--speed", "4000"], stdout=out, stderr=subprocess.STDOUT
         )
     try:
-        until(lambda: "look at http://" in log.read_text(), 30)
-        (url,) = re.findall(r"look at (http://127\.0\.0\.1:\d+/)", log.read_text())
+        until(lambda: "open http://" in log.read_text(), 30)
+        (url,) = re.findall(r"open (http://127\.0\.0\.1:\d+/)", log.read_text())
         until(lambda: "Ctrl-C ends the demo" in log.read_text() or demo.poll() is not None, 200, every=1)
         assert "Summary" in log.read_text()
         with urllib.request.urlopen(f"{url}page/stream", timeout=5) as stream:

@@ -1,4 +1,4 @@
-"""What is away for a while where there are three brokers: a network, a disk, a leader, replicas that are in sync."""
+"""Three brokers, and something is unavailable for a while: a network, a disk, a leader, replicas that are in sync."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""A world of three brokers: its topics on all of them, its workers watched while one is away, and how it has to end."""
+"""A world with three brokers: topics on all of them, workers watched while one is down, and the checks at the end."""
 
 import contextlib
 import functools

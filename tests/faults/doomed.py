@@ -1,5 +1,5 @@
-"""The worker, made to die by SIGKILL when it passes a point of its loop for the n-th time, or to wait there until it is
-told to go on; with a clock that jumps; or with clients that go deaf: from some moment on nothing comes of their polls.
+"""The worker with an injected fault. It is killed by SIGKILL when it passes a point of its loop for the n-th time, or
+waits there until it is released. Or its clock jumps. Or its clients go deaf: after a while their polls return nothing.
 
 python -m tests.faults.doomed POINT N [worker's arguments]
 python -m tests.faults.doomed hold FOLDER [worker's arguments]

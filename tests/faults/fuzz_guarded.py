@@ -1,11 +1,11 @@
-"""Fuzzing of the compiled loops, which read and write by raw addresses: their buffers end (some begin) at pages that
-may not be touched (tests/faults/guarded.py), and what they give is held against the slow way where there is one.
+"""Fuzzing of the compiled loops, which read and write by raw addresses. Their buffers end (some begin) at pages that
+may not be touched (tests/faults/guarded.py), and their results are compared with the slow path where there is one.
 
     python -m tests.faults.fuzz_guarded json avro --records 1000000 --seed 7
-    python -m tests.faults.fuzz_guarded json --seed 7 --chunk 12      # what a run before this has died of
+    python -m tests.faults.fuzz_guarded json --seed 7 --chunk 12      # the chunk in which an earlier run died
 
-A run is made of chunks, each of which begins anew, by its own number: so one chunk shows again what it has shown. What
-a target works on is noted in a file before, which outlives a SIGSEGV.
+A run consists of chunks. Each starts from its own number, so a single chunk can be run again with the same inputs. An
+input is written to a file before a target works on it, and the file survives a SIGSEGV.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""How long a partition stands still, by the times at which the brokers have taken records in: its input, and the scores
-of it that were committed. Nothing is asked while something fails, so whatever is away is not missed by who measures.
+"""How long a partition stands still, computed from the times at which the brokers appended its input records and their
+committed scores. Nothing is queried during a fault, so the measurement needs nothing that is unavailable.
 
-A record stands still from when it lies in the input, and all before it of its partition are scored, until its score
-lies in the output. All clocks are of one machine, and the topics' times the brokers' (`LogAppendTime`).
+A record's standstill begins when it is in the input and all records before it in its partition are scored. It ends when
+its score is in the output. All clocks are those of one machine, and the topics have the brokers' times
+(`LogAppendTime`).
 """
 
 import statistics

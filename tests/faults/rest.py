@@ -1,5 +1,5 @@
-"""Whether workers have come to rest as they should, once the input has: all of them are members of a stable group that
-has all partitions, have read and committed everything, say so, and hold no more than they did before.
+"""Checks that workers come to rest after the input has ended. All must be members of a stable group that has all
+partitions, have read and committed everything, report this, and hold no more resources than before.
 """
 
 import os

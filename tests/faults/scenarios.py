@@ -1,5 +1,5 @@
-"""What fails. Each scenario makes a world, does its worst `n` times, lets the world come to rest, and hands over what
-came of it. One docstring each says what must hold; it is shown with the result.
+"""The fault scenarios. Each makes a world, injects its fault `n` times, lets the world come to rest, and returns the
+outcome. Its docstring says what must hold, and is shown with the result.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The closed loop on a real broker, where something goes wrong: it tells, refuses, or takes back."""
+"""The closed loop on a real broker when something goes wrong: it reports, refuses, or rolls back."""
 
 import json
 import os

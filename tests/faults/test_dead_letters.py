@@ -1,4 +1,4 @@
-"""Dead letters: the record as it was, whatever its size, and back again once what was wrong is mended."""
+"""Dead letters: the record unchanged, whatever its size, and put back once the cause is fixed."""
 
 import json
 from collections.abc import Callable

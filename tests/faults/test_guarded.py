@@ -1,4 +1,4 @@
-"""What hunts loops that leave their memory finds one: each of these is wrong on purpose (wrong_loops.py)."""
+"""The checks for access outside of a loop's memory find each loop that is wrong on purpose (wrong_loops.py)."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The judge of standstills: it must complain where something is wrong, and only there."""
+"""The check of standstills: it must report what is wrong, and nothing else."""
 
 from tests.cluster import _java_hash
 from tests.faults.progress import MARGIN, Interruption, Standstill, judge

@@ -1,4 +1,4 @@
-"""A client that goes deaf, as a bug of it might have it: the worker notices by itself, and goes on with a new one."""
+"""A client that goes deaf, as a bug might make it: the worker notices this and continues with a new client."""
 
 import time
 from collections.abc import Callable

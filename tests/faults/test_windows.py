@@ -1,4 +1,4 @@
-"""Time: windows and incidents are those of an uninterrupted run, whoever was killed and wherever partitions went."""
+"""Windows and incidents equal those of an uninterrupted run, whoever was killed and wherever partitions moved."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What goes on while something fails: a stream of vectors with rubbish in between, models that are swapped, workers."""
+"""What runs during a fault: a stream of vectors with invalid records in it, swaps of models, and workers."""
 
 import contextlib
 import json

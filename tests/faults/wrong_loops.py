@@ -1,4 +1,4 @@
-"""Loops that are wrong on purpose: what hunts such must find each of these (tests/faults/test_guarded.py)."""
+"""Loops that are wrong on purpose: the memory checks must find each of them (tests/faults/test_guarded.py)."""
 
 # mypy: disable-error-code="no-untyped-def"
 import numpy as np

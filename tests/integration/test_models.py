@@ -120,7 +120,7 @@ def test_models_command(stage: MakeStage, broker: Broker, artefact: Artefact) ->
     assert json.loads(shown.output)["version"] == artefact.card.version
     unknown = s.training("models", "promote", "nope")
     assert unknown.wait() == 5
-    assert "no artefact default/nope" in unknown.errors
+    assert "no complete artefact default/nope" in unknown.errors
 
 
 def test_an_artefact_over_the_message_limit_travels_in_parts(

@@ -1,5 +1,5 @@
-"""Which offsets are read from and committed: what the broker says now, positions rather than last records, and where a
-log or a topic is another one than it was.
+"""Which offsets are read from and committed: the broker's current ones, positions instead of last records, and those
+that are right after a log was truncated or a topic was created again.
 """
 
 import time

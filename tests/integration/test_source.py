@@ -1,4 +1,4 @@
-"""The source and the sink against the holes of kafka-python 3.0.12 that exactly-once would fall through."""
+"""The source and the sink work around the bugs of kafka-python 3.0.12 that would break exactly-once delivery."""
 
 import signal
 import threading

@@ -1,1 +1,1 @@
-"""What `python -m training` does besides training: one module a command."""
+"""The commands of `python -m training` other than training, one module each."""

@@ -73,7 +73,7 @@ def _list(view: RegistryView, as_json: bool) -> None:
         )
 
 
-# What a card says of its training is anything that JSON can say.
+# The errors that a malformed card may raise, since its training figures can be any JSON.
 _NONSENSE: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 

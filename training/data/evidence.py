@@ -1,6 +1,6 @@
-"""What is known of the window's vectors besides their readings.
+"""Evidence about the window's vectors besides their readings.
 
-They were published as anomalies, are part of incidents, were labelled by people, or come from a sensor at fault.
+A vector may have been published as an anomaly, belong to an incident, be labelled, or come from a faulty sensor.
 """
 
 from collections import defaultdict
@@ -26,9 +26,9 @@ VectorPlace = tuple[int, int, int]  # partition, offset, row
 PartitionEntity = tuple[int, str | None]  # partition, name
 Flags = Bytes
 
-# An event is written after its vector was; clocks of producers may be ahead of the broker's.
+# An event is written later than its vector, and a producer's clock may be ahead of the broker's.
 _EVENT_SLACK_MS: Final = 3_600_000
-# A fault that lasts is told every ten summaries, and first after about three.
+# A fault is reported after about three summaries, and again every ten summaries while it lasts.
 _UNTOLD: Final = 4
 
 
@@ -36,9 +36,9 @@ class VectorFlags(IntFlag):
     """What is known of a vector."""
 
     NAMED = 1  # published as an anomaly: over the budget of the model that scored it
-    INCIDENT = 2  # between the first and the last such vector of an incident
-    DISMISSED = 4  # of these, what a person has called no anomaly
-    CONFIRMED = 8  # or one
+    INCIDENT = 2  # between the times of the first and the last anomaly of an incident
+    DISMISSED = 4  # a person has dismissed the anomaly or its incident
+    CONFIRMED = 8  # a person has confirmed the anomaly or its incident
     FAULTY = 16  # a sensor of its entity was at fault
 
 
@@ -53,7 +53,7 @@ class TimeRange:
 
 @dataclass
 class Evidence:
-    """What the topics of anomalies, labels and drift say of vectors; `flags` applies it to a block."""
+    """Evidence from the anomalies, labels and drift topics; `flags` looks up the vectors of a block."""
 
     places: dict[VectorPlace, int] = field(default_factory=dict)
     stretches: dict[PartitionEntity, list[TimeRange]] = field(default_factory=lambda: defaultdict(list))
@@ -121,7 +121,7 @@ class Evidence:
     def flags(self, block: VectorBlock) -> Flags:
         """Return the flags [n] of a block's vectors.
 
-        Most vectors are told apart by offsets and entities alone, without a Python object each.
+        Offsets and entities are compared as arrays, so that most vectors need no Python object.
         """
         flags = np.zeros(len(block), np.uint8)
         partition, offset = block.records.partition, block.records.offset
@@ -146,7 +146,7 @@ def _said(verdict: str | None) -> VectorFlags:
 
 
 def _labels(settings: Settings) -> dict[str, LabelVerdict]:
-    """Return what people said of vectors and incidents: by id, what was said last."""
+    """Return the latest label of each vector and incident, by id."""
     labels = (read_label(value, settings.topics.sensors) for value in _values(settings, settings.topics.labels, None))
     return {label.id: label.verdict for label in labels if label is not None}
 

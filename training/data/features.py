@@ -1,4 +1,4 @@
-"""Which features a model has: the champion's, else those configured, else what the data tell."""
+"""The names of a model's features: as configured, else the champion's, else inferred from the records."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def choose(
     records: Sequence[RecordBlock],
     registry: SchemaRegistry | None = None,
 ) -> tuple[str, ...]:
-    """Return the names of the features. Raises SettingsError where neither settings, champion nor data tell."""
+    """Return the names of the features. Raises SettingsError or NoModelError where they cannot be determined."""
     configured = settings.features
     if isinstance(configured, tuple):
         if champion is not None and tuple(champion) != configured:
@@ -47,9 +47,9 @@ def infer(
         decoder = Decoder(settings, (), registry)
         docs = [doc for block in records for doc in decoder.documents(block)]
     except Refused as error:
-        raise SettingsError(f"{_SETTING}: {error}: say it") from None
+        raise SettingsError(f"{_SETTING}: {error}: set their number") from None
     if not docs:
-        raise NoModelError(f"no record that tells the features; name them by {_SETTING}")
+        raise NoModelError(f"no record shows which features there are; set {_SETTING}")
     rows: list[Any] = []
     for doc in docs:
         rows.extend(_rows(doc))
@@ -83,7 +83,11 @@ def _numeric_keys(settings: InputSettings, objects: Sequence[dict[str, Any]]) ->
         raise SettingsError(f"{_SETTING}: no key holds a number in nearly all records: name the features")
     rising = [name for name in names if len(objects) > 10 and _only_rises([row.get(name) for row in objects])]
     for name in rising:
-        log.warning("feature_suspected", feature=name, hint=f"a clock or a counter? leave it out by {_SETTING}")
+        log.warning(
+            "feature_suspected",
+            feature=name,
+            hint=f"it only rises; if it is a clock or a counter, set {_SETTING} without it",
+        )
     log.info("features_inferred", features=list(names), left_out=sorted(set(numbers) - set(names)))
     return names
 

@@ -1,16 +1,16 @@
-"""Is what the champion does not know a burst of anomalies, or the plant's new way of running?
+"""Tells a new operating regime of the plant from a burst of anomalies, where rows are unusual to the champion.
 
-A row is unusual where the champion's p-value is below UNUSUAL: of normal rows one in twenty is, and where as many as
-three in ten are anomalies, a good third. A stretch is a new regime where
+A row is unusual if the champion's p-value is below UNUSUAL. Of normal rows one in twenty is unusual; where as many as
+three in ten rows are anomalies, a good third of the rows is. A stretch is a new regime if it meets four conditions:
 
-- most of its rows are unusual, in nearly all of its parts: anomalies among normal rows are fewer;
-- it lasts up to the window's end: what the plant has come back from is past;
-- it is OFFNORMAL_TRAINING__REGIME_SHARE of the window at least: an incident, even a long one, is shorter;
-- it is consistent with itself: what its earlier part has shown explains its later part. A fault that goes on growing is
-  not.
+- Most of its rows are unusual, in nearly all of its parts. Anomalies among normal rows are fewer.
+- It lasts up to the window's end. A state that the plant has left again is past.
+- It covers at least the share OFFNORMAL_TRAINING__REGIME_SHARE of the window. An incident, even a long one, is shorter.
+- It is consistent with itself: its earlier part explains its later part. A fault that keeps growing is not consistent.
 
-Nothing tells a machine that is broken for good, steadily, from one that was rebuilt; after that share of the window it
-is taken for the latter, unless a person has confirmed the incident. A person who dismisses it need not wait.
+A machine that is permanently and steadily broken cannot be distinguished from one that was rebuilt. After that share of
+the window it is taken for rebuilt, unless a person has confirmed the incident. A person who dismisses the incident need
+not wait.
 """
 
 from typing import Final
@@ -25,8 +25,8 @@ UNUSUAL: Final = 0.05
 MOST: Final = 0.5  # of a part's rows
 PARTS: Final = 50  # of the window
 NEARLY_ALL: Final = 0.9  # of the parts
-# Of the later half's rows so many have to lie where all but one in a hundred of the earlier half's do, in the principal
-# components' terms.
+# The share of the later half's rows whose distances, within and outside the principal components, must not exceed the
+# 99 % quantile of the earlier half's rows.
 EXPLAINED: Final = 0.75
 _VARIANCE: Final = 0.95
 _LOOKED_AT: Final = 20_000
@@ -35,8 +35,8 @@ _LOOKED_AT: Final = 20_000
 def begins(x: Float32s, p_values: Float64s, usable: Bools, share: float) -> int | None:
     """Return the first row of a new regime; None where there is none.
 
-    Rows x [n, D] are in the order of time, with the champion's p-values [n], NaN where there is none. Rows that are not
-    `usable` [n], of confirmed anomalies and faulty sensors, count for neither side.
+    Rows x [n, D] are in time order. The champion's `p_values` [n] are NaN where it has none. Rows that are not `usable`
+    [n] (confirmed anomalies, faulty sensors) count as neither usual nor unusual.
     """
     n = len(x)
     counted = usable & ~np.isnan(p_values)
@@ -46,7 +46,7 @@ def begins(x: Float32s, p_values: Float64s, usable: Bools, share: float) -> int 
     first = _last_run(moved)
     if first is None:
         return None
-    # Within the first part the change may lie anywhere: where the balance of unusual rows turns.
+    # The change may lie anywhere in the first part or the one before: where the balance of unusual rows is lowest.
     begin = int(parts[first][0])
     if first > 0:
         around = np.arange(int(parts[first - 1][0]), int(parts[first][-1]) + 1)
@@ -65,7 +65,7 @@ def begins(x: Float32s, p_values: Float64s, usable: Bools, share: float) -> int 
 
 
 def _last_run(moved: Bools) -> int | None:
-    """Return the first of the parts up to the last one of which nearly all have moved, both ends included."""
+    """Return the start of the longest run up to the last part in which nearly all parts, and both ends, have moved."""
     best = None
     for first in range(len(moved) - 1, -1, -1):
         if moved[first] and moved[-1] and moved[first:].mean() >= NEARLY_ALL:
@@ -76,7 +76,7 @@ def _last_run(moved: Bools) -> int | None:
 def _explains_itself(x: Float32s) -> bool:
     """Return whether the later half of rows x [n, D] is like the earlier one.
 
-    That is judged by the distance within and without the leading principal components of the earlier half.
+    It compares the distances within and outside the leading principal components of the earlier half.
     """
     if len(x) < 100:
         return False

@@ -1,4 +1,4 @@
-"""Which rows of the window are fitted to, which set the threshold, and which the gate looks at."""
+"""Chooses the window's rows for the fit, for the calibration of the threshold, and for the gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +20,19 @@ log = structlog.get_logger()
 GATE: Final = 0.05  # of the rows, held out from calibration as well
 OLD: Final = 0.25  # of the rows fitted to, from before a new regime; as many as since, after a mere drift
 _CALIBRATE, _GATE = 1, 2
-# In an incident, a vector within budget is no normal one where so many of its entity's vectors around it are over.
+# A row within budget that lies in an incident is not normal if at least the share DENSE of its entity's rows, from
+# AROUND rows before to AROUND rows after it, is over budget.
 AROUND, DENSE = 10, 0.2
 _UNEVEN: Final = 4.0  # times an entity's even share of the rows
-# What was named before a regime was learned is named no more where the champion that knows it has such p-values.
+# A row that was flagged before its regime was learned no longer counts as flagged if the present champion's p-value is
+# above this.
 _USUAL: Final = 0.01
 
 
 class Learned(NamedTuple):
-    """The plant's present regime, where a training of the window has learned it.
+    """The plant's present regime, as a training has learned it.
 
-    Its begin, and up to when that training has seen it, in ms.
+    `begin` is when the regime began, and `until` up to when that training has seen it, in ms.
     """
 
     begin: int
@@ -41,8 +43,8 @@ class Learned(NamedTuple):
 class Selection:
     """What each of the window's rows is used for, [n] each.
 
-    `regime` is the first row of the plant's regime, where another was before. `learned` is what the next training gets
-    to know of it. `new` says that the champion does not know it. `drift` is the first row since a drift.
+    `regime` is the first row of the plant's present regime, if an earlier regime came before it. `learned` is passed on
+    to the next training. `new` says that the champion does not know the regime. `drift` is the first row since a drift.
     """
 
     fit: Bools
@@ -60,19 +62,21 @@ def select(
 ) -> Selection:
     """Choose the rows to fit to, to calibrate on and to judge by. Raises NoModelError where too few are left.
 
-    `p_values` [n] are the champion's. `learned` is the regime that it was made of, if another was before.
+    `p_values` [n] are the champion's. `learned` is the regime that the champion was trained on, if another one came
+    before it.
 
-    Fitted to are rows within budget, outside of incidents, or dismissed by a person. The threshold is set by all but
-    confirmed anomalies and those of faulty sensors. A new regime (regime.py) is fitted to as it is, with some of
-    what was before, and alone sets the threshold. So it does in later trainings, as long as the window reaches back
-    to before it. After a drift that the champion can cope with, what came since weighs as much as what was before.
+    The fit uses rows within budget and outside of incidents, and rows that a person has dismissed. All rows except
+    confirmed anomalies and rows of faulty sensors set the threshold. A new regime (regime.py) is fitted to in full,
+    rows over budget included, together with some of the rows before it. It alone sets the threshold, also in later
+    trainings, as long as the window reaches back to before the regime. After a drift that the champion can cope with,
+    rows since the drift weigh as much as rows before it.
     """
     training = settings.training
     if len(rows) < training.min_rows:
         raise NoModelError(
-            f"{len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
-            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window), {training.min_rows} are"
-            " needed (OFFNORMAL_TRAINING__MIN_ROWS, OFFNORMAL_TRAINING__LOOKBACK)"
+            f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window); {training.min_rows} are"
+            " needed: wait, or change OFFNORMAL_TRAINING__MIN_ROWS or OFFNORMAL_TRAINING__LOOKBACK"
         )
     normal = ~rows.is_known(VectorFlags.CONFIRMED | VectorFlags.FAULTY)
     regime, new = _regime(rows, normal, p_values, learned, training)
@@ -96,11 +100,10 @@ def select(
     if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
         out, excluded = int((~quiet & normal).sum()), int((~normal).sum())
         raise NoModelError(
-            f"{int(fit.sum())} rows are left to fit on: of {len(rows)}, {out} were published as anomalies or lie in"
-            f" incidents, {excluded} are confirmed anomalies or of faulty sensors. If they are a new normal, dismiss"
-            " them (`python -m worker label`), wait until they are most of the window"
-            " (OFFNORMAL_TRAINING__REGIME_SHARE), or"
-            " look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+            f"too few rows are left to fit to: {int(fit.sum())} of {len(rows)}. {out} were published as anomalies or"
+            f" lie in incidents, and {excluded} are confirmed anomalies or come from faulty sensors. If they show a new"
+            " normal, dismiss them (`python -m worker label`), wait until they fill most of the window"
+            " (OFFNORMAL_TRAINING__REGIME_SHARE), or look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
         )
     uses = {"fitted": fit, "held_out": calibrate, "gate": gate}
     counts = {name: int(rows.is_known(flag).sum()) for name, flag in _TOLD.items()}
@@ -142,10 +145,10 @@ def _quiet(rows: Window, normal: Bools, min_rows: int) -> Bools:
 def _regime(
     rows: Window, normal: Bools, p_values: Float64s | None, learned: Learned | None, training: TrainingSettings
 ) -> tuple[int | None, bool]:
-    """Return the first row of the plant's regime, where another was before it, and whether it is a new one."""
+    """Return the first row of the plant's present regime (None without an earlier one), and whether it is new."""
     if p_values is None:
         return None, False
-    # What a person has dismissed is normal already, and no sign of anything new.
+    # Rows that a person has dismissed count as normal already, so they are no sign of a new regime.
     unlabelled = np.where(rows.is_known(VectorFlags.DISMISSED), np.nan, p_values)
     begin = regime.begins(rows.x, unlabelled, normal, training.regime_share)
     if begin is not None and int(normal[begin:].sum()) >= training.min_rows:
@@ -155,15 +158,15 @@ def _regime(
 
 
 def _settled(rows: Window, p_values: Float64s, learned: Learned) -> Window:
-    """Return the window without anomalies that were named as the regime began, by a champion that did not know it."""
+    """Return the window without the NAMED flag of rows in the learned regime that the champion finds usual."""
     usual = (rows.time >= learned.begin) & (rows.time <= learned.until) & (p_values > _USUAL)
     return replace(rows, known=np.where(usual, rows.known & ~np.uint8(VectorFlags.NAMED), rows.known))
 
 
 def _inside(rows: Window) -> Bools:
-    """Return [n] whether a row is in an incident of which a good part of the vectors are over budget.
+    """Return [n] whether a row lies in an incident and many of the rows around it are over budget.
 
-    An incident that does not end, because now and then a vector is over budget, is mostly normal.
+    An incident that stays open because of an occasional vector over budget consists mostly of normal rows.
     """
     order = np.lexsort((rows.time, rows.entity))
     sums = np.concatenate(([0], np.cumsum(rows.is_known(VectorFlags.NAMED)[order])))
@@ -180,7 +183,7 @@ def _promises(settings: Settings, rows: int) -> bool:
 
 
 def _drifted(rows: Window, floor: int) -> int | None:
-    """Return the first row since the last drift, if it is in the window, and enough came since."""
+    """Return the first row since the last drift; None if the window does not contain it or too few rows follow."""
     if rows.drift is None:
         return None
     begin = int(np.searchsorted(rows.time, rows.drift))
@@ -190,8 +193,8 @@ def _drifted(rows: Window, floor: int) -> int | None:
 def _parts(n: int, holdout: float, cuts: Sequence[int]) -> Int64s:
     """Return [n] 0 for rows to fit to, else _CALIBRATE or _GATE.
 
-    These are the latest parts of each of some stretches, as `fit.is_held_out` has it; before and since each change by
-    themselves.
+    The held-out rows are the latest part of each of several stretches, as in `fit.is_held_out`. No stretch spans one of
+    the `cuts`, where the plant changed.
     """
     part = np.zeros(n, np.int64)
     for piece in np.split(np.arange(n), sorted(set(cuts))):
@@ -205,7 +208,7 @@ def _parts(n: int, holdout: float, cuts: Sequence[int]) -> Int64s:
 
 
 def _weighed(rows: Bools, now: Bools, ratio: float) -> Bools:
-    """Thin out the rows that are not `now` to `ratio` times as many as those that are, spread evenly."""
+    """Thin out the rows before a change to at most `ratio` times the rows since it (`now`), spread evenly."""
     return (rows & now) | _thinned(rows & ~now, int((rows & now).sum() * ratio))
 
 

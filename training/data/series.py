@@ -1,4 +1,4 @@
-"""A series in an array -> what the worker would score of it."""
+"""Turns a series in an array into the rows that the worker would score."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from worker.windows import Windows
 def windows(x: Float32s, settings: Settings, padded: bool) -> Float32s:
     """Return the coefficients [n, K d] of the windows of x [n, d], one machine's vectors in order.
 
-    By the worker's code. The first w - 1 rows have no full window: they are left out, or, `padded`, their windows are
-    filled up with the first vector.
+    The worker's code computes them. The first w - 1 rows have no full window. They are left out, or, if `padded`, their
+    windows are filled up with the first vector.
     """
     window = settings.model.window
     if window == 1:

@@ -1,7 +1,7 @@
 """The training window: the recent vectors of a model from Kafka, evenly thinned out.
 
-Each comes with those before it if the model has windows, and with what is known of it. Memory is bounded by
-OFFNORMAL_TRAINING__MAX_ROWS.
+If the model has windows, each row covers a window of vectors. Each row carries its evidence (evidence.py).
+OFFNORMAL_TRAINING__MAX_ROWS bounds the memory.
 """
 
 import time
@@ -23,7 +23,7 @@ from worker.serving.router import Router
 from worker.settings import ModelSettings, Settings
 from worker.windows import Windows
 
-# Vectors of confirmed anomalies, which are kept whatever is thinned out.
+# The maximum number of confirmed anomalies that are kept in addition, regardless of the thinning.
 MOST_CONFIRMED: Final = 10_000
 
 
@@ -31,12 +31,12 @@ MOST_CONFIRMED: Final = 10_000
 class Window:
     """Rows in the order of their event time.
 
-    `x` [n, D] are vectors, or the coefficients of their windows; `time` [n] is in ms, `known` [n] what is known of them
-    (evidence.VectorFlags), `entity` [n] whose they are, an index of `entities`.
+    `x` [n, D] are vectors, or the coefficients of their windows. `time` [n] is in ms. `known` [n] are
+    evidence.VectorFlags. `entity` [n] are indices into `entities`.
 
-    `offsets` is partition -> [first, last] read. `seen` counts the rows before thinning out, `rejected` the records
-    that did not parse, `cold` the rows whose window was not full. `confirmed` are the vectors that people have called
-    anomalies, all but those beyond MOST_CONFIRMED. `drift` is when the last drift of the model began, in ms.
+    `offsets` is partition -> [first, last] offset read. `seen` counts the rows before thinning out, `rejected` the
+    records that did not parse, `cold` the rows without a full window. `confirmed` are the confirmed anomalies, at most
+    MOST_CONFIRMED. `drift` is when the last drift of the model began, in ms.
     """
 
     features: tuple[str, ...]
@@ -120,9 +120,9 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
 
 
 def reach(reader: Reader, lookback: float) -> int:
-    """Return where the window begins, in ms: so many seconds before the newest record.
+    """Return where the window begins, in ms: `lookback` seconds before the newest record.
 
-    A plant that has stopped is looked at as it last ran.
+    For a plant that has stopped, the window thus covers the time when it last ran.
     """
     now = int(time.time() * 1000)
     newest = reader.newest()
@@ -132,7 +132,7 @@ def reach(reader: Reader, lookback: float) -> int:
 def _router(model: ModelSettings) -> Router:
     """Return the router of the model's records.
 
-    A route's model learns from the records of its route, any other from those that no route takes.
+    A model that a route names learns from that route's records, any other model from records without a route.
     """
     return Router(model.routes, None if model.name in model.routes.values() else model.name)
 
@@ -163,7 +163,7 @@ class _Entities:
 
 
 def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Iterator[RecordBlock]]:
-    """Return the first records, to find the features in, and all of them again."""
+    """Return the first blocks, to infer the features from, and an iterator over all blocks, including these."""
     first: list[RecordBlock] = []
     for block in blocks:
         first.append(block)

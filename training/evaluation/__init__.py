@@ -1,1 +1,1 @@
-"""How well the model detects on labelled files, beside other detectors."""
+"""Evaluation of the model on labelled files, compared with other detectors."""

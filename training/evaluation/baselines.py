@@ -1,6 +1,6 @@
-"""The detectors that a sceptic would try first, each with its library's defaults, on standardised readings.
+"""Baseline detectors, each with its library's defaults, on standardised readings.
 
-Missing readings are the mean: these detectors know none. A higher score is more anomalous.
+Missing readings are replaced by the mean, since these detectors do not support them. A higher score is more anomalous.
 """
 
 from collections.abc import Callable, Sequence

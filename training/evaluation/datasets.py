@@ -49,7 +49,7 @@ def _npz(path: Path) -> Dataset:
         raise ValueError("X_train and X_test are needed")
     width = arrays["X_train"].shape[-1]
     names = tuple(map(str, arrays.get("feature_names", [f"f{i}" for i in range(width)])))
-    # The end of a segment is inclusive in ASD's files, and in no others that are known.
+    # In ASD's files the end of a segment is inclusive; in all other known files it is exclusive.
     inclusive = _meta(arrays).get("set") == "ASD"
     lines = [str(line) for line in arrays.get("interpretation", [])]
     return _dataset(
@@ -122,7 +122,7 @@ def _dataset(
 
 
 def _readings(x: npt.NDArray[Any]) -> Float32s:
-    """Return the readings, with infinite ones as missing: the worker would refuse such a record."""
+    """Return the readings with infinite ones marked as missing, since the worker would reject such a record."""
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(x, np.float32)
     return np.where(np.isinf(rows), np.float32(np.nan), rows)

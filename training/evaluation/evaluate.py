@@ -1,7 +1,7 @@
-"""`python -m training evaluate FILES...`: how well the model detects on labelled files, beside other detectors.
+"""`python -m training evaluate FILES...`: evaluates the model on labelled files, compared with other detectors.
 
-Fits on X_train by the code and defaults of `python -m training`, scores X_test by the code of the worker. Labels are
-only ever used for figures.
+Fits on X_train with the code and defaults of `python -m training`, and scores X_test with the worker's code. Labels are
+used only for the figures.
 """
 
 import json
@@ -35,7 +35,7 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 Figures = dict[str, float]
-COMPARED = ("roc_auc", "average_precision", "vus_pr", "vus_roc")  # what a baseline has too
+COMPARED = ("roc_auc", "average_precision", "vus_pr", "vus_roc")  # figures that baselines have as well
 OFFNORMAL = "offnormal"
 # One model for all files, with `--fleet`.
 FLEET, BY_ENTITY = "one model", "one model, a scaler each"
@@ -57,7 +57,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
     baselines.check(against)
     if not 0 <= arguments.missing < 1:
         raise SettingsError(f"--missing {arguments.missing}: a share from 0 to less than 1")
-    # All are read before an hour is spent on the first ones.
+    # All files are read first, so that a malformed one does not show only after an hour.
     datasets = [_dropped(read(Path(file)), arguments.missing) for file in arguments.files]
     out = Path(arguments.out) if arguments.out else None
     if out:
@@ -107,7 +107,7 @@ def evaluate(data: Dataset, settings: Settings, kind: str) -> tuple[Figures, Sco
 
 
 def fleet(datasets: Sequence[Dataset], settings: Settings, kind: str, scalers: bool) -> dict[str, Figures]:
-    """Return the figures of each file by one model for all of them, with a scaler for each if `scalers`.
+    """Return the figures of each file by one model fitted to all files; `scalers` gives each file its own scaler.
 
     Raises SettingsError where the files do not have the same features.
     """
@@ -226,7 +226,7 @@ def _mean(files: Iterable[Figures]) -> Figures:
 
 
 def _ranks(results: dict[str, dict[str, Figures]]) -> dict[str, Figures]:
-    """Return the mean rank of each detector by each measure, 1 the best; equal ones share theirs."""
+    """Return each detector's mean rank by each measure; 1 is the best, and ties share a rank."""
     from scipy.stats import rankdata
 
     ranks: dict[str, Figures] = {name: {} for name in results}

@@ -1,8 +1,8 @@
-"""How good a detector is on labelled rows: by row, by event, as a volume under the surface, and in whom it blames.
+"""Measures of a detector on labelled rows: by row, by event, volume under the surface, and attribution.
 
-Labels `y` [n] are 0 or 1; of `score` [n] more is more anomalous, and only the order counts. NaN, a row that was not
-scored, counts as the least anomalous. What a set without positives or without negatives leaves undefined is NaN.
-Nothing here is point-adjusted.
+Labels `y` [n] are 0 or 1. A higher `score` [n] is more anomalous, and only the order counts. A row without a score
+(NaN) counts as the least anomalous. A measure that is undefined without positives, or without negatives, is NaN. No
+measure is point-adjusted.
 """
 
 import math
@@ -39,7 +39,7 @@ def average_precision(y: Labels, score: Floats) -> float:
 def best_f1(y: Labels, score: Floats) -> float:
     """Return the largest F1 by row over all thresholds; NaN without positives.
 
-    It is a bound, as nobody knows that threshold beforehand.
+    This is an upper bound, since nobody knows the best threshold beforehand.
     """
     positive, rank = _prepared(y, score)
     if not positive.any():
@@ -50,10 +50,11 @@ def best_f1(y: Labels, score: Floats) -> float:
 
 
 def vus(y: Labels, score: Floats, max_buffer: int = 100) -> tuple[float, float]:
-    """Volumes under the PR and the ROC surface: the range-based areas, averaged over buffers of 0 to `max_buffer` rows.
+    """Return the volumes under the PR and the ROC surface: range-based areas, averaged over buffers.
 
-    Paparrizos et al., "Volume Under the Surface", PVLDB 15(11), 2022, with the numbers of aeon's `range_pr_vus_score`
-    and `range_roc_vus_score`, also where all scores are equal: 0. Both NaN without positives, ROC without negatives.
+    The buffers range from 0 to `max_buffer` rows. After Paparrizos et al., "Volume Under the Surface", PVLDB 15(11),
+    2022. The values equal those of aeon's `range_pr_vus_score` and `range_roc_vus_score`, also if all scores are equal
+    (0). Both are NaN without positives, and ROC also without negatives.
     """
     positive, rank = _prepared(y, score)
     if not positive.any():
@@ -90,10 +91,10 @@ def false_alarm_rate(y: Labels, flagged: Bools) -> float:
 
 
 def parse_interpretation(lines: Iterable[str], end_inclusive: bool) -> list[tuple[slice, tuple[int, ...]]]:
-    """Lines such as "4629-4688:9,10,11,13": the rows of a segment and the features that are to blame, counted from 1.
+    """Parse lines such as "4629-4688:9,10,11,13": the rows of a segment and its guilty features, counted from 1.
 
-    In SMD the end of a segment is the row after it, in ASD its last row. Features returned count from 0, and one named
-    twice counts once. Blank lines are passed over. Raises ValueError.
+    In SMD the end of a segment is the row after it, in ASD its last row. The returned features count from 0, without
+    duplicates. Blank lines are skipped. Raises ValueError.
     """
     parsed = []
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -109,11 +110,12 @@ def parse_interpretation(lines: Iterable[str], end_inclusive: bool) -> list[tupl
 
 
 def hit_rate(contributions: Floats, interpretation: Interpretation, percent: int) -> float:
-    """HitRate@percent: how many of a segment's guilty features are among the first `percent` % x |guilty| of a ranking.
+    """Return HitRate@percent: the share of a segment's guilty features near the top of a ranking.
 
-    From Su et al. (OmniAnomaly), KDD 2019, but by segment, not by row: the ranking is by `contributions` [n, d], mean
-    over the segment's rows, those with a NaN left out, and of equals the first. The result is the mean over segments,
-    where one without a row to rank by counts as 0; NaN without segments.
+    The top of a ranking is its first `percent` % x |guilty| features. After Su et al. (OmniAnomaly), KDD 2019, but by
+    segment instead of by row. The ranking is by `contributions` [n, d], averaged over the segment's rows without NaN;
+    ties go to the first feature. The result is the mean over segments. A segment without a row to rank by counts as 0;
+    NaN without segments.
     """
     rates = []
     for rows, guilty in interpretation:
@@ -126,7 +128,7 @@ def hit_rate(contributions: Floats, interpretation: Interpretation, percent: int
 
 
 def _prepared(y: Labels, score: Floats) -> tuple[Bools, Ints]:
-    """Return labels as bool [n], and the scores' dense ranks [n], 0 for the least: finite where scores are not."""
+    """Return labels as bool [n], and the scores' dense ranks [n], 0 for the lowest; ranks are always finite."""
     if y.shape != score.shape:
         raise ValueError(f"labels {y.shape} and scores {score.shape} differ in shape")
     _, rank = np.unique(np.where(np.isnan(score), -np.inf, score), return_inverse=True)
@@ -142,7 +144,10 @@ def _runs(on: Bools) -> tuple[Ints, Ints]:
 def _areas(
     positive: Bools, rank: Ints, order: Ints, thresholds: Ints, reached: Ints, buffer: int
 ) -> tuple[float, float]:
-    """Range-based areas under PR and ROC curve; `reached` rows, the first in `order`, have a rank >= the threshold."""
+    """Return the range-based areas under PR and ROC curve.
+
+    At each threshold, the first `reached` rows of `order` have a rank of at least the threshold.
+    """
     n, weight = len(positive), _extended(positive, buffer)
     true_positives = np.cumsum(weight[order])[reached - 1]
     total = (positive.sum() + weight.sum()) / 2
@@ -160,9 +165,9 @@ def _areas(
 
 
 def _extended(positive: Bools, buffer: int) -> Float64s:
-    """Return labels [n] from 0 to 1, with slopes of buffer
+    """Return labels [n] from 0 to 1, with slopes at the ends of each run.
 
-    2 rows before each run and one fewer after it, as in aeon.
+    As in aeon, a slope has `buffer // 2` rows before the run and one row fewer after it.
     """
     weight = positive.astype(np.float64)
     starts, ends = _runs(positive)

@@ -1,4 +1,4 @@
-"""Which held-out rows stand for normal operation when the threshold is set, and what rate they allow to promise."""
+"""Chooses the held-out rows that set the threshold, and finds the lowest false-alarm rate that they can promise."""
 
 import math
 from dataclasses import replace
@@ -9,13 +9,13 @@ import numpy as np
 from worker.models import Calibration
 from worker.native.arrays import Bools, Float64s
 
-SUSPECT_BELOW: Final = 0.1  # where the champion's p-value is above, a row is not looked at twice
+SUSPECT_BELOW: Final = 0.1  # rows with a higher p-value of the champion are never suspected
 _HALVINGS: Final = 20
 
 WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
 SURELY: Final = 0.9  # ... with this probability
-# A resample knows no tail but that of the fit: where hardly a row has been, it cannot tell whether the fit holds.
-SEEN: Final = 3  # rows, at least, of the rarest rate
+# A resample cannot test the fit beyond the observed scores, so a promised rate must correspond to a few rows.
+SEEN: Final = 3  # minimum number of rows expected at the lowest rate
 _RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
 _BLOCKS: Final = 20
 _RESAMPLES: Final = 200
@@ -23,14 +23,16 @@ _MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
 
 
 def explained(p_values: Float64s, scores: Float64s) -> Bools:
-    """[n] True for rows that stand for normal operation. `p_values` are the champion's; the largest `scores` go first.
+    """Return [n] True for rows that stand for normal operation.
 
-    Rows that were published as anomalies are not all anomalies: a false-alarm budget names some normal rows too, and
-    without these the tail, and with it the threshold, would shrink at each retraining. Nor are they all normal: with
-    them, a frequent fault would lift the threshold over itself. But the champion's p-values of normal rows are
-    uniform: between p/2 and p lie n p/2 of them, and up to p lie n p. Where there are more than that and two standard
-    deviations, the rest is something else, and goes, those with the largest scores first. (Up to p as well: of the many
-    bins in which hardly a row is expected each might keep one.) NaN counts as explained.
+    `p_values` [n] are the champion's. Rows that were published as anomalies are not all anomalies: a false-alarm budget
+    flags some normal rows, too. Without these, the tail, and with it the threshold, would shrink at each retraining.
+    But they are not all normal either: a frequent fault would raise the threshold above itself.
+
+    The champion's p-values of normal rows are uniform, so n p/2 of them lie between p/2 and p, and n p lie up to p.
+    Rows beyond that number and two standard deviations are something else and are excluded, those with the largest
+    `scores` first. (The limit up to p is needed as well: each of the many bins with hardly an expected row might keep
+    one.) NaN counts as explained.
     """
     kept, n = np.ones(len(scores), bool), len(scores)
     below = 0  # kept in the bins of smaller p-values
@@ -57,11 +59,11 @@ def calibrate(scores: Float64s) -> Calibration:
 
 
 def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
-    """[resamples, rates] by how much a threshold misses its rate, rate observed over rate promised, by chance alone.
+    """Return by how much a threshold misses its rate by chance: observed over promised rate, [resamples, rates].
 
-    Circular block bootstrap (Politis and Romano 1992): neighbouring readings are no independent draws, so whole
-    stretches of a twentieth of the time are drawn; each resample sets its thresholds, and the fit to all scores says
-    what rates these have.
+    The method is a circular block bootstrap (Politis and Romano 1992). Neighbouring readings are not independent, so
+    blocks of a twentieth of the time are drawn. Each resample sets its own thresholds, and the fit to all scores gives
+    the rates that these thresholds have.
     """
     n = len(scores)
     tail = max(1, round(n * fitted.beyond))
@@ -79,7 +81,7 @@ def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
 
 
 def promisable(missed: Float64s) -> float:
-    """Return the smallest rate that, like all larger ones, is kept surely enough."""
+    """Return the smallest rate that is kept with the probability SURELY, as are all larger rates."""
     kept = ((missed <= WITHIN) & (missed >= 1 / WITHIN)).mean(axis=0) >= SURELY
     first = int(np.argmin(kept)) if not kept.all() else len(kept)
     return float(_RATES[max(first - 1, 0)])

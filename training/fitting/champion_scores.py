@@ -1,4 +1,4 @@
-"""What a champion thinks of rows that it may not have seen."""
+"""The champion's scores and p-values of rows that it may not have seen."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How the training window's summaries waver: what drift detection compares with (worker/models/reference.py)."""
+"""The variation of the training window's summaries: the reference of drift detection (worker/models/reference.py)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,14 +9,14 @@ from worker.models.reference import MOST_ENTITIES, Reference
 from worker.native.arrays import Float32s, Float64s, Int64s
 
 LEAST_ROWS: Final = 500  # of a summary
-MINUTES_A_DAY: Final = 1440  # and a minute's vectors
-FEWEST: Final = 20  # summaries that a window is looked at in
-# Autocorrelation of neighbouring summaries up to which they are long enough: of the mean p-values, which the detectors
-# take for independent, and of the mean readings, for which the spread makes up.
+MINUTES_A_DAY: Final = 1440  # a summary covers at least a minute's vectors, too
+FEWEST: Final = 20  # minimum number of summaries in the window
+# Summaries are long enough if the autocorrelation of neighbouring ones is at most this. The first value is for the mean
+# p-values, which the detectors assume to be independent, the second for the mean readings, whose spread is corrected.
 INDEPENDENT, _MAKES_UP_FOR = 0.3, 0.85
 _MOST_DEPENDENT: Final = 0.95
 _LEAST_OF_ENTITY: Final = 50
-_GARBAGE: Final = 0.001  # share of the readings at either end that are brought in
+_GARBAGE: Final = 0.001  # share of the readings that is clipped at either end
 
 
 def reference(
@@ -27,14 +27,14 @@ def reference(
     thinned: float,
     vectors_per_day: float,
 ) -> Reference:
-    """Return the reference for drift, of vectors x [n, d] in the order of time, NaN where missing.
+    """Return the drift reference of vectors x [n, d], in time order, NaN where missing.
 
-    Each vector stands for `thinned` that came, and is of the entity `names[entity]`. `p_values` are those of held-out
-    stretches, in the order of time.
+    Each vector stands for `thinned` received vectors and belongs to the entity `names[entity]`. `p_values` are those of
+    held-out stretches, in time order.
 
-    Summaries get longer until a summary's mean hardly depends on the one before, as far as the window allows. What
-    dependence is left widens the spread: the variance of a mean over many of them is (1 + r) / (1 - r) of what
-    independent ones have, where r is the autocorrelation of a first-order process.
+    Summaries get longer until a summary's mean hardly depends on the one before, as far as the window allows. The
+    remaining dependence widens the spread: the variance of a mean over many summaries is (1 + r) / (1 - r) times that
+    of independent ones, where r is the autocorrelation of a first-order process.
     """
     # A row without any reading has no p-value.
     scored_parts = [scored for stretch in p_values if len(scored := stretch[~np.isnan(stretch)])]
@@ -75,9 +75,9 @@ def reference(
 
 
 def _largest(names: Sequence[str], entity: Int64s) -> tuple[list[str], Int64s]:
-    """Return the entities with most rows, and of each row which of them it is of, from 1; 0 for the others.
+    """Return the entities with the most rows, and each row's index among them, from 1; 0 for other entities.
 
-    There are none where there is but one entity: then it is the fleet.
+    With a single entity there are none, since that entity is the fleet.
     """
     if len(names) < 2:
         return [], np.zeros(len(entity), np.int64)
@@ -129,7 +129,7 @@ def _still(x: Float32s, entity: Int64s, size: int) -> Float64s:
         rows = x[entity == code]
         if len(rows) < 2:
             continue
-        # A run without a change, in rows: a row that is as the one before it goes on with it.
+        # A row that equals the one before it continues a run without a change. Runs are counted in rows.
         is_still = (rows[1:] == rows[:-1]) | np.isnan(rows[1:])
         position = np.arange(1, len(rows))[:, None]
         last_change = np.maximum.accumulate(np.where(is_still, 0, position), axis=0)

@@ -23,13 +23,14 @@ MIN_ROWS: Final = 50
 STEPS: Final = 3000
 BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
-ROUNDS: Final = 30  # looks at the held-out loss
-LOOKED_AT: Final = 4096  # held-out rows of such a look
+ROUNDS: Final = 30  # evaluations of the held-out loss
+LOOKED_AT: Final = 4096  # held-out rows of such an evaluation
 STRETCHES: Final = 10
 FOLDS: Final = 5  # of the held-out rows
-# Recent data are mostly normal, not all. The worst tenth of each batch does not teach, or a bottleneck learns a
-# frequent fault as one more way of running (stacked, shuttle with 7 % anomalies: ROC-AUC .66 without, .999 with). In
-# the denoising kind the noise drawn decides which rows are the worst: there the champion has to help, see `_known`.
+# Recent data are mostly, but not all, normal. The worst tenth of each batch is left out of the loss. Otherwise a
+# bottleneck learns a frequent fault as one more operating mode (stacked, shuttle with 7 % anomalies: ROC-AUC .66
+# without, .999 with). In the denoising kind the drawn noise decides which rows are the worst, so the champion has to
+# help (see `_known`).
 TRIMMED: Final = 0.1
 
 
@@ -47,10 +48,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted detector, and how it came out.
+    """A fitted detector, and the figures of its fit.
 
-    `calibrated` is the number of held-out rows behind the p-values, `scores` are theirs. `sparsity` is the share of
-    zeros in their codes.
+    `calibrated` is the number of held-out rows behind the p-values, and `scores` are the scores of these rows.
+    `sparsity` is the share of zeros in their codes.
     """
 
     detector: Detector
@@ -65,7 +66,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Whose rows they are: the entity of each of `rows` and `held_out`, as an index of `names`."""
+    """The entities of the rows: `rows` and `held_out` are indices into `names`."""
 
     names: Sequence[str]
     rows: Int64s
@@ -93,9 +94,9 @@ def fit(
     """Fit on `rows` [n, D] and calibrate on `held_out` [m, D], both in the order of time; NaN is missing.
 
     D is the number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each
-    entity gets a scaler of its own. The champion's `opinions`, of rows and held-out rows, tell how many are not normal.
-    `architecture` goes to the kind's constructor. `device` is where it is computed (the CPU); the detector comes back
-    on the CPU.
+    entity gets its own scaler. The champion's `opinions` on rows and held-out rows show how many of them are not
+    normal. `architecture` is passed to the kind's constructor. The fit runs on `device` (by default the CPU); the
+    detector is returned on the CPU.
 
     The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
     too few rows or a feature has no reading at all.
@@ -137,7 +138,7 @@ def fit(
     autoencoder.eval().requires_grad_(False)
     module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
     if opinions is not None:
-        # What is no normal row must not bend the whitening either: that is made again without.
+        # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
         held_out = held_out[_known(opinions[1], scores)]
         module, scores = _module(scaler, autoencoder, rows, held_out)
     scores = _finite(scores)
@@ -160,17 +161,17 @@ def _finite(scores: Float64s) -> Float64s:
     finite = scores[np.isfinite(scores)]
     if len(finite) < 2:
         raise NoModelError(
-            f"of {len(scores)} held-out rows none can be scored: nothing to set a threshold by; more"
-            " readings have to be there (OFFNORMAL_INPUT__FEATURES, OFFNORMAL_DETECTION__MAX_MISSING)"
+            f"of {len(scores)} held-out rows fewer than two can be scored, so no threshold can be set: too many"
+            " readings are missing (OFFNORMAL_INPUT__FEATURES, OFFNORMAL_DETECTION__MAX_MISSING)"
         )
     return finite
 
 
 def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
-    """Rows to fit on, and held-out rows, both in the order of time.
+    """Return the rows to fit on and the held-out rows, both in time order.
 
-    Of each of STRETCHES stretches the latest part is held out: the threshold has to hold for all that a plant does in
-    the window, its nights, products and shifts, not for what it did last.
+    The latest part of each of STRETCHES stretches is held out. The threshold then holds for everything that the plant
+    does in the window (nights, products, shifts), not only for what it did last.
     """
     held = is_held_out(len(rows), holdout)
     return rows[~held], rows[held]
@@ -198,7 +199,7 @@ def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
 def _known(opinion: ChampionScores, scores: Float64s) -> Bools:
     """Return [n] False for rows that the champion's false-alarm rate does not explain, largest `scores` first.
 
-    Where these are most rows, it is the champion that does not know the plant any more, and all stay.
+    If these are most of the rows, the champion no longer knows the plant, and all rows are kept.
     """
     kept = explained(opinion.p_value, scores)
     return kept if 2 * kept.sum() > len(scores) else np.ones(len(scores), bool)
@@ -222,15 +223,16 @@ def _train(
     steps: int,
     progress: Callable[[Round], None],
 ) -> tuple[float, float]:
-    """Adam with one cycle of the learning rate. Keeps the weights of the best held-out loss.
+    """Train by Adam with one cycle of the learning rate, and keep the weights of the best held-out loss.
 
-    -> training loss, held-out loss
+    Returns the training loss and the held-out loss of these weights.
     """
     z, present = train
     size = min(BATCH, len(z))
     looked_at = torch.linspace(0, len(held[0]) - 1, min(LOOKED_AT, len(held[0])), device=z.device).long()
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=LEARNING_RATE)
-    # A twentieth of the steps warms up. Not .05: of 20 steps that is one, and the scheduler divides by one less.
+    # A twentieth of the steps warms up, but not exactly .05: of 20 steps that would be one, and the scheduler divides
+    # by that number minus one.
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.051)
     kept = (math.inf, math.inf, copy.deepcopy(autoencoder.state_dict()))
     started, done = time.monotonic(), 0
@@ -249,7 +251,7 @@ def _train(
             continue
         autoencoder.eval()
         with torch.no_grad():
-            # The same chance each time: looks are compared with each other.
+            # Use the same random numbers each time, since the losses of the rounds are compared with each other.
             chance = torch.Generator(z.device).manual_seed(0)
             losses = autoencoder.losses(held[0][looked_at], held[1][looked_at], chance)
             held_loss = float(_trimmed_mean(losses))
@@ -271,12 +273,12 @@ def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
 
 
 def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> tuple[ScoringModule, Float64s]:
-    """-> the module, and the scores [m] of the held-out rows to calibrate by.
+    """Return the module, and the scores [m] of the held-out rows for the calibration.
 
-    The whitening is fitted to all rows (a covariance needs many), the attribution to the held-out ones (it needs what
-    residuals the future has, not what the autoencoder has learned by heart). A row that the whitening was fitted to
-    scores lower than a fresh one does: for the calibration, each fold of the held-out rows is scored by a whitening
-    that was fitted without it.
+    The whitening is fitted to all rows, since a covariance needs many. The attribution is fitted to the held-out rows,
+    since it needs the residuals of unseen data, not of data that the autoencoder has memorised. A row that the
+    whitening was fitted to scores lower than a new row. For the calibration, each fold of the held-out rows is
+    therefore scored with a whitening that was fitted without it.
     """
 
     def scoring(whitening: Whitening) -> ScoringModule:

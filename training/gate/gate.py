@@ -1,20 +1,22 @@
 """The gate decides whether the challenger may take the champion's place.
 
-Both are asked about the same held-out rows, which neither was fitted to nor calibrated by.
+Both models score the same held-out rows, which neither was fitted to or calibrated on.
 
-- False alarms: what it names and the champion does not may not be more than it promises. (Recent rows hold anomalies
-that nobody has labelled; both name these.) Nor may it promise less than is asked for, where the champion names fewer.
+- False alarms: the share of rows that only the challenger flags may not exceed its promised rate. (Recent rows hold
+  unlabelled anomalies, which both models flag.) Nor may the challenger's promised rate be higher than requested, if the
+  champion flags fewer rows.
 
-- Injected faults of known size (injected_faults.py): it must tell them from normal rows as well as the champion does,
-beyond noise, by the order of the scores. And, unless the champion names more than is asked for, it must have about as
-many of them over its threshold.
+- Injected faults of known size (injected_faults.py): the challenger must distinguish them from normal rows as well as
+  the champion does, beyond noise, by the order of the scores. Unless the champion flags more rows than requested, about
+  as many of the faults must also be over the challenger's threshold.
 
-- Rows of the window that are unusual to the champion: those learned from may not be many more than chance explains, and
-of all of them not more may be usual now. They may be anomalies that nobody has labelled, which it has learned to
-overlook. Where a third of the rows learned from are unusual, it is the plant that has moved. A champion that could not
-promise what is asked for, of a plant in motion, is no judge of one that can.
+- Rows of the window that are unusual to the champion: the rows learned from may not include many more of them than
+  chance explains. Of all rows, no more than chance explains may be unusual to the champion but usual to the challenger.
+  Such rows may be unlabelled anomalies that the challenger has learned to overlook. If a third of the rows learned from
+  are unusual, the plant itself has moved. A champion that was fitted to a plant in motion, and could not promise the
+  requested rate, is no judge of a challenger that can.
 
-- Confirmed anomalies of the window: what the champion finds of them, it must find as well.
+- Confirmed anomalies of the window: the challenger must find those that the champion finds.
 """
 
 from collections.abc import Sequence
@@ -30,18 +32,20 @@ from worker.models import Detector
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
 BEYOND: Final = 2.0  # times the promised rate
-# Of the injected faults, beyond two standard errors: of their ROC-AUC, in the mean and of one kind; and of those over
-# the threshold, which a rate that is kept within a factor of 2 leaves so uncertain.
+# How much worse than the champion a challenger may be on injected faults, beyond two standard errors: in ROC-AUC, in
+# the mean and for one kind, then in the share over the threshold, likewise. That share is so uncertain because a rate
+# is kept only within a factor of 2.
 LESS, LESS_OF_KIND, LESS_OVER, LESS_OVER_OF_KIND = 0.02, 0.1, 0.15, 0.3
-# Of the rows learned from, what is unexplained: more than so much, and less than a plant that has moved, is not to be
-# learned unseen.
+# Shares of unexplained rows among those learned from. Between the two, the challenger is refused until a person has
+# seen the rows. Above the second, the plant has moved.
 UNEXPLAINED, PLANT_MOVED = 0.1, 0.35
-# By the champion's p-values and the challenger's. Chance has not more than the first of the rows below the first.
+# A row is overlooked if the champion's p-value is below UNUSUAL and the challenger's is above USUAL. By chance, at most
+# the share UNUSUAL of the rows has such a p-value of the champion.
 UNUSUAL, USUAL = 0.02, 0.05
 _BELOW: Final = (0.1, 0.2, 0.5)
 _INJECTED_CODE: Final = "[gate-injected-faults]"
 LOST_CONFIRMED: Final = 0.1  # of the confirmed anomalies that the champion finds
-OUT_OF_STEP: Final = 0.25  # of the champion's median p-value from .5
+OUT_OF_STEP: Final = 0.25  # distance of the champion's median p-value from .5 at which it no longer fits
 _LOOKED_AT: Final = 2000  # rows into which faults are put
 _BLOCKS: Final = 50
 
@@ -61,10 +65,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Seen:
-    """Rows of the window that nobody has called anomalous or normal.
+    """Unlabelled rows of the window.
 
-    Rows before the present regime are left out, and all of them where that is new. p-values [n] by champion and
-    challenger, and which of them were learned from [n].
+    Rows before the present regime are left out; if that regime is new, all rows are. `champion` and `challenger` are
+    the p-values [n], and `learned` [n] tells which rows were learned from.
     """
 
     champion: Float64s
@@ -143,14 +147,13 @@ def _false_alarms(
     figures |= {"only_challenger": int(only.sum()), "only_champion": int((by_champion & ~flagged).sum())}
     if challenger.rate > max(BEYOND * challenger.asked, by_champion.mean()):
         reasons.append(
-            f"false alarms: {challenger.rate:.2g} is all that can be promised, {challenger.asked:.2g} is asked for; the"
-            f" champion names {figures['champion']:.2g} of the held-out rows [gate-promise]"
+            f"false alarms: {challenger.rate:.2g} is the lowest rate that can be promised, {challenger.asked:.2g} is"
+            f" asked for, and the champion flags {figures['champion']:.2g} of the held-out rows [gate-promise]"
         )
     if lower > BEYOND * challenger.rate:
         reasons.append(
-            f"false alarms: {only.mean():.2g} of the held-out rows (at least {lower:.2g}) that the champion"
-            f" does not name;"
-            f" {challenger.rate:.2g} are promised [gate-false-alarms]"
+            f"false alarms: flags {only.mean():.2g} of the held-out rows (at least {lower:.2g}) that the champion does"
+            f" not flag; {challenger.rate:.2g} is promised [gate-false-alarms]"
         )
     return figures
 
@@ -197,10 +200,10 @@ def _injected(
 
 
 def _keeps_the_budget(champion: Candidate, scores: Float64s) -> bool:
-    """Return whether the champion keeps the budget on recent rows, so that what is over its threshold may be compared.
+    """Return whether the champion keeps the budget on recent rows, so that recall at its threshold is comparable.
 
-    One that names more than is asked for, as it may have promised, finds more faults. One that the plant has left
-    behind finds everything.
+    A champion that flags more rows than requested, as it may have promised, finds more faults. A champion that the
+    plant has left behind flags everything.
     """
     low, _ = interval(scores >= champion.threshold)
     median = float(np.nanmedian(champion.detector.calibration.p_value(scores)))
@@ -210,7 +213,7 @@ def _keeps_the_budget(champion: Candidate, scores: Float64s) -> bool:
 def _fewer(
     differences: dict[str, list[Float64s]], how: str, less: float, less_of_kind: float, reasons: list[str]
 ) -> None:
-    """Add a reason where the mean difference is worse than allowed, and for each kind of fault of which it is."""
+    """Add a reason if the mean difference is worse than allowed, and one for each kind of fault for which it is."""
     mean_of = np.mean([difference for kind in differences.values() for difference in kind], 0)
     if mean_of.mean() < -(less + 2 * _error(mean_of)):
         reasons.append(
@@ -231,7 +234,10 @@ def _is_makeshift(champion: Candidate, challenger: Candidate) -> bool:
 
 
 def _learned(regime_seen: Seen, makeshift: bool, reasons: list[str]) -> dict[str, Any]:
-    """Of uniform p-values a share of t is below t: what is more than that are others, which nearly all lie there."""
+    """Check the rows learned from and the overlooked rows, and return the figures.
+
+    Of uniform p-values, a share of t is below t. The excess consists of other rows, nearly all of which lie below t.
+    """
     p_values = regime_seen.champion[regime_seen.learned]
     excess = []
     for t in _BELOW:
@@ -243,13 +249,13 @@ def _learned(regime_seen: Seen, makeshift: bool, reasons: list[str]) -> dict[str
         if unexplained - error > UNEXPLAINED:
             reasons.append(
                 f"learned from: {unexplained:.0%} of the rows are unusual to the champion beyond chance, and nobody has"
-                " labelled them: anomalies, or a change that most rows do not show yet (`python -m worker label`)"
-                " [gate-unlabelled]"
+                " labelled them (`python -m worker label`). They are anomalies, or a change that most rows do not show"
+                " yet [gate-unlabelled]"
             )
         if overlooked > UNUSUAL:
             reasons.append(
-                f"overlooks: {overlooked:.1%} of the window's rows are unusual to the champion, usual to it, and nobody"
-                " has labelled them (`python -m worker label`) [gate-overlooks]"
+                f"overlooks: {overlooked:.1%} of the window's rows are unusual to the champion but normal to this"
+                " model, and nobody has labelled them (`python -m worker label`) [gate-overlooks]"
             )
     return {"rows": len(p_values), "unexplained": unexplained, "error": error, "overlooked": overlooked}
 
@@ -284,10 +290,10 @@ def _error(difference: Float64s) -> float:
 
 
 def interval(flagged: Bools) -> tuple[float, float]:
-    """Return the 95 % interval of the rate that `flagged` [n], in the order of time, are a sample of.
+    """Return the 95 % interval of the rate of which `flagged` [n], in time order, is a sample.
 
-    It is the wider one of Clopper and Pearson's, for independent rows, and a block bootstrap's, of stretches of a
-    fiftieth.
+    It spans two intervals: that of Clopper and Pearson, for independent rows, and that of a block bootstrap, with
+    blocks of a fiftieth of the rows.
     """
     n, hits = len(flagged), int(flagged.sum())
     low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0

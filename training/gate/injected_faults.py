@@ -24,9 +24,10 @@ class Injected(NamedTuple):
 def faults(x: Float32s, window: int, seed: int = 0) -> Iterator[Injected]:
     """Yield rows x [n, D] with faults, each row in features of its own.
 
-    With windows the fault is in the vectors that the coefficients stand for: the newest (spike, noise, correlation,
-    freeze), the newer half (shift), or rising (drift). Without windows spike, shift and drift are the same to a model
-    that sees one vector: an offset, from a quarter of its size up to all of it for drift.
+    With windows the fault is in the vectors that the coefficients stand for: in the newest one (spike, noise,
+    correlation, freeze), in the newer half (shift), or rising over the window (drift). Without windows the model sees
+    single vectors, so spike, shift and drift are all an offset; for drift it ranges from a quarter of its size up to
+    its full size.
     """
     rng = np.random.default_rng(seed)
     n, k = len(x), blocks(window)
@@ -47,7 +48,7 @@ def faults(x: Float32s, window: int, seed: int = 0) -> Iterator[Injected]:
                 reach = rng.uniform(0.25, 1.0, size=guilty.shape) if kind == "drift" and window == 1 else 1.0
                 faulty[row_index, :, guilty] += (off * reach)[..., None] * _response(window, kind)
             else:
-                # The reading of another time: for good (freeze: nothing changes any more), or just now.
+                # Take the reading of another time: permanently (freeze: nothing changes any more), or just now.
                 shuffled = rng.permutation(n)[:, None]
                 faulty[row_index, 0, guilty] = x.reshape(n, k, d)[shuffled, 0, guilty]
                 if kind == "freeze":

@@ -36,7 +36,7 @@ _OUTLYING: Final = 0.001  # of the rows: a clock that is wrong must not squeeze 
 
 
 class _Part(BaseModel):
-    """`allow_inf_nan`: what is drawn is finite, or None."""
+    """A part of the report. All of its numbers are finite, or None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -49,7 +49,7 @@ Name = Annotated[str, Field(max_length=NAME)]
 class Timeline(_Part):
     """The rows in equal parts of the time from `begin` to `end`, in ms.
 
-    They are counted by their use, of which each row has one, and by what is known of them.
+    They are counted by their use, of which each row has exactly one, and by their evidence flags.
     """
 
     begin: int
@@ -68,7 +68,7 @@ class Training(_Part):
 
 
 class Tail(_Part):
-    """The share [k] of the `rows` that score at least so much; `begins` where the fit of the tail does."""
+    """The tail of the scores: the `share` [k] of the `rows` that reach `score` [k]; the fit starts at `begins`."""
 
     rows: int
     score: Numbers
@@ -87,7 +87,7 @@ class Kept(_Part):
 
 
 class Cloud(_Part):
-    """The gate's rows, some of the many and all of the few: p-values by both."""
+    """The p-values of the gate's rows by both models: an even sample, and the rarest rows."""
 
     p_value: Numbers
     champion: Numbers
@@ -96,9 +96,9 @@ class Cloud(_Part):
 class Feature(_Part):
     """What a report says of a feature.
 
-    `error` is the root mean square of what is not rebuilt, in standard deviations of the readings; None where these do
-    not change. `missing` is the share of readings that are missing, or, with windows, that their coefficients do not
-    tell.
+    `error` is the root mean square of the reconstruction error, in standard deviations of the readings; None if the
+    readings do not change. `missing` is the share of readings that are missing, or, with windows, that the coefficients
+    do not determine.
     """
 
     name: Name
@@ -107,7 +107,7 @@ class Feature(_Part):
 
 
 class Features(_Part):
-    """The `worst` of `of`."""
+    """The `worst` reconstructed features of `of` in all, and the `median` error."""
 
     of: int
     median: float | None
@@ -136,7 +136,7 @@ class Worst(_Part):
 
 
 class Codes(_Part):
-    """The two directions in which the codes of held-out rows differ most, of `of`; `share` of their variance."""
+    """The codes of held-out rows in their two main directions of `of`; `share` is the variance that each explains."""
 
     of: int
     share: tuple[float, float]
@@ -185,7 +185,7 @@ def collect(
 
 
 class _Opinion:
-    """What the new model says of the rows `indices` [m] of the window; from here on they are numbered 0 to m - 1."""
+    """The new model's view of the window's rows `indices` [m], which are numbered 0 to m - 1 from here on."""
 
     def __init__(self, detector: Detector, rows: Window, indices: Int64s):
         self.detector, self.rows, self.at = detector, rows, indices
@@ -358,7 +358,7 @@ def _codes(opinion: _Opinion, selected: Selection) -> Codes:
     mean = codes.mean(0)
     values, vectors = np.linalg.eigh(np.cov(codes.T.reshape(codes.shape[1], -1), bias=True).reshape(2 * mean.shape))
     axes = vectors[:, ::-1][:, :2]
-    # Of the two signs that an axis can have, always the same.
+    # The sign of an axis is arbitrary; always choose the same one.
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
     share = (values[::-1] / max(float(values.sum()), 1e-30)).clip(0, 1)[:2]
     if axes.shape[1] < 2:  # a code of one number lies on a line

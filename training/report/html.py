@@ -1,6 +1,6 @@
-"""What our pages share.
+"""The common frame of the HTML pages.
 
-Each is one file, without scripts, that loads nothing, in the light or the dark as the reader has it.
+Each page is one file without scripts or external resources, and follows the reader's light or dark colour scheme.
 """
 
 from html import escape

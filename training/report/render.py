@@ -118,7 +118,7 @@ def _rows(card: ModelCard, report: Report) -> str:
         for i, count in enumerate(timeline.uses[use]):
             (_, low), (_, high) = plot.place(x.low, below[i]), plot.place(x.low, below[i] + count)
             below[i] += count
-            # Up to the very place where the next one begins, or there is a seam.
+            # Each area ends exactly where the next one begins; otherwise a seam would show.
             left, right = plot.left + i * step, plot.left + (i + 1) * step
             area += f"M{left:.1f} {low:.1f}V{high:.1f}H{right:.1f}V{low:.1f}z" if count else ""
         plot.drawn.append(f'<path class="area {kind}" d="{area}"/>' if area else "")
@@ -224,7 +224,7 @@ def _worst_row(row: Worst) -> str:
         f" ({f.share:.0%})"
         for f in row.features
     )
-    # What is rarer nobody can know from so many rows.
+    # From so few rows, nobody can tell how much rarer than this a row is.
     p_value = f"{row.p_value:.1e}" if row.p_value >= RAREST else f"&lt; {RAREST:.0e}"
     flag_texts = "".join(f"<br>{text(_KNOWN.get(word, word))}" for word in row.known)
     return (

@@ -64,7 +64,7 @@ def attach(
     verdict: Verdict,
     champion: ChampionScores | None,
 ) -> Artefact:
-    """Return the artefact with its report; without, if none can be made: a picture must not cost a model."""
+    """Return the artefact with its report, or without one if that fails: a report must not cost a model."""
     try:
         return replace(artefact, report=pack(collect(rows, selected, fitted, verdict, champion)))
     except Exception:
@@ -78,7 +78,7 @@ def pack(report: Report) -> bytes:
 
 
 def unpack(data: bytes) -> Report:
-    """Read a report. Raises ArtefactError unless it is one: what others have written may be anything."""
+    """Read a report. Raises ArtefactError if it is malformed, since the data may come from anybody."""
     try:
         unpacking = zlib.decompressobj(wbits=31)
         text = unpacking.decompress(data, MOST_UNPACKED)
@@ -107,7 +107,7 @@ def draw(artefact: Artefact, role: str) -> bytes:
     try:
         return page(card, report, role).encode("utf-8", "replace")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        # Of the card only the names of its parts were checked when it was read.
+        # When the card was read, only the names of its parts were checked.
         raise ArtefactError(f"the model card of {card.name}/{card.version} has no figures to draw", _NEXT) from None
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of the judgement: the comparison with the champion, faults that were found, readings rebuilt."""
+"""The report's sections on the gate: comparison with the champion, injected faults, reconstruction of readings."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -11,11 +11,11 @@ from worker.models import ModelCard
 WIDE: Final = 2 * WIDTH
 BAR_HEIGHT: Final = 12
 _LEVELS: Final = (0.1, 0.01, 0.001)  # p-values between which the colour of a point changes
-RAREST: Final = 1e-12  # p-value that is told
+RAREST: Final = 1e-12  # the lowest p-value that is shown
 
 
 def comparison(card: ModelCard, report: Report) -> str:
-    """Return the section on what is kept of the promise, beside the champion."""
+    """Return the section that compares how the new model and the champion keep their promised rates."""
     kept, alarms = report.kept, card.quality["gate"]["false_alarms"]
     low = min(kept.p_value)
     axis = Axis(low, 1.0, "p-value", log=True)

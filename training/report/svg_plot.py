@@ -81,7 +81,7 @@ def _times(low: float, high: float, max_ticks: int) -> list[Tick]:
         return [(low, _moment(min(low, _LAST), "%Y-%m-%d %H:%M"))]
     form = "%Y" if step >= 86_400 * 365 else "%d %b" if step >= 86_400 else "%H:%M" if step >= 60 else "%H:%M:%S"
     tick_times = [float(i * step) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    # Midnight tells the day.
+    # A tick at midnight shows the date instead of the time.
     return [(tick, _moment(tick, "%d %b" if step < 86_400 and tick % 86_400 == 0 else form)) for tick in tick_times]
 
 
@@ -109,7 +109,7 @@ def text(words: object, max_length: int = 400) -> str:
 
 
 class Plot:
-    """A canvas with its axes; `drawn` is its SVG so far. Without a y axis it has rows, which their drawer labels."""
+    """A canvas with its axes; `drawn` is its SVG so far. Without a y axis it has rows, which the caller labels."""
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ log = structlog.get_logger()
 
 
 def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
-    """Trains, lets the gate judge, and publishes; the figures of what it made. Raises OffnormalError.
+    """Train, let the gate judge, publish, and return the figures of the new model. Raises OffnormalError.
 
-    Only one training of a model goes on at a time: another is waited for.
+    Only one training of a model runs at a time; another one is waited for.
     """
     began = now()
     require(settings, reads=reads(settings), writes=[settings.topics.models])
@@ -80,7 +80,7 @@ def reads(settings: Settings) -> list[str]:
 
 
 def _detector(view: RegistryView, version: str) -> Detector | None:
-    """Load the champion's detector; None if it must not be used. Workers do not use it either."""
+    """Load the champion's detector; return None if it must not be used. Workers do not use it then, either."""
     try:
         return Artefact.load(view.artefact(version)).detector
     except (ArtefactError, NoModelError) as error:
@@ -89,7 +89,7 @@ def _detector(view: RegistryView, version: str) -> Detector | None:
 
 
 def _learned(card: ModelCard) -> Learned | None:
-    """Return the regime that a champion was made of; None for a card of an earlier release, or a malformed one."""
+    """Return the regime that a champion was trained on; None if its card is malformed or of an earlier release."""
     regime_range = card.trained_on.get("regime")
     begin, until = map(
         milliseconds, regime_range if isinstance(regime_range, list) and len(regime_range) == 2 else (None, None)
@@ -112,7 +112,7 @@ def _fit(settings: Settings, rows: Window, selected: Selection, opinion: Champio
         settings.model.kind,
         window=settings.model.window,
         fleet=Fleet(rows.entities, rows.entity[fit_on], rows.entity[held]) if by_entity else None,
-        # Of a new regime the champion knows nothing.
+        # The champion knows nothing about a new regime.
         opinions=None if opinion is None or selected.new else (opinion.take(fit_on), opinion.take(held)),
         seed=settings.training.seed,
         steps=settings.training.steps,
@@ -150,7 +150,7 @@ def _judge(
 
 
 def _seen(rows: Window, selected: Selection, detector: Detector, opinion: ChampionScores) -> Seen:
-    # What a person has dismissed is normal, whatever the champion thinks of it.
+    # Rows that a person has dismissed are normal, whatever the champion's p-values are.
     counted = ~rows.is_known(VectorFlags.CONFIRMED | VectorFlags.FAULTY | VectorFlags.DISMISSED)
     counted[: selected.regime or 0] = False
     own_scores = ChampionScores.of(detector, rows.x[counted], rows.entity[counted], rows.entities)
@@ -183,6 +183,6 @@ def _publish(
 
 
 def _brief(verdict: Verdict) -> dict[str, Any]:
-    """Return what the history says of the verdict; all figures are in the artefact."""
+    """Return the part of the verdict that goes into the history; the artefact has all figures."""
     alarms, injected = verdict.figures["false_alarms"], verdict.figures["injected"]
     return {"promised": alarms["promised"], "observed": alarms["observed"], "detection": injected.get("difference")}

@@ -1,4 +1,4 @@
-"""One training of a model at a time: a consumer group that has one partition to give, and whoever has it trains."""
+"""Allows one training of a model at a time: only the group member that holds the group's single partition trains."""
 
 import threading
 import time
@@ -17,14 +17,14 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 _POLL: Final = 0.5
-_SAY_AFTER: Final = 5.0  # seconds of waiting that are not worth a line
+_SAY_AFTER: Final = 5.0  # seconds of waiting after which it is logged
 
 
 class Lease:
-    """A lease that is entered once nobody else has it.
+    """A lease that is entered once nobody else holds it.
 
-    A holder that dies loses it with its session (OFFNORMAL_KAFKA__SESSION_TIMEOUT). The partition is of the models
-    topic; nothing is read of it.
+    A holder that dies loses the lease when its session times out (OFFNORMAL_KAFKA__SESSION_TIMEOUT). The partition is
+    one of the models topic, and nothing is read from it.
     """
 
     def __init__(self, settings: Settings):
@@ -61,14 +61,14 @@ class Lease:
         return self
 
     def check(self) -> None:
-        """Ask the broker, since the keeper may not have been awake for long.
+        """Check the lease with the broker, since the keeper thread may have been asleep for a long time.
 
         Raises KafkaUnavailable where the lease was lost.
         """
         if self._lost or not self._is_held():
             raise KafkaUnavailable(
-                f"another training of {self._model} has begun: this one was not heard of for too"
-                " long, and has changed nothing; start it again"
+                f"another training of {self._model} has begun, because this one did not reach the broker for too"
+                " long; this one has changed nothing: start it again"
             )
 
     def __exit__(
@@ -79,7 +79,7 @@ class Lease:
         self._consumer.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
 
     def _is_held(self) -> bool:
-        """Ask by a commit, which the broker refuses to whoever is no longer a member. Raises KafkaUnavailable."""
+        """Return whether a commit succeeds, which the broker refuses to former members. Raises KafkaUnavailable."""
         deadline = time.monotonic() + self._session
         with readable_errors("looking after the lease", self._bootstrap):
             while True:
@@ -87,7 +87,7 @@ class Lease:
                     return self._commits()
                 except (errors.CommitFailedError, errors.IllegalGenerationError, errors.UnknownMemberIdError):
                     return False
-                except errors.RebalanceInProgressError:  # somebody joins, to wait for it
+                except errors.RebalanceInProgressError:  # another training joins the group to wait for the lease
                     if time.monotonic() > deadline:
                         raise
                 time.sleep(_POLL)
@@ -108,7 +108,7 @@ class Lease:
             return bool(assigned)
 
     def _keep(self) -> None:
-        """Keep the membership: a member is heard of only while it polls."""
+        """Keep the membership by polling: the broker hears from a member only while it polls."""
         while not self._end.wait(_POLL):
             try:
                 if not self._holds():

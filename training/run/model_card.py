@@ -93,7 +93,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _reference(rows: Window, selected: Selection, detector: Detector) -> Reference:
-    """Return what drift detection compares with: the rows that stand for normal operation now."""
+    """Return the reference of drift detection, from the rows that stand for present normal operation."""
     current = np.ones(len(rows), bool)
     current[: selected.regime or 0] = False
     normal = current & (selected.fit | selected.calibrate | selected.gate)

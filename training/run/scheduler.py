@@ -1,10 +1,10 @@
-"""`python -m training serve`: trains again and again.
+"""`python -m training serve`: trains repeatedly.
 
-It trains on a schedule, when asked to, and as soon as there is enough for a first model. It trains again where the
-champion cannot promise what is asked for, because it is of a plant in motion, or of few rows.
+It trains on a schedule, on request, and as soon as there is enough data for a first model. It also trains again if the
+champion cannot promise the requested rate, because it was fitted to a plant in motion or to few rows.
 
-A request that was made before the last training began is settled by it. What is known lies in the registry and in the
-topic of requests: after a restart it goes on where it was.
+A training settles all requests that were made before it began. All state is in the registry and in the topic of
+requests, so that a restarted scheduler continues where it was.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ LOOK_EVERY: Final = 1.0  # seconds
 AGAIN: Final = (5.0, 300.0)  # seconds after a failure, at first and at most
 TRY_EVERY: Final = 60.0  # seconds, for a first model where there are fewer records than rows are needed
 FIRST: Final = "the first model"
-BETTER: Final = 0.1  # of the look-back has to have come before a champion that promises too little is trained anew
-NEWEST_EVERY, CHAMPION_EVERY = 5.0, 60.0  # seconds between two looks for that
+BETTER: Final = 0.1  # share of the look-back that must be new before a champion that promises too little is retrained
+NEWEST_EVERY, CHAMPION_EVERY = 5.0, 60.0  # seconds between two checks for that
 
 
 class TrainingRequest(NamedTuple):
@@ -60,7 +60,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
 
 
 class Serve:
-    """Trains one model whenever that is due. `train` is called with the reason."""
+    """A scheduler that trains one model whenever a training is due; it calls `train` with the reason."""
 
     def __init__(self, settings: Settings, train: Callable[[Settings, str], object] = job.run):
         self._settings, self._train = settings, train
@@ -72,7 +72,7 @@ class Serve:
         self._not_before, self._patience = 0.0, AGAIN[0]
         self._tried = 0.0
         self._seen = 0  # the newest record of the last training that was run here, ms
-        self._better_from: int | None = None  # from which record's time (ms) on a better model may be made, if need be
+        self._better_from: int | None = None  # the record time (ms) from which a retraining may help
         self._newest_at = self._champion_at = 0.0  # when to look for that again
 
     def stop(self) -> None:
@@ -80,7 +80,7 @@ class Serve:
         self._stop.set()
 
     def run(self) -> None:
-        """Wait for what is due, and train, until stopped."""
+        """Train whenever a training is due, until stopped."""
         settings = self._settings
         self._schedule(time.time())
         log.info("training_scheduler_started", model=settings.model.name, schedule=settings.training.schedule)
@@ -111,7 +111,7 @@ class Serve:
         if scheduled:
             missed = self._scheduled or 0.0
             self._schedule(now)
-            if last < missed:  # else another has done it
+            if last < missed:  # otherwise another training has been run since
                 return f"schedule {self._settings.training.schedule}"
         if self._asked is not None and self._asked.time <= last:
             self._asked = None
@@ -124,9 +124,9 @@ class Serve:
         return why
 
     def _better(self, view: RegistryView) -> str | None:
-        """Where the champion promises a rate that is not asked for, and enough has come since to try again."""
+        """Return why to retrain a champion that promises too little, once enough new records have come; else None."""
         self._better_from = None
-        with contextlib.suppress(OffnormalError):  # a champion that cannot be read is no matter of this
+        with contextlib.suppress(OffnormalError):  # a champion that cannot be read is no reason to train
             card = view.card(view.champion() or "")
             after = better_after(card, self._settings.training.lookback)
             if after is None or view.pinned():
@@ -168,7 +168,7 @@ class Serve:
             self._scheduled = next(CronSim(expression, datetime.fromtimestamp(after, UTC))).timestamp()
 
     def _read(self, requests: Reader) -> None:
-        """Read the requests. However many there are, they count as one, the latest."""
+        """Read the requests; only the latest one counts."""
         block = requests.poll(LOOK_EVERY)
         for value, timestamp in zip(block.values, block.timestamp.tolist(), strict=True) if block else ():
             try:
@@ -181,7 +181,7 @@ class Serve:
     def _may_be_enough(self, now: float) -> bool:
         """Return whether there are as many records as rows are needed.
 
-        Fewer may do, with several rows each, so that is tried now and then.
+        Fewer records may suffice if each holds several rows, so a training is also tried now and then.
         """
         training = self._settings.training
         with Reader(self._settings.kafka, self._settings.topics.sensors) as reader:
@@ -191,10 +191,10 @@ class Serve:
 
 
 def better_after(card: ModelCard, lookback: float) -> int | None:
-    """Return the record time (ms) after which a better model may be made than this.
+    """Return the record time (ms) after which a retraining may give a better model.
 
-    It is for a model that cannot promise what is asked for. None where it can, or where a full window of the plant has
-    no more rows.
+    This is for a model that cannot promise the requested rate. Returns None if it can, or if a full window of the plant
+    has no more rows.
     """
     rate, rows = card.quality.get("false_alarm_rate") or {}, card.rows.get("calibrated", 0)
     begin, end = (milliseconds(card.trained_on.get(edge)) for edge in ("from", "to"))
@@ -209,7 +209,7 @@ def better_after(card: ModelCard, lookback: float) -> int | None:
 def last_training(view: RegistryView) -> float:
     """Return when the last training was begun, in seconds since the epoch; 0 if there was none.
 
-    Of one that does not say, it is when it was decided on.
+    For a training whose begin is not recorded, it is the time of its decision.
     """
     latest = 0
     for entry in view.history():

@@ -51,7 +51,7 @@ def sheet(images: Images, caption: str, row: bool = False) -> str:
 
 
 def scatter(points: Images, digits: Int64s, caption: str) -> str:
-    """Points [n, 2], each drawn as its digit. A few far out do not set the scale: they are drawn at the edge."""
+    """Plot points [n, 2], each as its digit; a few outliers do not set the scale and are drawn at the edge."""
     low, high = np.quantile(points, (0.005, 0.995), axis=0)
     pixels = 8 + ((points - low) / np.maximum(high - low, 1e-9)).clip(0, 1) * (_CANVAS - 16)
     drawn = "".join(

@@ -45,7 +45,7 @@ HELD_OUT: Final = 0.15  # of the training images: they choose the weights
 LEAST_STEPS: Final = 30
 NEIGHBOURS: Final = 5
 SIGMA: Final = 4.0  # of the noise, in grey levels
-COMPONENTS: Final = (4, 8, 12, 16, 20, 24, 32, 48)  # of the PCA that takes noise away, the best of these
+COMPONENTS: Final = (4, 8, 12, 16, 20, 24, 32, 48)  # of the PCA for denoising; the best of these counts
 LABELS: Final = (5, 10, 50)  # a class
 DRAWS: Final = 5
 PIXELS: Final = tuple(f"pixel_{row}_{column}" for row in range(SIDE) for column in range(SIDE))
@@ -274,7 +274,7 @@ def generation(digits: Digits, seed: int, steps: int) -> ShowcaseSection:
     assert isinstance(module.autoencoder, Variational)
     scaled = module.autoencoder.sample(n, torch.Generator().manual_seed(seed))
     gaussian = rng.multivariate_normal(digits.train.mean(0), np.cov(digits.train.T), n, method="eigh")
-    # In whole grey levels, as the real ones are: else their fractions would give them away.
+    # Round to whole grey levels, as in the real images; otherwise the fractions would give the drawn images away.
     drawn, baseline_drawn = (np.rint(x.clip(0, GREATEST)) for x in (module.scaler.inverse(scaled).numpy(), gaussian))
     neighbours = NearestNeighbors(n_neighbors=1).fit(digits.train)
     distance = [float(np.median(neighbours.kneighbors(x)[0])) for x in (drawn, baseline_drawn, digits.test)]
@@ -306,7 +306,7 @@ def _fitted(
     images: Rows, kind: str, seed: int, steps: int, architecture: dict[str, Any] | None = None
 ) -> ScoringModule:
     held_out, rows = np.split(images, [round(len(images) * HELD_OUT)])
-    # A black and a white image tell the scaler that all pixels have one range, those at the edges too.
+    # A black and a white image make the scaler use one range for all pixels, including those at the edges.
     ends = np.repeat(np.array([[0.0], [GREATEST]], np.float32), rows.shape[1], axis=1)
     rows, steps = np.concatenate((rows, ends)), max(LEAST_STEPS, steps)
     return fit(rows, held_out, PIXELS, kind, architecture=architecture, seed=seed, steps=steps).detector.module

@@ -1,7 +1,7 @@
-"""Which vectors are of the same entity: a hash for each record, so that no Python object is made per record.
+"""Hashes that tell which vectors belong to the same entity, without a Python object per record.
 
-64 bits: of 100,000 entities two share a hash with a probability of 3e-10. It stays the same over restarts, since what
-is committed with the offsets names entities by it.
+A hash has 64 bits: among 100,000 entities, two share a hash with a probability of 3e-10. It is the same after a
+restart, since the state that is committed with the offsets identifies entities by it.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def hashes(records: RecordBlock, names: BytesColumn) -> UInt64s:
 
 @compiled
 def _hashes(partition, buffer, start, length, out):  # type: ignore[no-untyped-def]
-    """FNV-1a over the bytes, and the finaliser of MurmurHash3, which lets every bit of the input reach all of these."""
+    """Compute FNV-1a over the bytes, then MurmurHash3's finaliser, so that each input bit affects all output bits."""
     for i in range(len(out)):
         h = np.uint64(14695981039346656037) ^ (np.uint64(partition[i]) * np.uint64(2) + np.uint64(length[i] >= 0))
         h *= np.uint64(1099511628211)

@@ -2,8 +2,8 @@
 
     Template('{"id":', Text(0), ',"score":', Number(0), '}').render(texts=[ids], numbers=[scores])
 
-Texts go in as they are: whoever makes one has quoted it. Numbers have 7 to 9 significant digits, as few as give back
-the same float32; what is not finite becomes null.
+Texts are inserted as they are, so they must be quoted already. Numbers have 7 to 9 significant digits, the fewest that
+give back the same float32. Numbers that are not finite become null.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -5,7 +5,7 @@ from typing import Final
 
 MAX_ENTITY_BYTES: Final = 1024  # the name goes into every event, several times
 
-# What could not be read, as if it was one record. `BY_US` is in its headers: a sender cannot say it of his records,
-# since headers of that name go into no dead letter, where he might look it up.
+# The content type of a batch that could not be read and is handled as one record. Such a record has the header `BY_US`.
+# A sender cannot forge it: its value is random, and dead letters, where he might read it, never contain it.
 RECORD_BATCH: Final = "application/vnd.offnormal.record-batch"
 BY_US: Final = "offnormal-unread", secrets.token_bytes(16)

@@ -23,9 +23,10 @@ class Reject:
 class VectorBlock:
     """The n vectors of a RecordBlock, all of one feature schema.
 
-    `x` is float32 [n, d], NaN where a reading is missing; `record` [n] points to the source record, `row` [n] counts
-    within it; `time` [n] is the event time in milliseconds since the epoch. `entities`, per record, is there only
-    where the payload names them; else the record's key is the entity. `nulls` counts skipped records without a value.
+    `x` is float32 [n, d], NaN where a reading is missing. `record` [n] is the index of the source record, and `row` [n]
+    counts within it. `time` [n] is the event time in milliseconds since the epoch. `entities` maps a record to the
+    entity that its payload names; other records have their key as the entity. `nulls` counts skipped records without a
+    value.
     """
 
     records: RecordBlock

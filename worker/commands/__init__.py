@@ -1,1 +1,1 @@
-"""What `python -m worker` does besides running: one module a command."""
+"""The commands of `python -m worker` other than running the worker, one module each."""

@@ -1,4 +1,4 @@
-"""`python -m worker alerts`: follows incidents, or single events: readable lines, or JSON for pipes."""
+"""`python -m worker alerts`: follows incidents or single events, as readable lines, or as JSON for pipes."""
 
 import time
 from argparse import Namespace
@@ -79,12 +79,12 @@ def _show(console: Console, value: bytes | None, events: EventReader, line: Line
         event = events.event(value)
         text, entity = line(event), event["data"]["entity"]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        console.print(f"[dim]a record that is no {'anomaly event' if arguments.events else 'incident'}[/dim]")
+        console.print(f"[dim]a record that is not an {'anomaly event' if arguments.events else 'incident'}[/dim]")
         return
     if arguments.entity is not None and entity != arguments.entity:
         return
     if arguments.json:
-        whole = orjson.dumps(event).decode()  # JSON does not escape all that a terminal obeys
+        whole = orjson.dumps(event).decode()  # JSON does not escape all control characters that a terminal interprets
         print(printable(whole) if console.is_terminal else whole, flush=True)
     elif text is not None:
         console.print(text)

@@ -1,4 +1,4 @@
-"""`python -m worker check`: what a worker needs, each a line, with what to do if it is wrong."""
+"""`python -m worker check`: checks what a worker needs, one line each, with a remedy for what is wrong."""
 
 import json
 from argparse import Namespace
@@ -35,7 +35,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
         mark = "[green]ok   [/green]" if good else "[red]wrong[/red]"
         console.print(f"{mark} {name:<9} {in_markup(findings)}")
         if not good and name == "broker":
-            break  # all that follows would say the same
+            break  # all further checks would fail for the same reason
     if arguments.json:
         print(json.dumps({"ok": code == 0, "checks": results}))
     return code
@@ -120,6 +120,6 @@ def _champion(settings: Settings) -> str:
         resident = ResidentModels(settings).load(view.artefact(version))
         findings.append(
             f"{name}/{version} ({resident.card.kind}, {len(resident.features)} features, window {resident.card.window})"
-            " loads, and its probe comes out right"
+            " loads, and scores its probe correctly"
         )
     return "; ".join(findings)

@@ -23,11 +23,11 @@ from worker.demo.verdict import DemoVerdict, judge
 from worker.errors import OffnormalError
 from worker.settings import KafkaSettings, Settings
 
-# Commissioning: the plant was watched while it ran well, so what its engineers had labelled as anomalies is left out.
+# Commissioning: the first training sees only good operation, so rows that are labelled as anomalies are left out.
 FIRST_STRETCH = 9_000
 BUDGET = 0.001
 RETRAIN_AT = 0.2  # of the stream
-HOLD_AT = 0.85  # here the stream waits for the swap, should the machine be slow
+HOLD_AT = 0.85  # share of the stream at which it waits for the swap, in case the machine is slow
 LIMIT = 240.0  # seconds for any one stage, beyond what its pace takes
 SPEED, SLOWER = 1300, 340  # vectors a second that are replayed; with the page about two minutes of them
 
@@ -36,7 +36,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
     """Run the demo; raise OffnormalError where it does not end as it should."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # No exception out of nowhere: a process that is being started could slip through.
+        # Only set a flag. With an exception at any point, a process that is being started could be left running.
         signal.signal(number, lambda *_: stop.set())
     started = time.monotonic()
     speed = arguments.speed if arguments.speed is not None else SLOWER if arguments.page else SPEED
@@ -59,7 +59,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
             "OFFNORMAL_LOG__FORMAT": "json",
         }
         if arguments.page:
-            screen.stage("page", f"look at http://127.0.0.1:{port}/ as soon as the stream has begun")
+            screen.stage("page", f"open http://127.0.0.1:{port}/ once the stream has begun")
         with Processes(Path(folder), environment) as processes:
             verdict = _Demo(
                 screen=screen, processes=processes, environment=environment, stop=stop, speed=speed, stays=stays
@@ -160,7 +160,7 @@ class _Demo:
         pace = total / self._speed if self._speed else 0.0
         self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.sent, show, LIMIT + pace)
         time.sleep(0.5)
-        outputs.poll()  # what comes now is a repeat
+        outputs.poll()  # whatever still arrives is a duplicate
         if not self._stays:
             self._screen.stage("end", "SIGTERM to the worker")
             worker.terminate()
@@ -188,7 +188,7 @@ class _Demo:
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
                 raise OffnormalError(
-                    f"the demo made no end within {limit:.0f} s; on a slow machine: `python -m worker demo --speed 300`"
+                    f"the demo did not end within {limit:.0f} s; on a slow machine: `python -m worker demo --speed 300`"
                 )
             show()
             time.sleep(0.1)

@@ -21,8 +21,8 @@ def run(settings: Settings, arguments: Namespace) -> None:
     topics = settings.topics
     if VectorId.parse(arguments.id, topics.sensors) is None:
         raise SettingsError(
-            f"{arguments.id}: no id of an event or incident of {topics.sensors}: topic/partition/offset/row, as"
-            " `python -m worker alerts` shows"
+            f"{arguments.id} is no id of an event or incident of {topics.sensors}: write topic/partition/offset/row, as"
+            " `python -m worker alerts` shows it"
         )
     require(settings, reads=[topics.incidents], writes=[topics.labels])
     incident = _incident(settings, arguments.id)

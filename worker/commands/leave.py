@@ -1,7 +1,7 @@
 """`python -m worker leave NAME --keep N`: static members NAME-N and above leave the group.
 
-A worker with OFFNORMAL_KAFKA__INSTANCE_ID keeps its partitions when it stops, so that one that comes back at once takes
-them up without a rebalance. One that is gone for good would keep them until its session ends.
+A worker with OFFNORMAL_KAFKA__INSTANCE_ID keeps its partitions when it stops, so that it can continue without a
+rebalance if it restarts at once. A worker that never comes back would keep them until its session ends.
 """
 
 import json
@@ -32,8 +32,8 @@ def run(settings: Settings, arguments: Namespace) -> None:
     failed = [error.__name__ for error in results.values() if error.errno]
     if failed:
         raise KafkaUnavailable(
-            f"of {len(departing)} members of {group} {len(failed)} did not leave: {', '.join(failed)};"
-            " run it again, or wait for OFFNORMAL_KAFKA__SESSION_TIMEOUT, which puts them out"
+            f"of {len(departing)} members that should leave {group}, {len(failed)} did not: {', '.join(failed)};"
+            " run the command again, or wait until OFFNORMAL_KAFKA__SESSION_TIMEOUT has removed them"
         )
     if arguments.json:
         print(json.dumps({"group": group, "left": sorted(departing)}))

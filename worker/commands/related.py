@@ -17,7 +17,7 @@ class Related:
     def take(self, data: dict[str, Any]) -> list[str]:
         """Return the other entities with an incident that opened within `within` seconds of this one, nearest first.
 
-        An update of a known incident counts once. Raises KeyError and the like for what is no incident.
+        Updates of a known incident do not count again. Raises KeyError and the like for data that is no incident.
         """
         started, entity = datetime.fromisoformat(data["started"]).timestamp(), str(data["entity"] or "-")
         self._opened[str(data["incident"])] = (started, entity)

@@ -1,7 +1,7 @@
-"""`python -m worker replay`: puts dead letters back into the sensors topic, once each, after what was wrong is mended.
+"""`python -m worker replay`: puts dead letters back into the sensors topic, once each, after the cause is fixed.
 
-How far it has come is committed with what it sends, in one transaction. What still does not parse comes back as a new
-dead letter, for the next replay.
+Its progress is committed in one transaction with the records that it sends. A record that still does not parse becomes
+a new dead letter, for the next replay.
 """
 
 import json
@@ -52,11 +52,11 @@ def _dry_run(settings: Settings) -> Counter[str]:
 
 
 def _replay(settings: Settings) -> Counter[str]:
-    # A second replay ends the first one's transactions before it looks how far that has come.
+    # A second replay ends the first one's transaction before it reads how far the first one has come.
     client = connection.producer(
         settings.kafka,
         transactional_id=_group(settings),
-        # So long, and until the broker looks, the workers would stand still if it was killed.
+        # If the replay is killed, the workers are blocked for this long, and until the broker next checks for timeouts.
         transaction_timeout_ms=int(TRANSACTION * 1000),
         retry_backoff_ms=5,
     )
@@ -65,7 +65,7 @@ def _replay(settings: Settings) -> Counter[str]:
         counts: Counter[str] = Counter()
         with _Letters(settings) as letters, _Originals(settings) as originals:
             while letters.poll():
-                # All are found before the transaction begins, whose time is short.
+                # Look up all records before the transaction begins, since its time is limited.
                 records = [_restored(settings, letter, originals) for letter in letters.found]
                 client.begin_transaction()
                 for record in records:
@@ -77,7 +77,7 @@ def _replay(settings: Settings) -> Counter[str]:
         return counts
     except errors.ProducerFencedError as error:
         raise KafkaUnavailable(
-            "another replay of this group has begun, and goes on where this one has come to"
+            "another replay of this group has started, and continues from where this one stopped"
         ) from error
     finally:
         client.close(timeout=5)
@@ -120,7 +120,7 @@ def _restored(settings: Settings, letter: Any, originals: "_Originals") -> "_Res
 
 def _send(settings: Settings, client: KafkaProducer, record: _Restored) -> None:
     topic = settings.topics.sensors
-    # Where its neighbours are, whose order may matter.
+    # Send it to its original partition, since its order relative to its neighbours may matter.
     has_partition = record.partition in client.partitions_for(topic)
     client.send(
         topic,
@@ -151,7 +151,7 @@ def _headers(letter: Any) -> dict[str, str]:
 
 
 class _Letters:
-    """The dead letters that no replay has dealt with, up to the topic's end as of now."""
+    """The dead letters that no replay has handled yet, up to the topic's current end."""
 
     def __init__(self, settings: Settings):
         topic = settings.topics.dead_letters
@@ -196,7 +196,7 @@ class _Letters:
 
 
 class _Originals:
-    """Reads records that were too large for a dead letter from where they came."""
+    """Reads records that were too large for a dead letter from their original place."""
 
     def __init__(self, settings: Settings):
         self._topic = settings.topics.sensors
@@ -219,7 +219,7 @@ class _Originals:
         for _ in range(20):
             for record in self._consumer.poll(timeout_ms=500, max_records=1).get(place, ()):
                 return record if record.offset == offset else None
-        raise errors.KafkaTimeoutError(f"{place} brings no record at {offset}, where there should be one")
+        raise errors.KafkaTimeoutError(f"{place}: there is no record at offset {offset}, although there should be one")
 
     def __enter__(self) -> "_Originals":
         return self

@@ -23,7 +23,7 @@ from worker.settings.formats import FORMATS, format_of
 
 
 class Decoder:
-    """Decodes blocks for one feature schema. Whatever does not parse becomes a Reject and costs no neighbour."""
+    """Decodes blocks for one feature schema. A record that does not parse becomes a Reject; others are not affected."""
 
     def __init__(self, settings: InputSettings, features: Sequence[str], registry: SchemaRegistry | None = None):
         """Decode for these features.
@@ -106,9 +106,9 @@ class Decoder:
         return [(name, np.array(indices, np.int64)) for name, indices in named.items()]
 
     def _lacks(self, name: str) -> str | None:
-        """Return what the format needs that is not there."""
+        """Return which requirement of the format is missing; None if there is none."""
         if FORMATS[name].needs_registry and self._schema.registry is None:
-            return "OFFNORMAL_SCHEMA_REGISTRY__URL does not name a registry"
+            return "it needs OFFNORMAL_SCHEMA_REGISTRY__URL, which is not set"
         return lacks_package(name)
 
     def _format(self, name: str) -> Format:

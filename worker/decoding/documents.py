@@ -57,7 +57,7 @@ class Documents:
                         raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
                 if self._has_fields and type(doc) is dict:
                     self._read_fields(r, doc, entities, times)
-                if has_booleans:  # else rows need not be looked at one by one: the array takes true for 1.0
+                if has_booleans:  # the array would take true for 1.0, so such rows have to be checked one by one
                     _numbers_only(parsed_rows)
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
@@ -114,7 +114,7 @@ class Documents:
     def _refuse_unknown(self, doc: dict[str, Any]) -> None:
         extra = [key for key in doc if key not in self._known and key != "values"]
         if extra:
-            raise Refused(UNKNOWN_KEY, f"no feature: {', '.join(extra[:5])}")
+            raise Refused(UNKNOWN_KEY, f"not a feature: {', '.join(extra[:5])}")
 
     def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
         if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
@@ -135,9 +135,9 @@ class Documents:
         entities: dict[int, str],
         times: dict[int, int],
     ) -> Parsed:
-        """Parse documents one by one, so that a bad one harms no neighbour.
+        """Parse documents one by one, so that an invalid one does not affect the others.
 
-        The block has missing readings, or something that is no number.
+        Used if a block has missing readings, or a value that is no number.
         """
         kept: list[Float32s] = [np.empty((0, self._width), np.float32)]
         kept_records, kept_counts, first = [], [], 0
@@ -163,9 +163,10 @@ class Documents:
 
 
 def _matrix(rows: list[Row], width: int) -> Float32s:
-    """[n, d] of rows that all have d readings; raises Refused where one of these is no number, or null.
+    """Return [n, d] of rows that all have d readings. Raises Refused if a reading is null or no number.
 
-    By way of array, which takes numbers alone (and booleans): numpy would read a string as the number that it spells.
+    It converts with array.array, which accepts only numbers (and booleans). numpy would parse a string as the number
+    that it spells.
     """
     try:
         flat = array("d", list(chain.from_iterable(rows)))

@@ -68,7 +68,7 @@ class Format(Protocol):
 
 
 def without_infinite(parsed: Parsed) -> Parsed:
-    """Make a reject of each record with an infinite reading (in float32), as a whole: a record is atomic."""
+    """Reject a record with an infinite reading (in float32) as a whole, since a record is atomic."""
     infinite = np.isinf(parsed.x)
     if not infinite.any():
         return parsed
@@ -104,7 +104,7 @@ def milliseconds(value: Any) -> int:
             return _of_moment(value)
     if type(value) is datetime and 0 <= (time_ms := _of_moment(value)) < LAST_TIME:
         return time_ms
-    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is no time")
+    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is not a valid time")
 
 
 def moment(ms: int) -> datetime:

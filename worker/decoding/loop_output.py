@@ -1,4 +1,4 @@
-"""What the compiled loops of the formats have in common: what is to be done with a field, and what they fill."""
+"""The common parts of the formats' compiled loops: the roles of fields, and the output."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.decoding.format import NO_TIME, Parsed
 from worker.native.arrays import Int64s
 
-# What to do with the value of a key or field; what is not negative is a column.
+# The role of a key or field. A role that is not negative is a column.
 VALUES: Final = -1
 SKIP: Final = -2
 TIME: Final = -3

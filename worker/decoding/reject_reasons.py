@@ -1,4 +1,4 @@
-"""Why a record is rejected: the words that a dead letter's header and the metric have, and the error that says it."""
+"""The reasons for which a record is rejected, as in a dead letter's header and the metric, and the error for it."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """The embedded broker: Tansu, in memory, on a free port. For the demo, and for tests where no Apache Kafka can be had.
 
-It speaks Kafka's protocol, but shows aborted records to read_committed readers, and reports as end offset the first
-offset of the last batch: exactly-once is proved elsewhere.
+It speaks Kafka's protocol, but shows aborted records to read_committed readers, and reports the first offset of the
+last batch as the end offset. Exactly-once is therefore tested elsewhere.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def embedded_broker() -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the demo to handle, in order
+        start_new_session=True,  # Ctrl-C reaches only the demo, which ends its processes in order
     )
     try:
         deadline = time.monotonic() + 20

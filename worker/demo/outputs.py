@@ -1,4 +1,4 @@
-"""What the worker has put out, read from its topics by a reader that shares no code with the loop that wrote it."""
+"""The worker's outputs, read from its topics by a reader that shares no code with the loop that wrote them."""
 
 from collections import Counter, deque
 from typing import Any

@@ -34,7 +34,7 @@ class Processes:
                 process.wait()
 
     def start(self, name: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start `python -m ARGUMENTS` in a session of its own: a Ctrl-C is for the demo to handle, in order."""
+        """Start `python -m ARGUMENTS` in its own session: Ctrl-C reaches only the demo, which ends it in order."""
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],

@@ -43,8 +43,8 @@ def shuttle() -> Rows:
 class Replay(threading.Thread):
     """Sends rows in order, row i to partition i % PARTITIONS, `pace` a second (0: at once).
 
-    From `hold_at` rows on it waits until `released` is set. `places()` tells where each acknowledged row lies. Starts
-    where its `with` begins, and sends nothing more after its end.
+    After `hold_at` rows it waits until `released` is set. `places()` returns where each acknowledged row lies. The
+    thread starts when its `with` block begins, and sends nothing after the block's end.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, rows: Rows, pace: float, hold_at: int | None = None):

@@ -1,4 +1,4 @@
-"""The demo's summary: what was put out, held against what was put in and against the labels."""
+"""The demo's summary: the outputs, compared with the inputs and with the labels."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

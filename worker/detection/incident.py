@@ -29,8 +29,8 @@ class Suspect:
     flags: Sequence[Flag]
 
     def as_json(self) -> list[Any]:
-        """Return the suspect as short as JSON can have it: it is stored beside an offset."""
-        # Positions as distances: the count begins anew with the next owner.
+        """Return the suspect as compact JSON, since it is stored in an offset's metadata."""
+        # Positions are stored as distances, since the next owner starts counting again.
         return [f"{self.entity:x}", [[self.position - f.position, *f[1:]] for f in self.flags]]
 
     @classmethod
@@ -50,7 +50,7 @@ class Incident:
 
     `identity` is the entity's hash. `first` and `last` are the places of its first and last vector over budget,
     `opened` that of the vector that opened it. `started` and `latest` are event times in ms. `notify` says whether this
-    opening is to be notified of. `notified` is the start of the last incident that was.
+    opening calls for a notification. `notified` is the start of the last incident for which somebody was notified.
     """
 
     topic: str

@@ -1,12 +1,12 @@
-"""Incidents: the vectors over budget of one entity that belong together, so that a person is told once.
+"""Groups the vectors over budget of one entity into incidents, so that a person is notified once.
 
-An incident opens when m of an entity's last n vectors are over budget, or one is extreme. It is updated while more of
-them come, and closes with the first vector that comes a quiet time after the last of them. All times are event times
-and all counts are of the entity's own vectors in the order of their arrival: the same records give the same incidents,
-whatever the batches and crashes in between.
+An incident opens when m of an entity's last n vectors are over budget, or one of them is extreme. Further vectors over
+budget update it. It closes with the first vector that comes a quiet time after the last vector over budget. All times
+are event times, and all counts are of the entity's own vectors in the order of their arrival. The same records
+therefore give the same incidents, regardless of batches and crashes.
 
-What has opened is restored from what was published (`Incidents.restore`); what has not, from what is stored beside the
-committed offset (`Suspect`).
+Opened incidents are restored from the published ones (`Incidents.restore`). Flags that have not opened an incident are
+restored from the metadata of the committed offset (`Suspect`).
 """
 
 import time
@@ -25,16 +25,16 @@ from worker.native.arrays import Float32s, Int64s, UInt64s
 from worker.native.jit import compiled, read_only
 from worker.settings import IncidentSettings
 
-_SENSORS: Final = 64  # whose evidence an incident adds up; later ones are not taken in
+_SENSORS: Final = 64  # maximum sensors whose evidence an incident adds up; later ones are ignored
 
 
 @dataclass
 class EntityState:
-    """What is known of one entity: its flags, its incident, and when somebody was last notified of it."""
+    """The state of one entity: its flags, its last incident, and when its last vector came."""
 
     partition: int
     flags: list[Flag] = field(default_factory=list)
-    position: int = 0  # as of the last look; the watch counts on
+    position: int = 0  # as of the last update; `Watch` counts further vectors
     incident: Incident | None = None
     seen: float = 0.0  # likewise; monotonic seconds
 
@@ -62,7 +62,7 @@ class _Flagged:
 
 
 class Incidents:
-    """The incidents of all entities of a worker. Has no connection: `changed` hands over what is to be published."""
+    """The incidents of all entities of a worker. Has no connection: `changed` returns what is to be published."""
 
     def __init__(self, settings: IncidentSettings, topic: str):
         self._settings = settings
@@ -101,7 +101,7 @@ class Incidents:
         anomalies: Anomalies,
         scorer: Scorer,
     ) -> None:
-        """Take an entity's vectors of a block, one flag after another, until an incident takes all that are left."""
+        """Process an entity's vectors of a block, flag by flag, until an incident covers all remaining ones."""
         tried, begin = None, 0
         for k in [*np.flatnonzero(over[rows] >= 0).tolist(), len(rows)]:
             if course.open and course.incident is not tried:
@@ -193,8 +193,8 @@ class Incidents:
         self._prune(course)
         incident = course.incident
         if incident is not None and place <= incident.last and when < incident.latest + self._quiet:
-            # It was seen by who published the incident, and is scored again. (Later ones at such a place are of a topic
-            # that was made anew.)
+            # The publisher of the incident has already seen this vector, which is scored again. (With a later time, the
+            # vector belongs to a topic that was created again.)
             anomaly.belongs_to(incident.id if place >= incident.opened else None)
             return
         if incident is not None and not incident.closed:
@@ -259,7 +259,7 @@ class Incidents:
 
     @staticmethod
     def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
-        """Features [k, t] and their shares. Added one after another, so that batches make no difference."""
+        """Add features [k, t] and their shares, one by one, so that the result does not depend on the batches."""
         evidence, features = incident.evidence, scorer.features
         for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
             name = features[j]
@@ -306,7 +306,7 @@ class Incidents:
         return sorted(suspects, key=lambda s: s.flags[-1][2:4], reverse=True)
 
     def restore(self, partition: int, suspects: Iterable[Suspect], published: Mapping[int, Incident]) -> None:
-        """Go on from the committed state; `published` are the last incidents of the partition's entities."""
+        """Restore the committed state; `published` are the last incidents of the partition's entities."""
         now = time.monotonic()
         courses = {
             entity: EntityState(partition, incident=incident.copy(), seen=now) for entity, incident in published.items()
@@ -314,7 +314,7 @@ class Incidents:
         for suspect in suspects:
             course = courses.setdefault(suspect.entity, EntityState(partition, seen=now))
             course.position = suspect.position
-            # What was published may be ahead of what was committed, and have taken some of them in.
+            # A published incident may be ahead of the committed state, and already include some of these flags.
             last = course.incident.last if course.incident is not None else (-1, -1)
             course.flags = [flag for flag in suspect.flags if (flag.offset, flag.row) > last]
         self._courses |= courses

@@ -41,17 +41,17 @@ class Scorer(Protocol):
 
     @property
     def budget(self) -> float:
-        """The share of normal vectors that may be named."""
+        """The share of normal vectors that may be flagged."""
         ...
 
     @property
     def threshold(self) -> float:
-        """The score beyond which a vector is named."""
+        """The score from which on a vector is flagged."""
         ...
 
     @property
     def calibration(self) -> Calibration:
-        """What makes p-values of scores."""
+        """The calibration that turns scores into p-values."""
         ...
 
     def explain(self, x: Float32s, entity: Int64s | None = None) -> Explained:
@@ -61,12 +61,13 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Anomalies:
-    """The k vectors of a block that are over the threshold, in columns: an alarm storm makes no object of each.
+    """The k vectors of a block that reach the threshold, in columns: even an alarm storm needs no object for each.
 
-    `index` [k] points into the block. `top` [k, t] are the guiltiest features, with what was read (`actual` [k, t], NaN
-    where missing), what was `expected`, and their `contribution`, a share of the score. `missing` [k, d] is true for
-    readings that were imputed. `lags` [k, w] are the shares of the window's vectors in the evidence, from the newest
-    back; None without windows. `incident` [k] is the id of the one each belongs to, once that has opened.
+    `index` [k] points into the block. `top` [k, t] are the features with the largest contributions. `actual` [k, t] are
+    their readings, NaN where missing, `expected` the readings that were expected, and `contribution` their shares of
+    the score. `missing` [k, d] is true for readings that were imputed. `lags` [k, w] are the shares of the window's
+    vectors in the evidence, from the newest back; None without windows. `incident` [k] is the id of the incident that
+    each belongs to, once it has opened.
     """
 
     index: Int64s

@@ -1,4 +1,4 @@
-"""The entities that vectors within budget may change something for, in columns, counted without a look at each."""
+"""The entities with flags or an open incident, in columns, whose vectors within budget are counted in one pass."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -30,7 +30,7 @@ _COLUMNS: Final = np.dtype([("entity", "u8"), ("position", "i8"), ("expires", "i
 
 @compiled
 def place(watched, wanted):  # type: ignore[no-untyped-def]
-    """Return its index in `watched`, which rises; -1 if it is not there."""
+    """Return the index of `wanted` in the sorted array `watched`; -1 if it is not there."""
     low, high = 0, len(watched) - 1
     while low < high:
         middle = (low + high) // 2
@@ -43,7 +43,7 @@ def place(watched, wanted):  # type: ignore[no-untyped-def]
 
 @compiled
 def _count(watched, of_row, times, counts, latest):  # type: ignore[no-untyped-def]
-    """Count the rows of each of the `watched` entities, which rise; also return the latest time of each."""
+    """Count the rows of each of the `watched` entities, which are sorted, and find the latest time of each."""
     k = -1
     for i in range(len(of_row)):
         if k < 0 or watched[k] != of_row[i]:  # mostly it is the one of the row before
@@ -71,9 +71,9 @@ class Watch:
         return index, watched[index] == entities
 
     def advance(self, of_row: UInt64s, times: Int64s, but: UInt64s, now: float) -> UInt64s:
-        """Count the vectors of all watched entities, except those of `but`; return the entities due for a look.
+        """Count the vectors of all watched entities, except those of `but`; return the entities that are due.
 
-        The vectors of entities that are due are not counted either.
+        An entity is due if its oldest flag expires or its incident closes. Its vectors are not counted either.
         """
         rows = self.rows
         counts, latest = np.zeros(len(rows), np.int64), np.full(len(rows), np.iinfo(np.int64).min)

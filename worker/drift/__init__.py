@@ -1,4 +1,4 @@
-"""Does the plant still run as it did when the model was trained? Looks at batch summaries, beside the loop."""
+"""Detects whether the plant still runs as it did in training, from batch summaries, in parallel with the loop."""
 
 from worker.drift.drift_detection import DriftWatch
 from worker.drift.findings import Drift, SensorFault

@@ -24,7 +24,7 @@ class DriftWatch:
         self._watches: dict[str, ModelWatch | None] = {}  # model -> its watch; None where it has no reference
         self._versions: dict[str, str] = {}
         self._told: dict[tuple[str, str | None], int] = {}  # model and entity -> event time of the last drift
-        self._asked: dict[str, int] = {}  # model -> the same of the last that asked for a training
+        self._asked: dict[str, int] = {}  # model -> event time of the last drift that requested a training
 
     def take(self, sample: Sample) -> list[DriftFinding]:
         """Take a sample of a batch into the summaries; return what they show."""
@@ -41,7 +41,7 @@ class DriftWatch:
         return findings
 
     def _renew(self, sample: Sample) -> list[DriftFinding]:
-        """Begin a watch for the version that scored the sample, if it is another; return faults that end with it."""
+        """Start a watch if a new version has scored the sample; return the faults that end with the new version."""
         resident = sample.resident
         before = self._watches.get(resident.name)
         if self._versions.get(resident.name) == resident.version:
@@ -51,7 +51,10 @@ class DriftWatch:
         watch = None
         if resident.reference is None:
             log.warning(
-                "drift_detection_disabled", model=resident.name, model_version=resident.version, hint="train anew"
+                "drift_detection_disabled",
+                model=resident.name,
+                model_version=resident.version,
+                hint="train a new model",
             )
         else:
             watch = ModelWatch(

@@ -20,9 +20,10 @@ class Shift(NamedTuple):
 class Drift:
     """The plant runs differently from what the model learned.
 
-    `entity` is None where it is everything that the worker sees. `detectors` are those that noticed. `p_value` is the
-    mean p-value since (.5 as trained), `over` the share of vectors over budget. `asks` for a training, unless another
-    drift of the model just has. Times are event times in ms.
+    `entity` is None for a drift of everything that the worker sees. `detectors` are those that have detected it.
+    `p_value` is the mean p-value since then (.5 as trained), and `over` the share of vectors over budget. `asks` says
+    that the drift requests a training, which it does unless another drift of the model has recently done so. Times are
+    event times in ms.
     """
 
     model: str

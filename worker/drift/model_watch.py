@@ -1,4 +1,4 @@
-"""What one version of a model sees of the plant: summaries of all its vectors, and of each entity's."""
+"""Drift detection for one version of a model, on summaries of all its vectors and of each entity's."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +16,9 @@ from worker.serving.sample import Entity, Sample
 
 DriftFinding = Drift | SensorFault
 
-# Of a sample: while a backlog is caught up with, summaries get longer. Each takes some milliseconds.
+# The maximum number of summaries per sample. Each takes some milliseconds, so summaries get longer during a backlog.
 MOST_SUMMARIES: Final = 16
-RETOLD: Final = 10  # summaries after which a fault that lasts is told again: whoever reads it knows that it does
+RETOLD: Final = 10  # summaries after which a fault is reported again, to show that it still lasts
 SampleColumns = tuple[Floats, Float64s, Bools, Int64s, Float64s]
 
 
@@ -34,7 +34,7 @@ class _Entity:
         self.sensors = SensorWatch(reference, row)
         self.monitor = Monitor(reference, row) if monitored else None
         self.open: dict[int, SensorFault] = {}  # feature -> the fault that lasts
-        self.told = 0  # summaries since
+        self.told = 0  # summaries since the last report
 
 
 class ModelWatch:
@@ -47,7 +47,7 @@ class ModelWatch:
         self._reference, self._max_entities = reference, max_entities
         self._tally = Tally(len(reference.deviation))
         self._size = float(reference.rows)
-        self._off = np.zeros(len(features)), np.zeros(len(features))  # deviations added up, and how many
+        self._off = np.zeros(len(features)), np.zeros(len(features))  # sum and number of the deviations
         nowhere = np.full((1, len(features)), np.nan)
         self._location = np.concatenate((reference.location, nowhere))
         self._monitor = Monitor(reference, None)
@@ -55,7 +55,7 @@ class ModelWatch:
         self.p_value = 0.5  # of the last summary
 
     def take_over(self, predecessor: "ModelWatch") -> list[DriftFinding]:
-        """Take over faults that last from the watch of the version before: training a model mends no sensor."""
+        """Take over lasting faults from the previous version's watch: training a model does not repair a sensor."""
         findings: list[DriftFinding] = []
         if predecessor.features != self.features:
             return findings

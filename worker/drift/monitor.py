@@ -1,15 +1,16 @@
 """The detectors of one stream of summaries: the model's as a whole, or one entity's.
 
-- ADWIN (Bifet and Gavalda 2007) and KSWIN (Raab, Heusinger and Schleif 2020) on the summaries' mean p-value: uniform
-  p-values have .5, and training has told how much it wavers. They remember training's own, so that a model that never
-  fitted is noticed as well.
+- ADWIN (Bifet and Gavalda 2007) and KSWIN (Raab, Heusinger and Schleif 2020) on the summaries' mean p-value. Uniform
+  p-values have the mean .5, and the reference tells how much it varies. Both detectors start with the p-values of
+  training, so that a model that never fitted is detected as well.
 - Page-Hinkley (Page 1954) on the share of vectors over budget.
 - a CUSUM (Page 1954) for each feature on its mean reading, in both directions.
 
-Summaries are long enough to be nearly independent (training/fitting/drift_reference.py). What is noticed has to last
-and to matter: after the first detector it is looked at for some summaries more, and a mean p-value near .5 is no drift.
+Summaries are long enough to be nearly independent (training/fitting/drift_reference.py). A detection has to last and to
+be material: after the first detector fires, it must hold for some more summaries, and a mean p-value near .5 is no
+drift.
 
-How often they err and how late they are: tests/benchmarks/drift.py, docs/closed-loop.md.
+tests/benchmarks/drift.py and docs/closed-loop.md give the error rates and delays of the detectors.
 """
 
 from collections import deque
@@ -26,15 +27,15 @@ from worker.native.arrays import Float64s
 ADWIN_DELTA: Final = 1e-6
 KSWIN_ALPHA: Final = 1e-8
 KSWIN_WINDOW, KSWIN_RECENT = 100, 20
-# Of the summaries' share over budget: what is allowed for ever, and what may add up beyond it. A burst of anomalies for
-# some twenty summaries is no drift.
+# For Page-Hinkley on the share over budget: the excess that is always allowed, and the limit for the sum of what is
+# beyond it. A burst of anomalies for some twenty summaries is no drift.
 RATE_ALLOWED, RATE_SUM = 0.01, 20.0
-# In spreads of a summary's mean: what a feature may be off for ever, how much a summary counts at most, and what may
-# add up. A shift is noticed after 10 summaries at the earliest.
+# For the CUSUM, in spreads of a summary's mean: the deviation that is always allowed, the most that one summary counts,
+# and the limit for the sum. A shift is detected after 10 summaries at the earliest.
 ALLOWED, MOST, SUM = 1.0, 2.0, 20.0
 MATERIAL_SHIFT: Final = 0.3  # standard deviations of a reading: less is allowed for ever, too
 MATERIAL_P: Final = 0.06  # the mean p-value's distance from .5 from which on the model is out of step
-CONFIRM: Final = 3  # summaries for which what was noticed is looked at before it is told
+CONFIRM: Final = 3  # summaries after which a detection is checked again before it is reported
 _SPREADS: Final = 16.0  # of the mean p-value: ADWIN wants values in [0, 1]
 _REMEMBERED: Final = 2000
 
@@ -93,10 +94,10 @@ class Monitor:
         return float(min(max(0.5 + (p_value - 0.5) / (_SPREADS * self._p_spread), 0.0), 1.0))
 
     def take(self, summary: Summary, deviations: Float64s | None = None) -> Detection | None:
-        """Return what is noticed, once; None before that and after it.
+        """Return a detection when it is confirmed, otherwise None.
 
-        `deviations` [d] are the distances of the mean readings from their location. Without them they are made from the
-        summary.
+        `deviations` [d] are the distances of the mean readings from their location. Without them they are computed from
+        the summary.
         """
         self._past.append(summary)
         self._seen += 1

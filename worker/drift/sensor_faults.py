@@ -1,9 +1,9 @@
-"""Sensors that are at fault: one entity's reading that froze, fell silent, or jumped to another unit.
+"""Detects faulty sensors: readings of one entity that froze, fell silent, or jumped to another unit.
 
-To retrain on these would teach the fault. They are told apart from a new way of running: a frozen reading does not
-change at all, though it always did; a silent one is not there, though it was; a changed unit multiplies level and
-fluctuation by the same factor, or is one of the usual conversions, at one blow and in few sensors. Where other sensors
-have moved as well, it is the plant that runs differently, and a sensor that stands still is a part of that.
+Retraining on such readings would teach the fault, so faults are distinguished from a new operating mode. A frozen
+reading does not change at all, though it always did. A silent reading is absent, though it was present. A changed unit
+multiplies level and fluctuation by the same factor, or is one of the usual conversions, all at once and in few sensors.
+If other sensors have moved as well, the plant runs differently, and a sensor that stands still is a part of that.
 """
 
 from dataclasses import dataclass, field
@@ -16,14 +16,15 @@ from worker.drift.summary import Summary
 from worker.models.reference import Reference
 from worker.native.arrays import Float64s
 
-# Share of the other features, two at least, whose mean reading is a standard deviation off: then the plant has moved.
+# The plant has moved if the mean readings of this share of the other features, two at least, are off by a standard
+# deviation.
 MOVED: Final = 0.2
-LASTS: Final = 2  # summaries that a fault has to last, and after which it is over
-HISTORY: Final = 10  # summaries from which on an entity's own past tells how long a reading may stand still
+LASTS: Final = 2  # summaries that a fault must last to be reported, and that it must be absent to be over
+HISTORY: Final = 10  # summaries of an entity's past that are needed to tell how long a reading may stand still
 _SILENT, _TALKED = 0.05, 0.5  # share of readings
 _FAR: Final = 6.0  # standard deviations that a unit moves the mean at least
 _LIKE: Final = 0.25  # of the logarithm of a factor
-_FACTOR: Final = 4.0  # a factor that no conversion has, but that level and fluctuation have in common
+_FACTOR: Final = 4.0  # minimum factor of a change of unit that is no known conversion
 # (a, b) of y = a x + b: Celsius, Fahrenheit, kelvin; bar and psi; kPa and psi; inch and mm; pound and kg; m/s and km/h
 _CONVERSIONS: Final = [
     *((1.8, 32.0), (1 / 1.8, -32 / 1.8), (1.0, 273.15), (1.0, -273.15)),
@@ -149,9 +150,9 @@ class SensorWatch:
         return moved_too >= max(2.0, MOVED * len(off))
 
     def settle(self, reference: Reference) -> list[int]:
-        """Go on under another model; return the features that are no longer at fault.
+        """Continue with another model's reference; return the features that are no longer at fault.
 
-        Those are features whose readings the new model knows to stand still.
+        These are features whose readings also stood still in the training of the new model.
         """
         self.reference = reference
         expected = [
@@ -180,7 +181,7 @@ class SensorWatch:
         return jumped if len(jumped) <= max(1, len(summary.mean) // 10) else set()
 
     def _learn(self, j: int, summary: Summary) -> None:
-        """Learn a feature of an entity that training did not know: its own past is all there is to compare with."""
+        """Learn a feature of an entity that training did not know, which can only be compared with its own past."""
         weight = 1.0 if np.isnan(self._mean[j]) else 0.1
         self._mean[j] = (1 - weight) * np.nan_to_num(self._mean[j]) + weight * summary.mean[j]
         self._deviation[j] = (1 - weight) * np.nan_to_num(self._deviation[j]) + weight * summary.deviation[j]

@@ -30,7 +30,7 @@ class Summary:
 
 @compiled
 def _add_up(x, count, total, squares, shift, low, high):  # type: ignore[no-untyped-def]
-    """Rows x [k, d], NaN where missing; all others [d], `shift` the first reading of each feature."""
+    """Add rows x [k, d], NaN where missing, to the sums [d]; `shift` is the first reading of each feature."""
     for i in range(len(x)):
         for j in range(len(count)):
             v = np.float64(x[i, j])
@@ -58,7 +58,7 @@ class Tally:
         self._read = 0  # vectors that were looked at
         self._begin, self._end = 2**63 - 1, 0
         self._count, self._sum, self._squares = np.zeros(d), np.zeros(d), np.zeros(d)
-        self._shift = np.zeros(d)  # variances are those around the first reading: no digits cancel
+        self._shift = np.zeros(d)  # sums are relative to the first reading, so that variances do not lose digits
         self._low, self._high = np.full(d, np.inf), np.full(d, -np.inf)
         self._scored, self._p_value, self._over = 0, 0.0, 0
 

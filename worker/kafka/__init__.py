@@ -1,6 +1,6 @@
-"""All there is of Kafka: connections, the source of blocks, the sink that owns the order outputs -> offsets -> commit.
+"""Everything about Kafka: connections, the source of blocks, and the sink that sends outputs and commits offsets.
 
-Knows nothing of models. What is read here comes as blocks; what is written goes as `Outputs`.
+It knows nothing of models. Records are read as blocks and written as `Outputs`.
 """
 
 from worker.kafka.errors import OutsideFault, Rewind

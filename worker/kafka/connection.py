@@ -20,13 +20,14 @@ from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-# client/fetch.py and client/produce.py take the place of what is not public: they were compared with these versions.
+# client/fetch.py and client/produce.py replace private parts of kafka-python. They were compared with these versions.
 KNOWN: Final = ("3.0.12",)
 
 METADATA_AGE: Final = 5.0  # seconds
 _PATIENCE: Final = 3.0  # seconds, at first
-_PATIENCE_WITH_EACH: Final = 1.0  # where there are several brokers, of which the next try may meet another
-# Not to be set otherwise. One of several brokers may be cut off, and say nothing at all; a try that fails doubles it.
+_PATIENCE_WITH_EACH: Final = 1.0  # with several brokers, since the next try may reach another one
+# KafkaConsumer and KafkaProducer do not offer these options. One of several brokers may be cut off and not answer at
+# all. Each failed try doubles the timeout.
 _SETUP: Final = {"socket_connection_setup_timeout_ms": 1000, "socket_connection_setup_timeout_max_ms": 8000}
 _NOISE: Final = re.compile(
     r"^.*(?:failed: |Abort \()(?=\S)|<[^>]*>: |\[Error -?\d+\] |\w*Error: | \(_ssl\.c:\d+\)| \(backoff.*|[.) ]+$"
@@ -44,7 +45,7 @@ _FOR_GOOD: Final = (  # no patience helps
 def is_columnar(settings: KafkaSettings) -> bool:
     """Return whether records are read and written in columns, as OFFNORMAL_KAFKA__CLIENT says.
 
-    A version of kafka-python that this was never tried with is used by its public API, with a warning.
+    An untested version of kafka-python is used through its public API, with a warning.
     """
     if settings.client == "columnar" and kafka.__version__ not in KNOWN:
         log.warning("columnar_client_disabled", kafka_python=kafka.__version__, known=KNOWN, consequence="slow")
@@ -76,9 +77,10 @@ def consumer(settings: KafkaSettings, timeout: float | None = None, **more: Any)
         "enable_auto_commit": False,
         "allow_auto_create_topics": False,
         "auto_offset_reset": "none",
-        # Also what makes the broker hold back offsets of open transactions when a partition changes hands.
+        # This also makes the broker hold back offsets of open transactions when a partition changes hands.
         "isolation_level": "read_committed",
-        # How soon added partitions are noticed, and a leader that has moved away from a broker that says nothing.
+        # This bounds how late added partitions are noticed, and leaders that have moved away from an unresponsive
+        # broker.
         "metadata_max_age_ms": int(METADATA_AGE * 1000),
     }
     limit = settings.startup_timeout if timeout is None else timeout
@@ -133,8 +135,8 @@ def admin(settings: KafkaSettings) -> KafkaAdminClient:
 def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float, more: dict[str, Any]) -> Any:
     """Make a client, and connect it within `timeout` seconds. Raises worker.errors.KafkaError.
 
-    kafka-python goes on trying for as long as it is allowed to, whatever it is refused for, and does not say why. So it
-    is asked for a short while first, and for longer only if patience may help.
+    kafka-python keeps trying for as long as it may, whatever the reason for a refusal, and does not return the reason.
+    So the first try is short, and longer tries follow only if waiting may help.
     """
     begin, patience = time.monotonic(), _PATIENCE_WITH_EACH if "," in settings.bootstrap else _PATIENCE
     clients: list[KafkaNetClient] = []
@@ -154,24 +156,24 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
                     clients[-1].close()
                 if failure.is_for_good:
                     raise KafkaUnavailable(
-                        f"connecting: {settings.bootstrap} refuses, or is refused: {failure.text}"
-                        " (look at certificates, user and password)"
+                        f"connecting: {settings.bootstrap} refuses, or its certificate is refused: {failure.text}"
+                        " (check certificates, user and password)"
                     ) from error
                 if left <= patience:
                     raise KafkaUnavailable(
-                        f"connecting: no answer from {settings.bootstrap} within {timeout:g} s: {failure.text} (look at"
-                        " OFFNORMAL_KAFKA__BOOTSTRAP, OFFNORMAL_KAFKA__SECURITY_PROTOCOL and network)"
+                        f"connecting: no answer from {settings.bootstrap} within {timeout:g} s: {failure.text} (check"
+                        " OFFNORMAL_KAFKA__BOOTSTRAP, OFFNORMAL_KAFKA__SECURITY_PROTOCOL and the network)"
                     ) from error
         log.warning("kafka_connection_failed", waited=round(time.monotonic() - begin), error=failure.text)
         patience *= 2
 
 
 class _LastFailure(logging.Handler):
-    """Captures why kafka-python does not connect, which it says in its log alone; silences that log meanwhile."""
+    """Captures why connecting fails, which is only in kafka-python's log, and silences that log meanwhile."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.text, self.is_for_good = "nobody listens there", False
+        self.text, self.is_for_good = "nothing listens at this address", False
         self._log = logging.getLogger("kafka.net")
 
     def __enter__(self) -> "_LastFailure":

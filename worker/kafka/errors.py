@@ -9,14 +9,14 @@ from worker.errors import KafkaUnavailable
 
 
 class Rewind(Exception):
-    """What is not committed is void: abort it, and read on from where it began. Nothing is lost."""
+    """Uncommitted work is void: abort it, and read again from where it began. Nothing is lost."""
 
 
 class OutsideFault(Rewind):
     """The cause lies outside of Kafka, so that new connections to the brokers would not help."""
 
 
-# No retry mends these: somebody has to change a setting, a password or an ACL.
+# No retry fixes these: somebody has to change a setting, a password or an ACL.
 FATAL = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
@@ -47,8 +47,8 @@ def readable(error: Exception, doing: str, bootstrap: str) -> KafkaUnavailable:
         )
     if isinstance(error, errors.OffsetMetadataTooLargeError):
         return KafkaUnavailable(
-            f"{doing}: the broker does not take the state beside an offset: its offset.metadata.max.bytes must be 4096,"
-            " as it is by default, or more"
+            f"{doing}: the broker refuses the state that is committed with an offset: set its"
+            " offset.metadata.max.bytes to 4096, the default, or more"
         )
     text = str(error).partition("Request '")[0].removeprefix(f"{type(error).__name__}: ") or type(error).__name__
     text = " ".join(text.split())[:200].rstrip(": ")

@@ -1,4 +1,4 @@
-"""What is stored beside a committed offset: the caller's state, and what the source has to know of the topic."""
+"""The metadata of a committed offset: the caller's state, and what the source has to know of the topic."""
 
 import json
 from collections.abc import Mapping

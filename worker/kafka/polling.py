@@ -1,4 +1,4 @@
-"""What a consumer's poll gives, made to a block: as OFFNORMAL_KAFKA__CLIENT says."""
+"""Turns the result of a consumer's poll into a block, by the client that OFFNORMAL_KAFKA__CLIENT selects."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -23,8 +23,8 @@ class _FirstOffset(Protocol):
 class BlockMaker(NamedTuple):
     """Makes blocks of what a poll returns, whichever client it is.
 
-    `block_of` makes one block of a poll's result. `first_offset` returns the first offset of what a poll returned of
-    one partition. `of` makes of records what a poll would have returned.
+    `block_of` makes one block of a poll's result. `first_offset` returns the first offset of one partition in that
+    result. `of` turns records into what a poll would have returned.
     """
 
     block_of: _BlockOf
@@ -33,7 +33,7 @@ class BlockMaker(NamedTuple):
 
 
 def block_maker(consumer: KafkaConsumer, settings: KafkaSettings) -> BlockMaker:
-    """Return what makes blocks of this consumer's polls, from the first one on."""
+    """Prepare the consumer before its first poll, and return the maker of blocks for its polls."""
     if is_columnar(settings):
         from worker.kafka.client import fetch
 

@@ -1,6 +1,6 @@
-"""A reader without a group: all partitions of a topic, from a given place, for as long as its caller likes.
+"""A reader without a consumer group: reads all partitions of a topic, from given offsets.
 
-Serves what is no part of the exactly-once loop: the registry, the training window, the terminal views.
+It serves everything outside of the exactly-once loop: the registry, the training window, the terminal views.
 """
 
 import math
@@ -26,14 +26,14 @@ def is_found(offset: OffsetAndTimestamp | None) -> bool:
     return offset is not None and offset.timestamp >= 0
 
 
-LAST: Final = 50  # records of a partition that are looked at for the newest: some may be transaction markers
+LAST: Final = 50  # last offsets in which to look for the newest record: some may be transaction markers
 
 
 class Reader:
     """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout.
 
-    `patience` is how long the broker holds a request while nothing comes: other requests, and the end, wait behind it,
-    but each one costs a millisecond. `only` are the partitions to read, by default all.
+    `patience` is how long the broker holds a fetch request while no records arrive. Other requests, and closing, have
+    to wait for it, but each request costs a millisecond. `only` are the partitions to read, by default all.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Reader:
     def newest(self) -> int | None:
         """Return the latest timestamp (ms) among the last records of each partition; None where there are none.
 
-        Afterwards the caller has to say where to read from next.
+        This moves the positions, so the caller has to seek afterwards.
         """
         first = self.starts()
         self.seek({p.partition: max(self._ends[p] - LAST, first[p.partition]) for p in self._partitions})

@@ -13,7 +13,7 @@ from worker.blocks import BytesColumn, RecordBlock
 def int64(value: int | None) -> int:
     """Return `value` bounded to 64 bits; -1 for None, since the oldest batches have no time.
 
-    What a batch says may not fit: 64 bits of one number are added to 64 of another.
+    The values of a malformed batch may exceed 64 bits, since they are sums of two numbers of 64 bits.
     """
     return -1 if value is None else min(max(value, -(1 << 63)), (1 << 63) - 1)
 

@@ -1,9 +1,9 @@
-"""The sink: owns the order outputs -> offsets -> commit. Nothing else in the worker commits.
+"""The sink sends outputs, then offsets, and then commits. Nothing else in the worker commits.
 
-`send` opens what `commit` closes. A commit goes on beside the loop, which decodes and scores its next batch meanwhile,
-until `settle`, which whatever sends calls first. After a Rewind, `discard` throws away all that is open. A producer
-that has failed is never used again: kafka-python keeps the offsets of an aborted transaction and would send them with
-the next one.
+`send` opens the work that `commit` closes. A commit runs in parallel with the loop, which decodes and scores its next
+batch meanwhile. `settle` waits for the commit; every method that sends calls it first. After a Rewind, `discard` drops
+all open work. A producer that has failed is never used again: kafka-python keeps the offsets of an aborted transaction,
+and would send them with the next one.
 """
 
 import threading
@@ -33,18 +33,18 @@ Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 class Sink(Protocol):
     """Publishes outputs, and commits the offsets of what they were made of."""
 
-    holds_back: bool  # what was sent is not read by anybody before its commit
+    holds_back: bool  # nobody can read an output before its commit
 
     def send(self, outputs: Iterable[Outputs]) -> None:
         """Hand outputs to the client; they become valid with the next commit. Raises Rewind."""
         ...
 
     def commit(self, offsets: Offsets) -> None:
-        """Begin to commit what was sent, and the offsets, if any. Raises Rewind: then nothing of it is valid."""
+        """Begin to commit the sent outputs, and the offsets, if any. If it raises Rewind, none of it is valid."""
         ...
 
     def settle(self) -> None:
-        """Wait for the commit that was begun, if one was. Raises Rewind: then it may have failed."""
+        """Wait for a commit that is in progress. If it raises Rewind, the commit may have failed."""
         ...
 
     def let_go(self) -> None:
@@ -52,11 +52,11 @@ class Sink(Protocol):
         ...
 
     def discard(self) -> None:
-        """Void what is open. Never raises."""
+        """Drop all open work. Never raises."""
         ...
 
     def recover(self) -> None:
-        """Make sure, after `discard`, that what was open is ended one way or the other. Raises Rewind."""
+        """Make sure, after `discard`, that the open work is either committed or aborted. Raises Rewind."""
         ...
 
     def expect(self, limits: Mapping[str, int], shortened: Iterable[str]) -> None:
@@ -75,7 +75,7 @@ class Sink(Protocol):
 def open_sink(settings: Settings, source: Source, worker_id: str = "") -> Sink:
     """Return the sink that OFFNORMAL_DELIVERY names, ready to send. Raises KafkaUnavailable, SettingsError.
 
-    If the same worker opens it again, that ends at once what its former sink left open.
+    If the same worker opens a sink again, this ends at once the transaction that its former sink left open.
     """
     sink: Sink
     if settings.delivery == "exactly_once":
@@ -90,14 +90,14 @@ def open_sink(settings: Settings, source: Source, worker_id: str = "") -> Sink:
 
 
 class _ProducerSink:
-    """What both sinks share: a producer that is made anew after a fault, and what is on its way by it."""
+    """The common part of both sinks: a producer, created again after a fault, and the commit in progress."""
 
     def __init__(self, settings: KafkaSettings, source: Source):
         self._settings = settings
         self._source = source
         self._produce = Produce(settings)
         self._under_way: tuple[Future[None], Offsets] | None = None  # a commit
-        # At the start a broker may take its time; later SIGTERM, which waits for ten seconds, must not wait for it.
+        # At the start this may wait for a slow broker. Later it may not, since SIGTERM leaves only ten seconds.
         self._producer: KafkaProducer | None = self._open(settings.startup_timeout)
 
     def _open(self, timeout: float) -> KafkaProducer:
@@ -108,7 +108,7 @@ class _ProducerSink:
         self._under_way = _beside(call), offsets
 
     def _end_commit(self, offsets: Offsets) -> None:
-        """Do what is left to do once everything that the commit waits for has come. Raises what the client raises."""
+        """Do the last step of a commit, once all that it waits for has arrived. Raises what the client raises."""
         raise NotImplementedError
 
     def settle(self) -> None:
@@ -161,7 +161,7 @@ class _ProducerSink:
         self._under_way = None
         client, self._producer = self._producer, None
         if client is not None:
-            # Closing waits for what is in flight: it is done in a daemon thread that nobody joins.
+            # Closing waits for requests in flight, so it is done in a daemon thread that nobody joins.
             threading.Thread(target=_close, args=(client, 0), daemon=True).start()
 
     def close(self) -> None:
@@ -179,8 +179,8 @@ class ExactlyOnceSink(_ProducerSink):
     holds_back = True
 
     def __init__(self, settings: KafkaSettings, source: Source, worker_id: str = ""):
-        # Stable over processes only where the instance id is: a restarted static worker fences its former self at once.
-        # Otherwise a transaction left open by a killed worker ends with its timeout.
+        # With an instance id, the next process has the same transactional id: a restarted static worker fences its
+        # former self at once. Otherwise a transaction left open by a killed worker ends with its timeout.
         self._transactional_id = f"{settings.group}-{settings.instance_id or worker_id or uuid.uuid4()}"
         self._open_transaction = False
         super().__init__(settings, source)
@@ -190,23 +190,23 @@ class ExactlyOnceSink(_ProducerSink):
         client = producer(
             settings,
             transactional_id=self._transactional_id,
-            # A killed worker's open transaction blocks its successor for so long.
+            # The open transaction of a killed worker blocks its successor for this long.
             transaction_timeout_ms=int(settings.session_timeout * 1000),
             delivery_timeout_ms=int(settings.session_timeout * 1000),
             request_timeout_ms=int(settings.commit_timeout * 1000),
             max_block_ms=int(min(timeout, settings.session_timeout) * 1000),
             timeout=timeout,
             batch_size=BATCH_BYTES,
-            # While the broker writes the last transaction's markers it answers "concurrent transactions": with the
-            # default of 100 ms every transaction would wait for so long.
+            # While the broker writes the last transaction's markers, it answers "concurrent transactions". With the
+            # default backoff of 100 ms, every transaction would wait that long.
             retry_backoff_ms=2,
         )
         try:
             client.init_transactions()
         except errors.UnsupportedVersionError as error:
             raise SettingsError(
-                f"OFFNORMAL_DELIVERY: the broker has no transactions ({error}); exactly_once needs them."
-                " at_least_once does not"
+                f"OFFNORMAL_DELIVERY: the broker has no transactions ({error}), which exactly_once needs;"
+                " set at_least_once, which does not need them"
             ) from error
         except errors.KafkaError as error:
             _close(client, 0)
@@ -261,7 +261,7 @@ class AtLeastOnceSink(_ProducerSink):
     """Commits offsets only after every output is acknowledged. A fault in between repeats outputs, with equal ids."""
 
     holds_back = False
-    _membership: Any = None  # under which the records of the commit that is under way were fetched
+    _membership: Any = None  # the membership under which the records of the current commit were fetched
 
     def _open(self, timeout: float) -> KafkaProducer:
         return producer(
@@ -285,13 +285,14 @@ class AtLeastOnceSink(_ProducerSink):
         self._membership = self._source.close_work() if offsets else None
         with _errors_as_rewind(self._settings, "sending"):
             self._produce.flush(self._ready())
-        # Not the client's own flush: it waits for batches as they were, and a batch that the broker finds too large is
-        # split into others.
+        # The client's own flush does not suffice. It waits for the original batches, but a batch that is too large for
+        # the broker is split into new ones.
         self._begin_commit(offsets, lambda: self._produce.await_sent(self._settings.commit_timeout))
 
     def _end_commit(self, offsets: Offsets) -> None:
         if offsets:
-            # Not by the membership of now: after a rebalance a partition may be somebody else's, who is further on.
+            # Not with the current membership: after a rebalance, a partition may belong to another worker that is
+            # further on.
             self._source.commit(offsets, self._membership)
 
 
@@ -331,5 +332,5 @@ def _close(client: KafkaProducer, timeout: float) -> None:
         client.close(timeout=timeout)
     except Exception as error:
         log.debug("producer_close_failed", error=str(error))
-        if client._sender is not None:  # it gives up where something is still in flight, and leaves its thread running
+        if client._sender is not None:  # with requests in flight it gives up, and leaves its thread running
             client._sender.force_close()

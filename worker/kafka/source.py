@@ -1,18 +1,18 @@
 """The source: sensor records in columnar blocks.
 
-They are read by kafka-python's own classes (OFFNORMAL_KAFKA__CLIENT=public), or, ten times as fast, by decoding what it
-has fetched (columnar): the same blocks.
+With OFFNORMAL_KAFKA__CLIENT=public, kafka-python's own classes read the records. With `columnar`, the data that
+kafka-python has fetched is decoded directly, which is ten times as fast. The blocks are the same.
 
-Two promises hold the exactly-once guarantee up: a block is handed out with the membership under which it was fetched,
-and once that has changed, whatever is not yet committed is void (`Rewind`). In a cooperative rebalance partitions are
-revoked only after the new generation is in place, so the broker fences all that was begun under the old one, even for
-partitions that stay.
+The exactly-once guarantee rests on two rules. A block is handed out with the membership under which it was fetched.
+Once the membership has changed, all work that is not yet committed is void (`Rewind`). In a cooperative rebalance,
+partitions are revoked only after the new generation is in place. So the broker fences everything that was begun under
+the old generation, even for partitions that stay.
 
-A partition that is new, or is read again after a Rewind, is handed out only once it was adopted: its state, which lies
-beside its committed offset, comes first. Records before that offset may be read back to fill windows (`history`).
+A partition that is new, or is read again after a Rewind, is handed out only after it was adopted. Adoption restores the
+state that is stored with its committed offset. Records before that offset may be read back to fill windows (`history`).
 
-What is committed is the position: behind the last record there may be markers and aborted records of transactions, and
-what compaction has left of a batch.
+The committed offset is the consumer's position, which may be beyond the last record. Markers and aborted records of
+transactions, and gaps that compaction has left, have offsets too.
 """
 
 import contextlib
@@ -39,13 +39,13 @@ from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-# A join that completes between two polls is forgotten by kafka-python, which joins again, and so makes the whole group
-# rebalance again. While the group rebalances no record can come: wait inside of a poll for it.
+# kafka-python forgets a join that completes between two polls. It then joins again, which makes the whole group
+# rebalance again. During a rebalance no records can arrive, so wait for its end inside of a poll.
 REBALANCE_POLL: Final = 1.0
-# A join waits for so long for members that do not poll, and a little longer for a coordinator that says nothing.
+# A join waits this long for members that do not poll, and a little longer for an unresponsive coordinator.
 POLL_INTERVAL: Final = 60.0
-ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two questions for ends, and for each
-SAY_EVERY: Final = 5.0  # seconds between two log lines of reads that fail
+ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two requests for end offsets, and the timeout of each
+SAY_EVERY: Final = 5.0  # seconds between two log lines about failed reads
 
 
 class Source:
@@ -73,7 +73,7 @@ class Source:
         self._marks = Marks()
         self._starts = StartOffsets(self._consumer, settings, topic, self._marks, self.commit)
         self._gone: set[TopicPartition] = set()
-        self._fetched_under: Any = None  # membership of what is handed out and of no commit yet; None: nothing is
+        self._fetched_under: Any = None  # membership of the uncommitted records; None without any
         self._said_at = 0.0
         self._ends: dict[TopicPartition, int] = {}  # see _ends_of
         self._ends_at = 0.0
@@ -82,8 +82,8 @@ class Source:
     def _await_metadata(self) -> None:
         """Wait until the client knows the topic, before it joins the group.
 
-        A leader that does not know the topic assigns no partition to anybody. kafka-python does not notice when the
-        metadata arrives, and the group would stand still.
+        A group leader that does not know the topic assigns no partition to anybody. kafka-python does not notice when
+        the metadata arrives, and the group would be stuck.
         """
         deadline = time.monotonic() + self._settings.startup_timeout
         with readable_errors(f"looking for {self.topic}", self._settings.bootstrap):
@@ -153,7 +153,7 @@ class Source:
             log.warning("kafka_read_failed", error=str(error))
 
     def rewind(self) -> None:
-        """Read again what is uncommitted: every owned partition has to be adopted anew."""
+        """Read uncommitted records again: every owned partition has to be adopted again."""
         self._fetched_under = None
         self._marks.strange = set(self._consumer.assignment())
 
@@ -167,10 +167,10 @@ class Source:
         return sorted(p.partition for p in revoked)
 
     def adopt(self, partition: int, timeout: float) -> Committed | None:
-        """Go on at the committed offset; return None where it is not known within `timeout` seconds.
+        """Continue at the committed offset; return None if it is not known within `timeout` seconds.
 
-        That is so while a transaction holds offsets in doubt. The broker is asked each time, since a commit whose
-        answer was lost may have been made.
+        It is unknown while an open transaction leaves offsets in doubt. The broker is asked each time, since a commit
+        may have succeeded even if its response was lost.
         """
         place = TopicPartition(self.topic, partition)
         try:
@@ -190,9 +190,9 @@ class Source:
         self._marks.strange.add(TopicPartition(self.topic, partition))
 
     def replay(self, partition: int, begin: int, end: int) -> int:
-        """Read `partition` back from `begin`, or the earliest record there is; return where it begins. Raises Rewind.
+        """Read `partition` again from `begin`, or from the earliest record; return the actual begin. Raises Rewind.
 
-        What comes before `end` is history.
+        The records before `end` are history.
         """
         place = TopicPartition(self.topic, partition)
         try:
@@ -221,9 +221,9 @@ class Source:
     def offsets(
         self, ends: Mapping[int, int], state: Callable[[int, int], Mapping[str, Any]]
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Return what to commit once all that was handed out before `ends` (partition -> offset) is processed.
+        """Return the offsets to commit once all records before `ends` (partition -> offset) are processed.
 
-        These are the positions behind it, each with what `state` returns for the partition at this offset.
+        These are the positions after those records, each with what `state` returns for the partition at this offset.
         """
         offsets = {}
         for partition, end in ends.items():
@@ -236,9 +236,9 @@ class Source:
         return offsets
 
     def passed(self) -> dict[int, int]:
-        """Return positions (partition -> offset) beyond what is committed, of partitions without work to commit.
+        """Return positions (partition -> offset) beyond the committed offsets, for partitions without work to commit.
 
-        Only what is never handed out lies between. They are to be committed like work.
+        Only offsets that are never handed out lie in between. The positions are to be committed like work.
         """
         membership = self._consumer.group_metadata()
         if self._fetched_under is not None or not self.joined():
@@ -333,7 +333,7 @@ class Source:
         return {place.partition: self._marks.resume.get(place) for place in self._consumer.assignment()}
 
     def joins(self) -> bool:
-        """Return whether the next poll joins the group anew: what is not committed before it has to be done again."""
+        """Return whether the next poll joins the group again; work that is uncommitted by then has to be done again."""
         return internals.joins(self._consumer)
 
     @property

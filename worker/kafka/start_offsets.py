@@ -1,8 +1,8 @@
-"""Where the reading of a partition begins, and where it goes on when its log is another one than it was.
+"""The offsets at which partitions are read: at the beginning, and after a log has changed.
 
-A partition begins where the group has committed, or else where OFFNORMAL_KAFKA__START says, or, if it was added later,
-with its first record. A log is another one where retention has taken what comes next, where its end was lost (by an
-unclean election, or a disk without power), or where the topic was made anew under its name.
+Reading begins at the group's committed offset. Without one it begins where OFFNORMAL_KAFKA__START says, or, for a
+partition that was added later, at its first record. A log has changed if retention has deleted the next records, if its
+end was lost (by an unclean election, or a disk without power), or if the topic was created again under its name.
 """
 
 import time
@@ -48,7 +48,7 @@ class Marks:
 
 
 class StartOffsets:
-    """Where the partitions of one topic are read from, for one member of a group.
+    """Chooses the offsets from which one member of a group reads the partitions of a topic.
 
     `commit` commits outside of any transaction, or raises Rewind.
     """
@@ -64,9 +64,9 @@ class StartOffsets:
         self._consumer, self._settings, self._topic = consumer, settings, topic
         self._marks, self._commit = marks, commit
         self._topic_id = internals.topic_id(consumer, topic)
-        self._is_remade = False  # the topic is another one than at the start: to be read from its beginning
+        self._is_remade = False  # the topic was created again since the start, and is to be read from its beginning
         self._own_offset: set[TopicPartition] = set()  # adopted at an offset of this very topic, or committed
-        self._divergence: dict[TopicPartition, int] = {}  # where a log goes another way than it was read
+        self._divergence: dict[TopicPartition, int] = {}  # the offset at which a log diverges from what was read
         self._first_partitions: int | None = None  # see OffsetNote
         self.skipped_by_retention = 0
         self.truncations = 0
@@ -109,8 +109,8 @@ class StartOffsets:
     def begin(self, partitions: Iterable[TopicPartition]) -> None:
         """Set the position of partitions without a committed offset.
 
-        It is where OFFNORMAL_KAFKA__START says, if they were there when the group began. Partitions that were added
-        later, or belong to a topic made anew, are read from their first record.
+        It is where OFFNORMAL_KAFKA__START says, if they existed when the group began. Partitions that were added later,
+        or belong to a topic that was created again, are read from their first record.
         """
         unread = set(partitions)
         new = self._added(unread)
@@ -129,7 +129,7 @@ class StartOffsets:
                 else:
                     self._consumer.seek_to_end(place)
         if start != "earliest":
-            # "latest" is another place after a crash: what came in between would be lost unless it is held fast now.
+            # After a crash, "latest" would be another offset, and the records in between would be lost: commit it now.
             metadata = OffsetNote(self._topic_id, self._first_partitions).dump()
             self._commit({p: OffsetAndMetadata(waits.position(self._consumer, p), metadata, -1) for p in unread})
             self._marks.strange.update(unread)  # there may be history to read back
@@ -146,22 +146,22 @@ class StartOffsets:
         notes = [OffsetNote.load(offset.metadata) for offset in committed.values()]
         notes = [note for note in notes if not self._is_of_another_topic(note)]
         first = [note.first_partitions for note in notes if note.first_partitions is not None]
-        # A group that has begun before notes were written: each of its partitions had an offset from then on.
+        # A group that began before notes were written has had an offset for each of its partitions from then on.
         self._first_partitions = min(first, default=0 if notes else len(all_places))
         return {place for place in new if place.partition >= self._first_partitions}
 
     def out_of_range(self, partitions: Mapping[TopicPartition, int]) -> None:
-        """Go on where the log has no record at the position: at its earliest record, or at a shorter log's end.
+        """Continue where the log has no record at the position: at its earliest record, or at a shorter log's end.
 
-        Retention was faster than this worker, or the log is shorter than what was read of it. No system can score what
-        is gone: it is logged as an error and counted.
+        Either retention was faster than this worker, or the log is shorter than what was read of it. Records that are
+        gone cannot be scored, so this is logged as an error and counted.
         """
         waits.refresh_metadata(self._consumer, partitions)
         self.look_at_topic()
         earliest = waits.beginning_offsets(self._consumer, partitions)
         ends = waits.end_offsets(self._consumer, partitions)
         for place, wanted in partitions.items():
-            if place in self._marks.strange:  # not read from there yet: its adoption says from where
+            if place in self._marks.strange:  # not adopted yet: the adoption chooses the offset
                 self._consumer.seek(place, earliest[place])
             elif wanted > ends[place] and place in self._own_offset:
                 self.truncated({place: OffsetAndMetadata(ends[place], "", -1)})
@@ -180,9 +180,9 @@ class StartOffsets:
         self._marks.resume[place] = earliest
 
     def truncated(self, points: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
-        """Go on where the log that was read and the broker's log part, or at the end if that is unknown. Raises Rewind.
+        """Continue where the broker's log diverges from the one that was read, or at the end if unknown. Raises Rewind.
 
-        The broker's log is another one after an unclean election, or when a disk has lost its end.
+        The broker's log has changed after an unclean election, or if a disk has lost the log's end.
         """
         waits.refresh_metadata(self._consumer, points)
         self.look_at_topic()
@@ -197,12 +197,12 @@ class StartOffsets:
                 partition=place.partition,
                 read_to=read_to,
                 goes_on_at=self._divergence[place],
-                consequence="records were scored that the topic no longer has; nothing is scored twice",
+                consequence="scored records are no longer in the topic; nothing is scored twice",
             )
         raise Rewind(f"{self._topic} has lost records that were read")
 
     def look_at_topic(self) -> None:
-        """Raise Rewind where the topic was made anew: the offsets that are known belong to another topic."""
+        """Raise Rewind if the topic was created again, since the known offsets belong to the former topic."""
         current = internals.topic_id(self._consumer, self._topic)
         if current is None or current == self._topic_id:
             return
@@ -215,13 +215,13 @@ class StartOffsets:
         self._marks.resume.clear()
         self._marks.history.clear()
         self._divergence.clear()
-        raise Rewind(f"{self._topic} was made anew")
+        raise Rewind(f"{self._topic} was deleted and created again")
 
     def _is_of_another_topic(self, note: OffsetNote) -> bool:
         return None not in (note.topic_id, self._topic_id) and note.topic_id != self._topic_id
 
     def _before_divergence(self, place: TopicPartition, committed: OffsetAndMetadata) -> OffsetAndMetadata:
-        """Commit anew, as far as both logs are the same, what was committed of a log that has changed.
+        """Return the offset to continue at; commit it first if the log diverges before the committed offset.
 
         Raises KafkaTimeoutError where that is not possible now.
         """
@@ -232,7 +232,7 @@ class StartOffsets:
         if committed.offset > point:
             try:
                 self._commit({place: before})
-            except Rewind as error:  # no stable member, maybe: only a poll mends that, so it is tried again after one
+            except Rewind as error:  # maybe this is no stable member: only a poll helps, so try again after one
                 raise errors.KafkaTimeoutError(str(error)) from error
             self._divergence.pop(place)
         return before

@@ -26,12 +26,12 @@ class RotatingContext:
             raise KafkaUnavailable(f"certificates: {_readable(error)}: {_files(settings)}") from error
 
     def wrap_socket(self, *arguments: Any, **more: Any) -> ssl.SSLSocket:
-        """Wrap by certificates that are read anew, or by the last ones that could be read."""
+        """Wrap the socket with newly read certificates, or with the last ones that could be read."""
         try:
             self._last = _context(self._settings)
         except OSError as error:
             log.warning(
-                "certificates_read_failed", error=_readable(error), consequence="those that were read before serve"
+                "certificates_read_failed", error=_readable(error), consequence="the ones read before stay in use"
             )
         return self._last.wrap_socket(*arguments, **more)
 

@@ -43,12 +43,12 @@ def specs(settings: Settings) -> list[TopicSpec]:
         TopicSpec(topics.models, 1, {"cleanup.policy": "compact"}),
         TopicSpec(topics.drift, None, {"retention.ms": str(30 * _DAY)}),
         TopicSpec(topics.training_requests, 1, {"retention.ms": str(7 * _DAY)}),
-        # Keyed by event or incident: compaction keeps what was said last of each.
+        # Keyed by event or incident: compaction keeps the latest label of each.
         TopicSpec(topics.labels, 1, {"cleanup.policy": "compact"}),
     ]
     if settings.model.shadow_share:
         always.append(TopicSpec(topics.shadow, None, {"retention.ms": str(7 * _DAY)}))
-    # JSON says a score in more bytes than some vectors have.
+    # A score in JSON may take more bytes than its vector.
     often = {"retention.ms": str(7 * _DAY), "max.message.bytes": str(_LARGE)}
     return [*always, *(TopicSpec(getattr(topics, output), None, often) for output in settings.outputs)]
 

@@ -1,7 +1,7 @@
 """Batches that cannot be read: damaged on a disk, or made to do harm (a few KiB that unpack to GiB).
 
-kafka-python raises at each poll, for ever, or goes on in circles. Here one is tried a few times, since what came over
-the network may have been to blame, and then given up: the source makes one dead letter of it, the others pass over it.
+On such a batch kafka-python raises at each poll, forever, or loops. Here a batch is tried a few times, since the
+network may have damaged it, and then given up. The source makes one dead letter of it; other readers skip it.
 """
 
 import time
@@ -33,7 +33,7 @@ class OffsetsOutOfOrder(errors.CorruptRecordError):  # type: ignore[misc]
 class Unreadable(errors.CorruptRecordError):  # type: ignore[misc]
     """A batch that cannot be read, at the offsets from `begin` to `end` as far as that is known.
 
-    It `is_whole` if its checksum is right: then it was written like that.
+    `is_whole` says that its checksum is right, so it was written like that.
     """
 
     def __init__(self, place: TopicPartition, begin: int, end: int, batch: bytes, is_whole: bool, why: str):
@@ -55,7 +55,7 @@ class Unreadable(errors.CorruptRecordError):  # type: ignore[misc]
 
 
 class BoundedRecords(MemoryRecords):  # type: ignore[misc]
-    """The batches of a fetch. Hands none on that unpacks to more than `max_bytes`, but raises TooLarge."""
+    """The batches of a fetch. Raises TooLarge instead of returning one that unpacks to more than `max_bytes`."""
 
     __slots__ = ("_checks_crcs", "_next_offset", "batch", "max_bytes")
 
@@ -76,7 +76,7 @@ class BoundedRecords(MemoryRecords):  # type: ignore[misc]
                 _check(batch, self.batch, self.max_bytes, self._next_offset)
                 self._next_offset = batch.next_offset
             except (TooLarge, MemoryError, OffsetsOutOfOrder):
-                # What is damaged is told so by kafka-python, which does not unpack it then.
+                # kafka-python reports damaged batches itself, without unpacking them.
                 if not self._checks_crcs or batch.validate_crc():
                     raise
             except Exception:  # kafka-python has the word
@@ -106,7 +106,7 @@ def _check(batch: DefaultRecordBatch, data: bytes, max_bytes: int, next_offset: 
     if n_valid or batch.is_control_batch:
         return
     last = -1
-    for record in DefaultRecordBatch(data):  # raises what kafka-python has to say, if that is what is wrong
+    for record in DefaultRecordBatch(data):  # raises kafka-python's own error if it cannot read a record
         delta = record.offset - batch.base_offset
         if not last < delta <= header.last_offset_delta:
             raise OffsetsOutOfOrder(
@@ -136,7 +136,7 @@ class GuardedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         **more: Any,
     ):
         self._bounded = BoundedRecords(records._buffer, max_bytes, more.get("check_crcs", True), next_offset)
-        self._error: Exception | None = None  # it came after records that were taken before it
+        self._error: Exception | None = None  # to be raised once the records before it are taken
         super().__init__(fetch_offset, tp, self._bounded, *args, **more)
 
     def take(self, n: int | None = None) -> list[Any]:
@@ -165,8 +165,8 @@ class GuardedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def _unreadable(self, error: Exception) -> Unreadable:
         """Return the error for the batch at the position.
 
-        It ends where it says, if its checksum is right and it says an offset after its beginning; else where the next
-        valid batch begins, if one follows.
+        Its end is the batch's own, if its checksum is right and its end is after its beginning. Otherwise it ends where
+        the next valid batch begins, if one follows.
         """
         begin, whole, coming = self.next_fetch_offset, self._bounded.whole(), self._bounded.coming()
         ends = [whole.next_offset] if whole is not None else []
@@ -195,7 +195,7 @@ def bound(consumer: KafkaConsumer, max_bytes: int, size: Callable[[Any], int]) -
 
     def bounded(drained: dict[TopicPartition, list[Any]], part: Any, n: int, update_offsets: bool) -> int:
         count: int = append(drained, part, n, update_offsets)
-        return n if sum(map(size, drained.values())) > max_bytes else count  # n: as if all that were wanted had come
+        return n if sum(map(size, drained.values())) > max_bytes else count  # n: as if all wanted ones had come
 
     consumer._fetcher._append = bounded
 
@@ -209,14 +209,14 @@ class Patience:
         self._given_up: dict[TopicPartition, int] = {}
 
     def gives_up(self, bad: Unreadable) -> bool:
-        """Return whether to give the batch up: then the consumer reads on after it.
+        """Return whether the batch is given up; the consumer then continues after it.
 
-        Otherwise it is to be tried again; the pause was made.
+        Otherwise it is to be tried again; this method has already paused.
         """
         begin, tries = self._tried.get(bad.place, (bad.begin, 0))
         tries = tries + 1 if begin == bad.begin else 1
         self._tried[bad.place] = bad.begin, tries
-        # After a batch whose end was not to be trusted its other offsets come, one by one.
+        # The remaining offsets of a batch whose end could not be trusted are given up one by one.
         goes_on = self._given_up.get(bad.place) == bad.begin
         if tries < _TRIES and not bad.is_whole and not goes_on:
             log.warning("batch_rejected", error=str(bad), tried=tries)
@@ -226,7 +226,7 @@ class Patience:
         bad.end = max(min(bad.end, high if high is not None else bad.end), bad.begin + 1)
         log.error("batch_abandoned", error=str(bad), bytes=len(bad.batch))
         if goes_on and not bad.is_whole:
-            bad.batch = b""  # told already
+            bad.batch = b""  # its bytes were already reported
         self._given_up[bad.place] = bad.end
         self._consumer.seek(bad.place, bad.end)
         return True

@@ -1,4 +1,4 @@
-"""Every wait on the brokers, with its limit: whatever asks a broker does so by this module, or by one of these.
+"""All waits on the brokers, with their limits: a request to a broker goes through this module or is listed here.
 
     what                                      limit, seconds                             then
     connecting, first topics' metadata        OFFNORMAL_KAFKA__STARTUP_TIMEOUT           the process ends (exit code 4)
@@ -13,9 +13,9 @@
     closing a client                          CLOSE                                      it is left to its own end
 
 kafka-python waits without any limit for a topic's metadata and for the end of a transaction, and 30 s for offsets. It
-also keeps to what it has heard: a client that is not polled goes on asking a broker that no longer leads a partition,
-and a question for committed offsets that went unanswered hands its late answer to whoever asks next. So an answer that
-did not come is followed by new metadata here, and old questions are dropped before one is asked.
+also relies on outdated information. A client that is not polled keeps asking a broker that no longer leads a partition.
+The late response to a request for committed offsets is given to the next caller. So here, metadata is refreshed after a
+missing response, and old requests are dropped before a new one is made.
 """
 
 import time
@@ -29,14 +29,14 @@ ASK: Final = 10.0
 POSITION: Final = 1.0
 CLOSE: Final = 2.0
 DECISION: Final = 30.0
-_FIRST: Final = 0.25  # of the tries that share a limit; each next one is twice as long
+_FIRST: Final = 0.25  # seconds of the first try within a limit; each further try takes twice as long
 _PAUSE: Final = 0.05  # between two of them
 
 
 def end_offsets(
     consumer: KafkaConsumer, places: Iterable[TopicPartition], timeout: float = ASK
 ) -> dict[TopicPartition, int]:
-    """Return the offset after the last record of each: for a read_committed consumer, after the last that is decided.
+    """Return the end offset of each: for a read_committed consumer, the offset after the last decided record.
 
     Raises KafkaTimeoutError, also where a partition has no leader.
     """
@@ -55,7 +55,7 @@ def offsets_for_times(
 ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
     """Return the first record of each that is not before `time_ms`; None where there is none. Raises KafkaTimeoutError.
 
-    Each is asked for by itself: of several, kafka-python says None also of one that has no leader.
+    Each one is asked for separately. Asked for several, kafka-python also returns None for one without a leader.
     """
     deadline = time.monotonic() + timeout
     offsets: dict[TopicPartition, OffsetAndTimestamp | None] = {}
@@ -76,8 +76,8 @@ def committed_offsets(
     Raises KafkaTimeoutError, also while an open transaction holds them in doubt.
     """
     coordinator = consumer._coordinator
-    # kafka-python keeps an unanswered question by the set of partitions, and gives its answer, however old, to the next
-    # who asks for the same set: an offset of an hour ago would be taken for the one of now.
+    # kafka-python keeps an unanswered request by its set of partitions, and gives the response, however old, to the
+    # next request for the same set. An offset of an hour ago would be taken for the current one.
     coordinator._offset_fetch_futures.clear()
     committed: Mapping[TopicPartition, OffsetAndMetadata] = coordinator.fetch_committed_offsets(
         list(places), timeout_ms=max(timeout, 0.001) * 1000
@@ -109,11 +109,11 @@ def partitions_of(consumer: KafkaConsumer, topic: str, timeout: float = ASK) -> 
 def refresh_metadata(consumer: KafkaConsumer, places: Iterable[TopicPartition], timeout: float = ASK) -> None:
     """Ask the leaders of these partitions for metadata. Raises KafkaTimeoutError.
 
-    A broker that serves a log which was made anew knows the topic's new id.
+    A broker that serves the log of a topic that was created again knows the topic's new id.
     """
     cluster = consumer._cluster
     leaders = {cluster.leader_for_partition(place) for place in places} - {None, -1}
-    for node in [*leaders, *leaders]:  # the first answer may be one that was asked of another broker before
+    for node in [*leaders, *leaders]:  # the first response may belong to an earlier request to another broker
         consumer._net.run(
             consumer._manager.wait_for, consumer._manager.call_soon(cluster.refresh_metadata, node), timeout * 1000
         )
@@ -128,7 +128,7 @@ def position(consumer: KafkaConsumer, place: TopicPartition, timeout: float = PO
 
 
 def commit_transaction(producer: KafkaProducer, timeout: float) -> None:
-    """Commit the open transaction. Raises KafkaTimeoutError: then it may have been committed, or may be."""
+    """Commit the open transaction. Raises KafkaTimeoutError, after which it may or may not be committed."""
     _end_within(producer, producer._transaction_manager.begin_commit(), timeout)
 
 
@@ -168,7 +168,7 @@ def _persistently(cluster: Any, ask: Callable[..., Any], timeout: float, purpose
         left = deadline - time.monotonic()
         try:
             return ask(timeout_ms=max(min(left, patience), 0.001) * 1000)
-        except KeyError as error:  # one of several partitions: kafka-python leaves it out, and stumbles over it
+        except KeyError as error:  # kafka-python leaves out a partition without a leader, and then fails on it
             why: Exception = errors.KafkaTimeoutError(f"{purpose}: a partition has no leader")
             why.__cause__ = error
         except errors.RetriableError as error:

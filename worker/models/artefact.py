@@ -37,7 +37,7 @@ PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
 _NO_DIGEST: Final = "0" * 64
-# Each layer is objects, whatever it holds: a small file must not make many of them.
+# Each layer takes Python objects, whatever its size; a small file must not create many of them.
 _MOST_TENSORS: Final = 1024
 _MOST_LAYERS: Final = 64  # that the architecture names
 _FLOAT32: Final = ("module.", "probe.", "entities.")
@@ -110,12 +110,12 @@ class Artefact:
             tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
         if self.reference is not None:
             tensors |= {f"reference.{name}": torch.from_numpy(getattr(self.reference, name)) for name in _REFERENCE}
-            # Names of people's machines are data, not metadata that every listing of versions reads.
+            # Names of machines are stored as data: the metadata is read by every listing of versions.
             named = json.dumps([self.reference.rows, list(self.reference.entities)]).encode()
             tensors["reference.named"] = torch.frombuffer(bytearray(named), dtype=torch.uint8)
         if self.report:
             tensors[_REPORT] = torch.frombuffer(bytearray(self.report), dtype=torch.uint8)
-        # One entry: the order of several is safetensors' own, and another each time.
+        # Use a single entry, since safetensors writes several entries in a different order each time.
         signature = {} if key is None else {"signature": _NO_DIGEST}
         metadata = json.dumps({"digest": _NO_DIGEST, **signature, "card": self.card.model_dump(mode="json")})
         data = save_tensors(tensors, metadata={"offnormal": metadata})
@@ -148,15 +148,15 @@ class Artefact:
         return artefact
 
     def check_probe(self, scores: torch.Tensor) -> None:
-        """Compare the scores of the probe, from wherever the module now lives. Raises ArtefactError."""
+        """Compare the probe's scores on the module's present device with the trainer's. Raises ArtefactError."""
         got, want = scores.cpu(), self.probe_scores
         if got.shape != want.shape or not torch.allclose(got, want, rtol=PROBE_TOLERANCE, atol=1e-4, equal_nan=True):
-            raise ArtefactError("the probe's scores are not those that the trainer got")
+            raise ArtefactError("the probe's scores differ from those that training computed")
         if not len(want) or bool(want.isnan().all()):
             raise ArtefactError("the probe has no score")
 
 
-# What whoever forges a file gets Python, torch and safetensors to raise; a RecursionError is a RuntimeError.
+# The errors that a forged file may make Python, torch and safetensors raise. A RecursionError is a RuntimeError.
 _DO_NOT_FIT: Final = (
     SafetensorError,
     RuntimeError,
@@ -174,12 +174,12 @@ def check_signature(data: bytes, key: SecretStr) -> None:
     signature = metadata.get("signature")
     if signature is None:
         raise ArtefactError(
-            "it is not signed, and OFFNORMAL_MODEL__SIGNING_KEY asks for that", "train anew, with the key"
+            "it is not signed, but OFFNORMAL_MODEL__SIGNING_KEY is set", "train a new model with this key"
         )
     if not hmac.compare_digest(_signature(digest, key).encode(), str(signature).encode("utf-8", "replace")):
         raise ArtefactError(
-            "its signature is not by the key of OFFNORMAL_MODEL__SIGNING_KEY",
-            "give training and workers the same key, and train anew",
+            "its signature does not match OFFNORMAL_MODEL__SIGNING_KEY",
+            "give training and workers the same key, and train a new model",
         )
 
 
@@ -203,7 +203,7 @@ def _check_size(card: ModelCard, data: bytes) -> None:
 
 
 def _told(data: bytes) -> tuple[dict[str, Any], str]:
-    """Return the metadata of a file, and its digest, which is right. Raises ArtefactError."""
+    """Return the metadata of a file, and its digest, which was verified. Raises ArtefactError."""
     try:
         metadata = json.loads(_header(data)["__metadata__"]["offnormal"])
         digest, unsigned = str(metadata["digest"]), data
@@ -230,11 +230,13 @@ def read_card(data: bytes) -> ModelCard:
             f"format version {version} is newer than this program's {FORMAT_VERSION}", "update the workers"
         )
     if version < OLDEST_READ:
-        raise ArtefactError(f"format version {version} is no longer read, {OLDEST_READ} and later are", "train anew")
+        raise ArtefactError(
+            f"format version {version} is no longer supported, only {OLDEST_READ} and later", "train a new model"
+        )
     try:
         json.dumps(card, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair
-        raise ArtefactError("the card has text that is none") from None
+        raise ArtefactError("the card has text that is not valid Unicode") from None
     try:
         return ModelCard.model_validate(card)
     except ValidationError as error:
@@ -251,7 +253,7 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
         if not (name == _REPORT or name.startswith("probe.") or tensor.isfinite().all()):
             raise ArtefactError(f"{name} is not finite")
     if not card.features or len(set(card.features)) < len(card.features):
-        raise ArtefactError("the features are not names, each once")
+        raise ArtefactError("the features are missing, or a name occurs twice")
     width = len(card.features) * blocks(card.window)
     if tuple(tensors["probe.x"].shape[1:]) != (width,):
         raise ArtefactError(f"the probe does not have the {width} columns of the card's features and window")
@@ -276,7 +278,7 @@ def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler
     location, ratio = tensors["entities.location"], tensors["entities.ratio"]
     shape = (1 + len(card.entities), len(card.features))
     if location.shape != shape or ratio.shape != shape or len(set(card.entities)) < len(card.entities):
-        raise ArtefactError("the entity scalers are not those of the card's entities")
+        raise ArtefactError("the entity scalers do not match the card's entities")
     if not (ratio > 0).all():
         raise ArtefactError("an entity's scale is not positive")
     return EntityScaler(card.entities, location, ratio)
@@ -308,9 +310,9 @@ def _reference(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Reference |
     if {arrays["location"].shape} | {
         arrays[name].shape for name in _REFERENCE[1:5]
     } != shapes or reference.p_values.ndim != 1:
-        raise ArtefactError("the reference is not of the card's features")
+        raise ArtefactError("the drift reference does not match the card's features")
     if reference.rows < 1 or min(arrays[name].min() for name in _REFERENCE[1:5]) < 0:
-        raise ArtefactError("the reference is not in order")
+        raise ArtefactError("the drift reference has invalid values")
     return reference
 
 
@@ -320,5 +322,5 @@ def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
     falls = body.ndim == 1 and body.shape == survival.shape and len(body) > 0
     falls = falls and bool((np.diff(body) > 0).all() and (np.diff(survival) <= 0).all())
     if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0 or not 0 <= promisable < 1:
-        raise ArtefactError("the calibration is not in order")
+        raise ArtefactError("the calibration has invalid values")
     return Calibration(body=body, survival=survival, beyond=beyond, xi=xi, sigma=sigma, promisable=promisable)

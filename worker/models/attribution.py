@@ -1,9 +1,9 @@
-"""Attribution: which sensors are guilty. What ranks rows best does not name sensors best, so this is not the score.
+"""Attribution of a score to sensors. What ranks rows best does not rank sensors best, so this is not the score.
 
-A sensor's evidence is how far its reading lies from what the others make expected, times how far it lies from its own
-usual level, both in standard deviations: e = |r / sigma_r| |x / sigma_x|. A residual alone blames those that the
-autoencoder cannot rebuild because another is wrong; a level alone blames those that rightly follow. (Found on SMD's
-labelled segments, training/EXPERIMENTS.md.)
+A sensor's evidence is the product of two distances, both in standard deviations: of its reading from what the other
+sensors let expect, and of its reading from its own usual level: e = |r / sigma_r| |x / sigma_x|. The residual alone
+blames sensors that the autoencoder cannot rebuild because another one is wrong. The level alone blames sensors that
+rightly follow another one. (Found on SMD's labelled segments, training/EXPERIMENTS.md.)
 
 Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, three
 times what a normal row in a thousand reaches, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is
@@ -37,7 +37,7 @@ class Attribution(nn.Module):
     def fit(cls, residual: Tensor, z: Tensor, present: Tensor) -> "Attribution":
         """Fit to held-out normal rows, all [n, d]: residuals, scaled readings, and 1 or 0 for present or missing."""
         fitted = cls(_moments(residual, present, _RESIDUAL_FLOOR), _moments(z, present, _LEVEL_FLOOR), torch.ones(()))
-        # Not the very largest: a few of the rows may be none of the normal ones.
+        # Not the maximum, since a few of the rows may not be normal.
         total = fitted.evidence(residual, z, present).sum(1).double().quantile(0.999).float()
         return cls(fitted.residual, fitted.level, (CERTAIN * total).clamp(min=1e-6))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-# In training, half of the rows lose up to so many of their readings: the others have to tell what is missing.
+# In training, half of the rows lose up to this share of their readings, which the others have to make up for.
 DROPPED: Final = 0.3
 
 # weight [out, in] and bias [out] of a linear layer, and whether ReLU follows it

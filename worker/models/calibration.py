@@ -17,15 +17,15 @@ from worker.native.arrays import Float64s
 
 GRID: Final = 512
 SMALLEST: Final = 1e-300  # p is never 0: its logarithm is taken by many
-# A strongly negative shape would put an end to the distribution just beyond what was seen; one above a half has no
+# A strongly negative shape would end the distribution just beyond the observed scores. A shape above a half has no
 # variance, and comes from anomalies among the rows rather than from the machine.
 _SHAPES: Final = (-0.2, 0.5)
-# Moments are ruled by a single anomaly among the rows. No excess of a tail that the shapes allow is so many medians
-# out, but one in ten thousand.
+# A single anomaly among the rows can dominate the moments. In a tail of an allowed shape, only one excess in ten
+# thousand is this many medians out.
 _WILD: Final = 100.0
 _ROUNDING: Final = 1e-4  # of float32 scores on another device, or in another batch
 _LARGEST_TAIL: Final = 0.1  # share of the rows; but 10 rows at least
-_FEWEST: Final = 100  # excesses, where the tail has more: its shape would be a guess
+_FEWEST: Final = 100  # minimum excesses of a tail that is not the largest: with fewer, its shape would be a guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Calibration:
 
     @property
     def _tail_begins(self) -> float:
-        """Where most scores are equal, as with switches, the last bits must not tell a row from the others."""
+        """The score at which the tail begins, just above u: rounding must not matter where most scores are equal."""
         u = float(self.body[-1])
         return u + min(_ROUNDING * abs(u) + 1e-6, 0.01 * self.sigma)
 

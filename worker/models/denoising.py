@@ -1,8 +1,8 @@
 """The denoising autoencoder (Vincent et al. 2008): it sees a corrupted vector and has to give back the clean one.
 
-What it learns is the way back to the nearest normal vector (Alain and Bengio 2014: the residual follows the gradient of
-the log density), and so how far away that is. One noise level teaches one distance: each row gets its own, drawn evenly
-in its logarithm, without being told which.
+It learns the way back to the nearest normal vector (Alain and Bengio 2014: the residual follows the gradient of the log
+density), and so the distance to it. A single noise level would teach a single distance. So each row gets its own level,
+drawn evenly in its logarithm, which the model does not get to know.
 """
 
 import math

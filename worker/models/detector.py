@@ -20,8 +20,8 @@ from worker.models.variational import Variational
 from worker.models.whitening import Whitening
 from worker.native.arrays import Float64s
 
-# Degrees of freedom of the Student t distribution whose log density the score follows: as good as w^2 up to some five
-# standard deviations, and beyond them one wild reading does not outweigh several that are off.
+# Degrees of freedom of the Student t distribution whose log density the score follows. Up to about five standard
+# deviations the score is close to w^2. Beyond, one wild reading does not outweigh several that are off.
 DEGREES: Final = 30.0
 
 

@@ -1,9 +1,9 @@
 """A scaler for each entity: one model over a fleet of machines that do the same at different levels.
 
-A known entity's readings are brought to the fleet's units, x' = m + (x - m_e) s / s_e, with location m and scale s of
-the fleet and m_e, s_e of the entity (worker/models/scaler.py says what these are). An unknown one's stay as they are:
-the fleet's scaler, which follows, is its fallback. It commutes with the coefficients of windows,
-which so keep raw readings.
+A known entity's readings are converted to the fleet's units, x' = m + (x - m_e) s / s_e, with location m and scale s of
+the fleet and m_e, s_e of the entity (defined in worker/models/scaler.py). Those of an unknown entity stay unchanged;
+its fallback is the fleet's scaler, which follows. The conversion commutes with the coefficients of windows, so windows
+can keep raw readings.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from worker.models.scaler import LARGEST, Scaler
 from worker.native.arrays import Float32s, Int64s
 
 MIN_ROWS: Final = 50  # with fewer an entity is not known
-# Of the fleet's scale. A sensor that rests in one machine is not off as soon as it moves as others do.
+# The minimum scale of an entity, as a share of the fleet's: a sensor that rests in one machine is not anomalous as soon
+# as it moves as in others.
 LEAST_SCALE: Final = 0.01
 
 

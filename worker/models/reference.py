@@ -1,4 +1,4 @@
-"""What training tells of normal operation, for drift to be told from it: made by training, travels in the artefact."""
+"""The reference of drift detection: training's statistics of normal operation, which travel in the artefact."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +10,13 @@ MOST_ENTITIES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Of d features, summaries of `rows` vectors each: so many that one summary hardly depends on the one before.
+    """Statistics of d features over summaries of `rows` vectors, enough for summaries to be nearly independent.
 
-    `location` [1 + e, d] are mean readings, of the fleet and of the `entities`; `deviation` [d] is the standard
-    deviation of a reading around its entity's, `spread` [d] that of a summary's mean, with the dependence between
-    summaries in it. `present` [d] is the share of readings that were there. `still` [d] is the longest run of summaries
-    in which an entity's reading did not change. `p_values` [m] are the mean p-values of stretches of held-out vectors,
-    in the order of time.
+    `location` [1 + e, d] are the mean readings of the fleet and of the `entities`. `deviation` [d] is the standard
+    deviation of a reading around its entity's mean. `spread` [d] is that of a summary's mean, including the dependence
+    between summaries. `present` [d] is the share of readings that were there. `still` [d] is the longest run of
+    summaries in which an entity's reading did not change. `p_values` [m] are the mean p-values of stretches of held-out
+    vectors, in time order.
     """
 
     rows: int

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from worker.native.arrays import Float32s
 
-# Up to here a scaled reading passes as it is; beyond, by its logarithm: far readings stay ordered and finite, and
-# training is not ruled by a handful of rows.
+# Up to this value a scaled reading is unchanged; beyond it, it grows logarithmically. Far readings stay ordered and
+# finite, and a handful of rows does not dominate the training.
 LINEAR_UP_TO: Final = 30.0
 LARGEST: Final = 3e38  # within float32
 _UNIFORM: Final = 12**0.5  # the range of a uniform distribution in standard deviations
@@ -26,9 +26,10 @@ def _soften(t: Tensor) -> Tensor:
 class Scaler(nn.Module):
     """z = soft((x - middle) / scale): middle of the training readings' range, and the range over the square root of 12.
 
-    The middle, since 0 stands for a missing reading: of a switch that is mostly off, it is neither on nor off. The
-    range, since a sensor that mostly rests and sometimes peaks is not far out at each peak, as it would be by its
-    standard deviation or its interquartile range. A constant feature's scale is a hundredth of its value, or 1.
+    The middle is used because 0 stands for a missing reading: for a switch that is mostly off, the middle is neither on
+    nor off. The range is used because a sensor that mostly rests and sometimes peaks must not be far out at each peak,
+    as it would be by its standard deviation or interquartile range. A constant feature's scale is a hundredth of its
+    value, or 1.
     """
 
     def __init__(self, location: Tensor, scale: Tensor):
@@ -58,7 +59,7 @@ class Scaler(nn.Module):
         """Return z [n, d], 0 where a reading is missing, and `present` [n, d], 1 or 0; None if all are present."""
         t = (x - self.location).div_(self.scale)
         if t.device.type == "cpu" and len(t):
-            # On the CPU a pass over the batch costs more than a look: most batches are whole, and few readings far.
+            # On the CPU extra passes cost more than this check: most batches are complete, and few readings are far.
             low, high = torch.aminmax(t)
             largest = torch.maximum(-low, high)
             if largest <= LINEAR_UP_TO:  # false for NaN

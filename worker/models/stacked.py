@@ -11,8 +11,8 @@ from worker.models.base import Autoencoder, Layer, chained, layers
 class Stacked(Autoencoder):
     """`sizes` are the hidden layers down to the code, e.g. (64, 16) for d-64-16-64-d; derived from d if not given.
 
-    The bottleneck is what makes the residual mean something: half of the inputs, of which a sensor set rarely has
-    more independent directions.
+    The bottleneck makes the residual meaningful. It is half of the inputs, since sensors rarely have more independent
+    directions.
     """
 
     kind = "stacked"

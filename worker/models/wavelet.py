@@ -1,9 +1,10 @@
 """How a window of w vectors becomes one row: the Haar wavelet's coefficients along the path to the present.
 
-Of each feature: the mean of the whole window; the newest reading minus the one before; the mean of the newest 2 minus
-that of the 2 before; of the newest 4 minus the 4 before; and so on. 1 + log2(w) columns a feature instead of w: fine
-where it is recent, coarse where it is long ago, and a slow drift is one number instead of many small ones. Whatever is
-fitted to rows [n, d] is so fitted to windows [n, K d]; block k of the columns is k d to (k + 1) d.
+The columns of a feature are: the mean of the whole window; the newest reading minus the one before; the mean of the
+newest 2 minus that of the 2 before; of the newest 4 minus the 4 before; and so on. These are 1 + log2(w) columns
+instead of w. They are fine for recent readings and coarse for old ones, and a slow drift is one number instead of many
+small ones. Everything that is fitted to rows [n, d] can thus be fitted to windows [n, K d]. Block k has the columns k d
+to (k + 1) d.
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-# Recent data are mostly normal, not all. Up to a tenth of the rows may be anomalies without their bending the
-# covariance towards themselves; of a normal tail nothing is cut off that lies within ten times the usual distance.
+# Recent data are mostly, but not all, normal. Up to a tenth of the rows may be anomalies without bending the covariance
+# towards themselves. A normal tail within ten times the usual distance is not cut off.
 TRIMMED: Final = 0.1
 USUAL: Final = 10.0
 # Of a scaled reading's variance, which is about 1. Below, a residual is rounding or quantisation, not behaviour.
@@ -52,7 +52,7 @@ class Whitening(nn.Module):
         pair_counts = (weight.T @ weight).clamp(min=1)
         covariance = centred.T @ centred / pair_counts
         n, d = r.shape
-        # A feature without any reading here is as uncertain as a scaled reading is, not as certain as no error.
+        # A feature without any reading here gets the uncertainty of a scaled reading; zero would mean certainty.
         covariance = covariance + torch.diag((weight.sum(0) == 0).double())
         diagonal = torch.diag(covariance.diagonal())
         shrunk = covariance + (d / (d + n)) * (diagonal - covariance)
@@ -81,9 +81,9 @@ class Whitening(nn.Module):
     def _complete(self, residual: Tensor, present: Tensor) -> Tensor:
         """Fill missing residuals with their expectation given the present ones, which is where |w| is least.
 
-        Then |w| is the Mahalanobis distance of the present ones alone. Zeros would do for independent residuals; next
-        to a near duplicate a zero is an outlier. Solved by conjugate gradients over the missing ones, each scaled by
-        its own precision.
+        Then |w| is the Mahalanobis distance of the present residuals alone. Zeros would suffice for independent
+        residuals, but next to a near duplicate a zero is an outlier. The system is solved by conjugate gradients over
+        the missing residuals, each scaled by its own precision.
         """
         free = (1 - present) * self.root.square().sum(0).rsqrt()
         filled = residual

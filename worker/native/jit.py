@@ -24,7 +24,7 @@ def _unpack() -> None:
     """
     shipped = os.environ.get("NUMBA_SHIPPED_CACHE")
     if shipped and os.path.isdir(shipped) and "NUMBA_CACHE_DIR" not in os.environ:
-        # Without a place for it numba looks for one, or all is compiled anew.
+        # Without the copy, numba chooses another cache folder, or compiles everything again.
         with contextlib.suppress(OSError):
             numba.config.CACHE_DIR = str(_copy_of(Path(shipped), _own_folder()))
 
@@ -75,9 +75,9 @@ _unpack()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at its first call, without the GIL; the machine code is cached on disk where there is a place for it.
+    """Compile the function at its first call, without the GIL; its code is cached on disk where that is possible.
 
-    Division is numpy's: to look for zeros, as Python does, keeps a loop from being vectorised.
+    Division is numpy's: checking for zeros, as Python does, prevents vectorisation.
     """
     try:
         jitted: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")(function)

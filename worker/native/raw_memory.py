@@ -1,8 +1,8 @@
 """Reads and writes memory by its address, for compiled loops.
 
-Handing an array from one compiled function to another costs ten times what most of them do, since references to it are
-counted. `array.ctypes.data` is where an array begins. Make it an int64, or everything else a uint64, since numba adds
-the two as floats.
+Passing an array from one compiled function to another costs ten times what most of these functions do, since references
+to it are counted. `array.ctypes.data` is the address of an array. Convert it to int64, or everything else to uint64,
+since numba adds the two types as floats.
 
 Nothing checks whether an address is valid. The caller makes sure that it is, and keeps the array alive.
 """

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 PATIENCE: Final = 10.0  # seconds that a request may take, its answer included
 AT_ONCE: Final = 64  # requests; more are hung up on
-HEAD_MOST: Final = 32 * 1024  # bytes of all headers together; the library bounds each of a hundred, by 64 KiB
+HEAD_MOST: Final = 32 * 1024  # bytes of all headers together; the library allows a hundred headers of 64 KiB each
 BODY_MOST: Final = 4096  # bytes
 STREAM_PATIENCE: Final = 5.0  # seconds that the reader of a stream may take for a part of it
 
@@ -96,7 +96,7 @@ class HttpServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # who is not accepted at once would ask again a second later
+    request_queue_size = 128  # a client that is not accepted at once would retry only a second later
 
     def __init__(self, address: tuple[str, int], routes: Routes):
         super().__init__(address, _Handler)
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        # Not a timeout of the socket: a byte now and then would hold the thread for ever.
+        # A socket timeout does not suffice: a client that sends a byte now and then would hold the thread forever.
         self._deadline = threading.Timer(PATIENCE, _hang_up, (self.request,))
         self._deadline.daemon = True
         self._deadline.start()
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.stream is not None:
                 self._deadline.cancel()
                 self.connection.settimeout(STREAM_PATIENCE)
-                if hasattr(socket, "TCP_USER_TIMEOUT"):  # who is gone without a word reads nothing for good
+                if hasattr(socket, "TCP_USER_TIMEOUT"):  # notices a client that vanished without a word
                     timeout_ms = int(4000 * STREAM_PATIENCE)
                     self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
                 for part in answer.stream:
@@ -203,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Head:
-    """The lines of a request's headers, and no more bytes of them than may be."""
+    """The header lines of a request, up to a maximum number of bytes."""
 
     def __init__(self, file: BufferedIOBase):
         self._file, self._left = file, HEAD_MOST

@@ -44,14 +44,14 @@ def configure(settings: LogSettings) -> None:
     )
     handler.addFilter(_Seldom())
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
-    # It warns of its own event loop where another thread has had the processor for a tenth of a second.
+    # kafka-python warns about its event loop if another thread has had the processor for a tenth of a second.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
 
 
 def _clean(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Make texts printable, since senders name entities and the like.
+    """Make texts printable, since senders choose the names of entities and the like.
 
-    What is no text is shown by its repr, which is printable. Tracebacks keep their lines.
+    Other values are shown by their repr, which is printable. Tracebacks keep their line breaks.
     """
     return {
         name: printable(value, keep="\n" if name in ("exception", "stack") else "") if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """The worker's Prometheus metrics. Names by its conventions, units in the names, no label that grows with the data.
 
-What the loop counts of a batch is a field of `BatchCounts`, and the metric of the same name: a new counter is two lines
-in this file. It is counted once its batch is committed, so that a batch that is scored again is not counted twice.
+Each count of a batch is a field of `BatchCounts`, and the metric of the same name, so a new counter takes two lines in
+this file. Counts are added once their batch is committed, so that a batch that is scored again does not count twice.
 """
 
 import collections
@@ -74,12 +74,12 @@ class Metrics:
         self.events = Counter("offnormal_events", "Anomaly events committed", ["severity"], registry=r)
         self.dead_letters = Counter("offnormal_dead_letters", "Records that did not parse", ["reason"], registry=r)
         self.nulls = Counter("offnormal_null_records", "Records without a value, skipped", registry=r)
-        self.redone = Counter("offnormal_redone", "Times that uncommitted work was voided and done again", registry=r)
+        self.redone = Counter("offnormal_redone", "Times that uncommitted work was repeated", registry=r)
         self.commits = Counter("offnormal_commits", "Commits", registry=r)
         self.rebalances = Gauge("offnormal_rebalances", "Assignments and revocations so far", registry=r)
         self.gone = Gauge("offnormal_records_gone", "Records that retention deleted before they were read", registry=r)
         self.truncated = Gauge("offnormal_logs_truncated", "Logs that became shorter than they were read", registry=r)
-        self.rebuilt = Counter("offnormal_connections_made_anew", "Times that the watchdog had it done", registry=r)
+        self.rebuilt = Counter("offnormal_connections_made_anew", "Times that the watchdog reconnected", registry=r)
         self.lag = Gauge("offnormal_lag_records", "Records not yet committed", ["partition"], registry=r)
         self.batch_rows = Histogram("offnormal_batch_rows", "Rows per batch", buckets=_ROW_BUCKETS, registry=r)
         self.stage = Histogram(
@@ -104,12 +104,15 @@ class Metrics:
         self.swaps = Counter("offnormal_model_swaps", "Models put in service in place of another", registry=r)
         self.refused = Counter("offnormal_model_refused", "Artefacts refused", registry=r)
         self.drifts = Counter("offnormal_drifts", "Drifts noticed", ["model"], registry=r)
-        self.drift_at = Gauge("offnormal_drift_timestamp_seconds", "When the last one was", ["model"], registry=r)
+        self.drift_at = Gauge("offnormal_drift_timestamp_seconds", "When the last drift was", ["model"], registry=r)
         self.sensor_faults = Gauge("offnormal_sensor_faults", "Sensors at fault now", ["fault"], registry=r)
         self.p_value = Gauge("offnormal_p_value_mean", "Mean p-value of late; .5 as trained", ["model"], registry=r)
         self.trial_rows = Counter("offnormal_trial_rows", "Vectors scored by a second model", ["trial"], registry=r)
         self.trial_agreement = Gauge(
-            "offnormal_trial_agreement_ratio", "Of what either model names, what both do", ["trial"], registry=r
+            "offnormal_trial_agreement_ratio",
+            "Share of vectors flagged by either model that both flag",
+            ["trial"],
+            registry=r,
         )
         self.taken_back = Counter("offnormal_models_taken_back", "Champions taken back in probation", registry=r)
         self.device_memory = Gauge("offnormal_device_memory_bytes", "Memory taken on the device", registry=r)

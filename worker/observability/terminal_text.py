@@ -1,4 +1,4 @@
-"""Text from elsewhere on its way to a terminal, which obeys what it is sent."""
+"""Makes text from elsewhere safe for a terminal, which would execute control sequences."""
 
 from rich.markup import escape
 
@@ -9,5 +9,5 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def in_markup(text: object) -> str:
-    """Make it printable, and nothing that rich would obey: a part of a line in rich's markup, or a table's cell."""
+    """Make text printable and escape rich's markup, for a part of a line in markup or a table's cell."""
     return escape(printable(text))

@@ -62,7 +62,7 @@ class Span:
 
 
 class Traces:
-    """Where the spans go, the usual OTEL_ variables say."""
+    """The exporter of spans, configured by the usual OTEL_ variables."""
 
     def __init__(self, settings: Settings):
         self._group = settings.kafka.group
@@ -107,7 +107,7 @@ class Traces:
             yield Span(span)
 
     def close(self) -> None:
-        """Give the remaining spans some time to leave: a collector that is away would hold up the end for longer."""
+        """Wait a limited time for the remaining spans: an unavailable collector would delay the end for longer."""
         if self._provider is not None:
             last = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
             last.start()

@@ -19,8 +19,8 @@ from worker.settings import HttpSettings
 
 COOKIE: Final = "offnormal_page"
 _MOST_COOKIES: Final = 8192  # characters of the header that are looked at
-GUESSES: Final = 20  # wrong tokens of a client that are looked at at once, and
-EVERY: Final = 1.0  # seconds until one more is
+GUESSES: Final = 20  # wrong tokens that a client may send in a burst
+EVERY: Final = 1.0  # seconds until it may send one more
 _MOST_CLIENTS: Final = 1024
 
 
@@ -46,9 +46,9 @@ class Access:
     def is_for_here(self, request: Request) -> bool:
         """Return whether the request's Host is a name that no other site can own, or one that the settings name.
 
-        Another site could let a name of its own lead here, and so make a browser look. A token prevents that, as its
-        cookie belongs to another name. Where only this machine can look, only its own names count. No browser leaves
-        the Host out.
+        Otherwise another site could point its own name to this server, and so make a browser read the page (DNS
+        rebinding). A token prevents that, as its cookie belongs to another name. If only this machine can reach the
+        page, only its own names are accepted. No browser leaves the Host out.
         """
         host = _the(request.headers, "Host")
         if not self._is_local and (self._token is not None or host is None):
@@ -79,7 +79,7 @@ class Access:
             return None
         if not self._is_token(token.strip().encode("utf-8", "replace"), request.client):
             return None
-        # A proxy in front says that the browser speaks TLS.
+        # A reverse proxy says by this header that the browser uses TLS.
         secure = "; Secure" if (_the(request.headers, "X-Forwarded-Proto") or "").lower() == "https" else ""
         return f"{COOKIE}={self._pass().decode()}; Path=/; HttpOnly; SameSite=Strict{secure}"
 

@@ -32,12 +32,12 @@ VIEWERS: Final = 16  # at a time
 EVERY: Final = 1.0  # seconds between looks at the counters, and between updates
 KEPT: Final = 600  # looks: ten minutes
 SMOOTH: Final = 5  # looks that a rate is taken over: commits come in steps
-LINGER: Final = 10.0  # seconds for which incidents are still read when the last viewer has gone: a page is loaded anew
+LINGER: Final = 10.0  # seconds for which incidents are read after the last viewer has left: a page may be reloaded
 HEARTBEAT: Final = 5.0
 READ_EVERY: Final = 0.5
 RECORDS: Final = 500  # decoded at once: the loop waits behind them
 BACKLOG: Final = 50_000  # records of the incidents topic that are read back at most
-_BEHIND: Final = 3  # updates that a viewer may be late; beyond, all is told anew
+_BEHIND: Final = 3  # updates that a viewer may lag behind; beyond, it gets a full snapshot
 _SWAPS: Final = 50
 _DECISIONS: Final = 50
 
@@ -83,8 +83,8 @@ class Feed:
         self._wanted_until = 0.0
         self._reader: threading.Thread | None = None
         self._book = IncidentBook(settings.source, settings.topics.sensors)
-        self._reading = True  # what was there before
-        self._problem = False  # it cannot be read
+        self._reading = True  # older incidents are still being read
+        self._problem = False  # incidents cannot be read
         self._updates: deque[bytes] = deque(maxlen=_BEHIND)
         self._number = 0  # of the last update
         self._told: dict[str, Any] = {}
@@ -118,7 +118,7 @@ class Feed:
                 raise TooMany
             self._viewers += 1
         parts = self._parts()
-        next(parts)  # from here on its end is seen to, even if nobody reads on
+        next(parts)  # from here on `finally` runs, even if nobody reads any further
         return parts
 
     def _parts(self) -> Generator[bytes, None, None]:
@@ -336,7 +336,7 @@ class Feed:
                     for value in said.values if said else ():
                         self._book.take_label(value)
                     self._reading, self._problem = not done, False
-                # Under a backlog there is time for the loop in between; else what comes is looked at now and then.
+                # During a backlog, short pauses leave time for the loop. Otherwise new records are read now and then.
                 self._pause(READ_EVERY if done else 0.005)
 
     def _labels(self, stack: contextlib.ExitStack) -> Reader | None:

@@ -27,13 +27,13 @@ from worker.windows import Windows
 
 BEFORE: Final = 200  # vectors of the entity before the incident, and after it, that are shown
 AFTER: Final = 200
-BACK: Final = (2_000, 20_000)  # records of the partition that are read before it, for these; and if they are too few
+BACK: Final = (2_000, 20_000)  # records of the partition to read before it, to find these; the second if too few
 RECORDS: Final = 50_000  # that are read at most
 BYTES: Final = 64 * 2**20
 VALUES: Final = 4_000_000  # readings, or their coefficients, that are held at most
 PART: Final = 4096  # records, and rows, that are worked on at once
 EXPLAINED: Final = 512  # rows at once, likewise
-SHOWN: Final = 2_000  # vectors; of more, the most conspicuous of each few
+SHOWN: Final = 2_000  # maximum vectors; of more, the one with the highest score of each few
 SENSORS: Final = 5
 LEAST_SHARE: Final = 0.02  # of the evidence, to be drawn
 PATIENCE: Final = 7.0  # seconds: what has come by then is shown

@@ -1,4 +1,4 @@
-"""What the page answers. Nothing of a request comes back; each answer says what a browser may do with it."""
+"""The HTTP routes of the page. No response echoes its request, and each says what a browser may do with it."""
 
 import hashlib
 import threading
@@ -40,8 +40,8 @@ _FILES: Final = {  # path -> file, content type
     "/page/uPlot.css": ("uPlot.min.css", "text/css; charset=utf-8"),
     "/page/uPlot.LICENSE": ("uPlot.LICENSE", "text/plain; charset=utf-8"),
 }
-_OPEN: Final = ("/page/page.css",)  # the form that asks for the token wants it
-NAME_MOST: Final = 80  # characters of who labels, by his own account
+_OPEN: Final = ("/page/page.css",)  # the login form needs it
+NAME_MOST: Final = 80  # maximum characters of the name that a labelling viewer gives
 _WRITE_PATIENCE: Final = 4.0  # seconds
 _JSON: Final = "application/json"
 
@@ -132,7 +132,7 @@ class Page:
         if place is None:
             return _json(400, {"error": "id"})
         if not self._looks_back.acquire(blocking=False):
-            return _json(202, {"busy": True})  # who asks waits, not a thread of ours; and it is no error
+            return _json(202, {"busy": True})  # the client retries, so that no thread waits here; this is no error
         try:
             return _json(200, self._stretch.around(place, self._feed.incident(id)))
         except LookupError:
@@ -193,7 +193,7 @@ def _file(name: str) -> bytes:
 
 def _static(body: bytes, kind: str) -> Route:
     tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}  # asked for anew each time, sent anew only when changed
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}  # revalidated each time, sent again only if changed
 
     def answer(request: Request) -> Response:
         if request.headers.get("If-None-Match") == tag:

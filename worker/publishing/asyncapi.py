@@ -54,7 +54,7 @@ def document(settings: Settings) -> Document:
         "info": {
             "title": "Offnormal",
             "version": __version__,
-            "description": "Sensor vectors in, anomaly events out, as the worker sees its topics: receives, sends.",
+            "description": "The topics as the worker sees them: it receives sensor vectors and sends anomaly events.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": _JSON,
@@ -77,7 +77,7 @@ def _topics(settings: Settings) -> dict[str, _Topic]:
         "sensors": _Topic("receive", f"{_ENTITY}, unless a field names it", _vectors(settings)),
         "anomalies": _Topic("send", _ENTITY, {"anomaly": _anomaly(settings)}),
         "incidents": _Topic("send", f"{_ENTITY}, with its partition", {"incident": _event("incident")}),
-        "dead_letters": _Topic("send", "that of the record", {"deadLetter": _dead_letter()}),
+        "dead_letters": _Topic("send", "the key of the record", {"deadLetter": _dead_letter()}),
         "drift": _Topic("send", f"{_ENTITY}, or the model", {"drift": _event("drift")}),
         "training_requests": _Topic("send", "the model", {"trainingRequest": _json(schema("training-request"))}),
         "labels": _Topic("receive", "the id that is labelled", {"label": _json(schema("label"))}),
@@ -86,7 +86,9 @@ def _topics(settings: Settings) -> dict[str, _Topic]:
     if settings.model.shadow_share:
         topics["shadow"] = _Topic("send", f"{_ENTITY}, or the model", {"shadow": _event("shadow")})
     for output in settings.outputs:
-        topics[output] = _Topic("send", "that of the record", {output.removesuffix("s"): _per_vector(output, settings)})
+        topics[output] = _Topic(
+            "send", "the key of the record", {output.removesuffix("s"): _per_vector(output, settings)}
+        )
     return topics
 
 
@@ -129,7 +131,7 @@ def _vectors_as(name: str, spec: FormatSpec, settings: Settings) -> Document:
         fields = [("the entity", settings.input.entity_field), ("the event time", settings.input.time_field)]
         summary = "; ".join([spec.description, *(f"{meaning} in `{field}`" for meaning, field in fields if field)])
         return _message(spec.media_type, title, summary, _json_vectors())
-    header = f"{spec.content_types[0]}, where the format is not by default"
+    header = f"{spec.content_types[0]}, unless this is the default format"
     message = _message(spec.media_type, title, spec.description, {"description": spec.description})
     return message | {"headers": _headers({"content-type": header})}
 
@@ -143,12 +145,12 @@ def _json_vectors() -> Document:
 
 def _dead_letter() -> Document:
     descriptions = {
-        "offnormal-topic": "where the record was",
-        "offnormal-partition": "a number",
-        "offnormal-offset": "a number",
-        "offnormal-timestamp": "of the record, in milliseconds",
-        "offnormal-reason": "a word for it, as the metric has it",
-        "offnormal-error": "what is wrong, in words",
+        "offnormal-topic": "topic of the record",
+        "offnormal-partition": "partition of the record",
+        "offnormal-offset": "offset of the record",
+        "offnormal-timestamp": "timestamp of the record, in milliseconds",
+        "offnormal-reason": "code of the reason, as in the metric",
+        "offnormal-error": "error message",
     }
     body = {"description": "the record's bytes, untouched, under its key; its own headers follow"}
     return _message(_BYTES, "A record that does not parse", body["description"], body) | {
@@ -168,7 +170,7 @@ def _per_vector(output: str, settings: Settings) -> Document:
     rows = (
         as_json if settings.vector_format == "json" else {"description": f"{settings.vector_format}: docs/formats.md"}
     )
-    description = f"Of each vector of a record {values}; null without a score. By default in the format of the input"
+    description = f"For each vector of a record: {values}; null without a score. By default in the format of the input"
     headers = {
         "offnormal-source": "topic/partition/offset of the record",
         "offnormal-model": "name/version of the model",

@@ -1,4 +1,4 @@
-"""What is published as Avro, in Confluent's wire format, and read back: events, and what is said of each vector."""
+"""Events and values of vectors as Avro in Confluent's wire format, and events read back."""
 
 import struct
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time")
 
 
 class AvroOut:
-    """Encodes by schemas that it has given to the registry, each as the subject `<topic>-value`, as serializers do."""
+    """Encodes by schemas that it registers, each as the subject `<topic>-value`, as serializers do."""
 
     def __init__(self, settings: Settings):
         self._settings = settings

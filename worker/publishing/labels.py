@@ -1,6 +1,6 @@
 """Labels: what a person says of an event or an incident, by the command line or the page.
 
-Training keeps to it: what was dismissed is normal, what was confirmed never is (docs/closed-loop.md).
+Training respects labels: dismissed vectors are normal, confirmed ones never are (docs/closed-loop.md).
 """
 
 import time
@@ -53,7 +53,7 @@ def write(
     Connecting takes at most `timeout` seconds.
     """
     label = {"id": id, "verdict": verdict, "who": author, "note": note, "time": iso(int(time.time() * 1000))}
-    # Keyed by what it is about: what was said last counts.
+    # Keyed by event or incident, so that the latest label counts.
     record = (id, orjson.dumps(label), [("content-type", b"application/json")])
     connection.write(settings.kafka, settings.topics.labels, [record], timeout=timeout)
     return label

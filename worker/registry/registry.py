@@ -6,14 +6,15 @@
     audit/<name>/<sequence>                {"what", "version", "from", "who", "when", "why", ...}: whatever was decided,
                                            kept for ever
 
-A decision is one Kafka transaction, by a transactional id that all decisions of the topic share: whoever decides fences
-everybody else who is about to, ends what somebody who died has left open, and looks again at what has been decided
-before. What a decision leaves no room for is pruned in its own transaction.
+A decision is one Kafka transaction, with a transactional id that all decisions of the topic share. Whoever decides
+fences everybody else who is about to, and ends a transaction that a dead process has left open. Only then is the
+registry read for the decision. The same transaction prunes artefacts for which the decision leaves no room.
 
-With a signing key the records of a decision have a header `offnormal-signature`, the HMAC-SHA256 of their key and value
-by it. What is signed has the decision's number: an alias a "sequence", an audit record its key; and that has "changes",
-the aliases. Whoever has the key takes nothing else for a decision, and none for a later one than it is. Both kinds of
-records tell what an alias names, so that to bring back an old one takes the removal of the audit record as well.
+With a signing key, the records of a decision have a header `offnormal-signature`, the HMAC-SHA256 of their key and
+value. The signed data contains the decision's number: as "sequence" in an alias, in the key of an audit record. An
+audit record also has "changes", the aliases. A reader with the key accepts nothing else as a decision, and never an old
+decision as a later one. Both kinds of records contain what an alias names. To bring back an old alias, an attacker
+would therefore have to remove the audit record as well.
 
 Compaction keeps the last record of each key. A tombstone removes an artefact. An artefact in parts counts only when its
 manifest and all of its parts are there; the manifest is written last.
@@ -45,7 +46,7 @@ What = Literal[
 
 
 _HALF_FOR: Final = 3600.0  # seconds for which somebody may still be writing the other parts
-_TRIES: Final = 8  # to decide, against others who do at the same time
+_TRIES: Final = 8  # attempts to decide while others decide at the same time
 _PATIENCE: Final = 10.0  # seconds for each step of a decision, and for its transaction as a whole
 
 
@@ -101,7 +102,7 @@ class Registry:
         try:
             return self.promote(artefact.card.version, author, why)
         except NoModelError:
-            # Somebody whose clock is an hour ahead took its parts for those of a training that was killed.
+            # A process whose clock is an hour ahead has pruned its parts, taking them for those of a killed training.
             self.add(artefact)
             return self.promote(artefact.card.version, author, why)
 
@@ -200,7 +201,7 @@ class Registry:
             with readable_errors(f"writing {self._topic}", self._settings.kafka.bootstrap):
                 client = self._fencing()
                 try:
-                    client.init_transactions()  # from here on whoever began before can no longer decide
+                    client.init_transactions()  # fences everybody who began to decide before
                     view = self._view_of_all()
                     decision = decide(view)
                     if decision is None:
@@ -212,19 +213,21 @@ class Registry:
                     return view
                 except _OVERTAKEN as error:
                     if tried == _TRIES:
-                        raise OffnormalError(f"{self._topic}: others keep deciding about models; try again") from error
+                        raise OffnormalError(
+                            f"{self._topic}: other processes keep changing models; try again"
+                        ) from error
                     time.sleep(random.uniform(0, 0.2 * tried))
                 except errors.UnsupportedVersionError as error:
                     raise OffnormalError(
-                        f"{self._topic}: the broker has no transactions ({error}); decisions about models need them:"
-                        " Kafka 2.5 or later"
+                        f"{self._topic}: the broker has no transactions ({error}), which decisions about models need;"
+                        " use Kafka 2.5 or later"
                     ) from error
                 finally:
                     client.close(timeout=waits.CLOSE)
         raise AssertionError
 
     def _view_of_all(self) -> RegistryView:
-        """Return the view with what an open transaction holds back. Waits for that transaction.
+        """Return the view, including what an open transaction holds back. Waits for that transaction.
 
         Raises OffnormalError where it does not end.
         """
@@ -240,8 +243,8 @@ class Registry:
                     view.apply(block_or_none)
                 elif time.monotonic() > deadline:
                     raise OffnormalError(
-                        f"{self._topic}: somebody's transaction has been open for {waits.DECISION:g} s, and may hold a"
-                        " decision back; try again once it has ended"
+                        f"{self._topic}: another process's transaction has been open for {waits.DECISION:g} s, and may"
+                        " contain a decision; try again once it has ended"
                     )
         return view
 
@@ -302,12 +305,12 @@ class Registry:
         return [(SIGNATURE_HEADER, signature_of(signing_key, key, value))]
 
     def _pruned(self, view: RegistryView) -> list[tuple[str, bytes | None]]:
-        """Return tombstones of old versions, by the view after the decision.
+        """Return tombstones of old versions, judged by the view after the decision.
 
-        They belong to its transaction, since whoever decides next may promote an old version.
+        They belong to the decision's transaction, since the next decision may promote an old version.
         """
-        # The predecessor stays as well: what the champion would be taken back to. So does what was written after all of
-        # these: somebody is about to decide about it.
+        # The predecessor is kept as well, since the champion may be rolled back to it. So are versions that were
+        # written after all of these, since somebody is about to decide about them.
         named = {record.version for record in view.aliases.values()} | {view.predecessor()} - {None}
         versions = view.versions()
         last = max((k for k, version in enumerate(versions) if version in named), default=-1)

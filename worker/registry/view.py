@@ -94,7 +94,7 @@ class RegistryView:
                     self._apply_audit(int(name), entry, value, headers)
 
     def _apply_signed_alias(self, alias: str, value: bytes | None, headers: dict[str, bytes]) -> None:
-        """Fold in an alias. A tombstone cannot be signed: the audit record tells of it."""
+        """Apply an alias. A tombstone cannot be signed; the audit record contains the removal."""
         record = AliasRecord.parse(value or b"")
         if value is None or record is None or not self._is_signed(f"alias/{self.name}/{alias}", value, headers):
             return
@@ -121,7 +121,7 @@ class RegistryView:
         return hmac.compare_digest(signature_of(self.key, key, value), headers.get(SIGNATURE_HEADER, b""))
 
     def _decide(self, sequence: int, changes: Mapping[str, AliasRecord | None]) -> None:
-        """Follows a decision, unless a later one about the alias is known."""
+        """Apply a decision, unless a later one about the alias is known."""
         for alias, record in changes.items():
             if sequence <= self.decided.get(alias, 0):
                 continue
@@ -153,8 +153,8 @@ class RegistryView:
         data = self.artefacts.get(version) or self._joined(version)
         if data is None:
             raise NoModelError(
-                f"no artefact {self.name}/{version} in the registry, or not all of its parts;"
-                " `python -m training models list` shows those that there are"
+                f"the registry has no complete artefact {self.name}/{version};"
+                " `python -m training models list` shows the versions that it has"
             )
         if self.key is not None:
             check_signature(data, self.key)
@@ -184,8 +184,8 @@ class RegistryView:
         text = f"no champion of {self.name}; `python -m training` makes and promotes one"
         if self.unsigned:
             text += (
-                ". What was decided is not signed by OFFNORMAL_MODEL__SIGNING_KEY: `python -m training models promote`,"
-                " with the key, decides anew"
+                ". There are decisions, but they are not signed with OFFNORMAL_MODEL__SIGNING_KEY: promote a version"
+                " again by `python -m training models promote`, with this key set"
             )
         return NoModelError(text)
 
@@ -219,13 +219,13 @@ class RegistryView:
         return record.version if record else None
 
 
-# `pin`: while it names the champion, trainings and the worker leave that be.
+# While `pin` names the champion, trainings and workers do not replace it.
 Alias = Literal["champion", "challenger", "pin"]
 MANIFEST_TYPE: Final = b"application/vnd.offnormal.manifest+json"
 SIGNATURE_HEADER: Final = "offnormal-signature"
 
 
-# Numbers of nine digits are the last (`_is_number`), and nobody without the key is to use them up.
+# Decision numbers have at most nine digits (`_is_number`). Nobody without the key may use them up.
 _LAST_UNSIGNED: Final = 10**8
 
 

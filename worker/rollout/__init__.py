@@ -1,4 +1,4 @@
-"""Which version serves, and whether it stays: champions followed, challengers in the shadow, champions in probation.
+"""Decides which version serves: follows champions, and runs trials of challengers and of champions in probation.
 
 A trial scores the same vectors by a second model: a challenger in the champion's shadow, or the former champion while
 the new one is in probation.

@@ -1,7 +1,7 @@
-"""Follows the registry beside the loop.
+"""Follows the registry in parallel with the loop.
 
-It loads each new champion, and swaps it in once it has proved itself. It also sets up the trials: of a challenger, and
-of a champion in probation. With routes there are several models, each by itself.
+It loads each new champion, and swaps it in once it has passed its checks. It also sets up the trials of a challenger,
+and of a champion in probation. With routes there are several models, each handled separately.
 """
 
 import math
@@ -65,7 +65,7 @@ class ChampionWatcher:
         while not self._stop.is_set():
             try:
                 changed = self._follower.poll(0.2)
-                # Whoever was champion on the way to what is decided now must not score anything.
+                # Former champions that are read on the way to the latest decision must not score anything.
                 if changed or (not self.first_look.is_set() and self._follower.caught_up()):
                     for model, view in self._follower.views.items():
                         self._follow(model, view)
@@ -98,7 +98,7 @@ class ChampionWatcher:
             resident = self._models.load(data)
             if (resident.name, resident.version) != (model, version):
                 raise OffnormalError(
-                    f"the artefact under {model}/{version} says that it is {resident.name}/{resident.version};"
+                    f"the artefact stored as {model}/{version} claims to be {resident.name}/{resident.version};"
                     f" {ANOTHER_MODEL}"
                 )
         except Exception as error:  # whatever it is, it must neither be served nor end this thread
@@ -148,7 +148,7 @@ class ChampionWatcher:
                 self._trials.begin(kind, newer, older)
 
     def _former(self, view: RegistryView) -> str | None:
-        """Return the former champion, while this one may be taken back to it."""
+        """Return the former champion while the present one is in probation; None otherwise."""
         change = view.last_change()
         if change is None or change.get("what") != "promoted" or view.pinned():
             return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ShadowEvent:
-    """A vector that the challenger names; `named` says whether the champion does."""
+    """A vector that the challenger flags; `named` says whether the champion flags it, too."""
 
     model: str
     version: str

@@ -1,6 +1,6 @@
 """Wald's sequential probability ratio test (1945) for the rate of events.
 
-It decides as soon as it can, with errors that are bounded whenever one looks.
+It decides as early as possible, with error probabilities that are bounded at any time.
 """
 
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outcome = Literal["good", "bad"]
-FEWEST = 5  # looks: one burst of events, however long, is one look's
+FEWEST = 5  # minimum looks until a decision: a single burst of events, however long, must not decide
 
 
 @dataclass

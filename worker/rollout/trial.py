@@ -1,4 +1,4 @@
-"""One trial: two models score the same vectors, and what only the newer one names is counted against it."""
+"""One trial: two models score the same vectors, and vectors that only the newer one flags count against it."""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -12,7 +12,7 @@ from worker.serving.sample import Sample
 
 Kind = Literal["shadow", "probation"]
 
-# Times the promised rate of events: what only the newer one names, if it is sound, and if it is not.
+# The rate of vectors that only the newer model flags, in multiples of its promised rate: if it is sound, and if not.
 GOOD: Final = 1.0
 BAD: Final[dict[Kind, float]] = {"shadow": 4.0, "probation": 10.0}
 ERROR: Final[dict[Kind, float]] = {"shadow": 0.01, "probation": 0.001}
@@ -65,9 +65,9 @@ class Trial:
         return self._looked(newer & ~older, weight), second_scores, named_by_other
 
     def _looked(self, only: Bools, weight: Float64s) -> Outcome | None:
-        """Give the test the rows that only the newer model names [k].
+        """Feed the test with the rows [k] that only the newer model flags.
 
-        There is one look for as many vectors as the model's summaries have.
+        Each look covers as many vectors as one of the model's summaries.
         """
         reference, begin = self.newer.reference, 0
         size = LEAST_ROWS if reference is None else reference.rows
@@ -83,7 +83,7 @@ class Trial:
             self._only = self._looked_at = 0
             reached = reached - reached[end - 1]
             self._stood_for, begin = 0.0, end
-            # Nothing is won by taking a champion back for one that is louder still.
+            # Rolling a champion back to one that flags even more vectors would not help.
             if self.kind == "probation" and outcome is not None and (outcome == "good" or self._is_quieter):
                 self._test = self._new_test()  # it goes on as long as the probation does
             elif outcome is not None:

@@ -85,7 +85,7 @@ class Trials:
         author, figures = self._settings.source, trial.figures()
         version, older = trial.newer.version, trial.older.version
         reason = f"{figures['rate']:.2g} of {figures['rows']:,} vectors over budget, {figures['promised']:.2g} promised"
-        why = f"{reason}; {older} names {figures['rate_of_older']:.2g}"
+        why = f"{reason}; {older} flags {figures['rate_of_older']:.2g}"
         done: RegistryView | None
         try:
             if trial.kind == "probation":

@@ -1,4 +1,4 @@
-"""The thread beside the loop that analyses what has been committed: drift, and trials.
+"""The thread that analyses committed vectors in parallel with the loop: for drift, and for trials.
 
 The loop hands over samples, and fetches the findings, to publish them with its next commit.
 """
@@ -21,10 +21,10 @@ from worker.settings import Settings
 
 log = structlog.get_logger()
 
-EVERY: Final = 0.5  # seconds between looks: what is gathered meanwhile costs hardly more than one batch of it
+EVERY: Final = 0.5  # seconds between two runs: analysing several batches costs hardly more than one
 MAX_WAITING: Final = 500  # samples; beyond, the oldest are not looked at
 MAX_FINDINGS: Final = 2000
-END: Final = 2.0  # seconds that the end waits for what is being looked at
+END: Final = 2.0  # seconds to wait at the end for a running analysis
 
 
 class AnalysisThread:
@@ -79,7 +79,9 @@ class AnalysisThread:
             try:
                 self._look()
             except Exception:
-                log.exception("background_analysis_failed", consequence="what was waiting is not looked at")
+                log.exception(
+                    "background_analysis_failed", consequence="the samples that were waiting are not analysed"
+                )
                 self._waiting.clear()
             if not self._waiting:
                 self._idle.set()

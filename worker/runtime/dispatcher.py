@@ -22,7 +22,7 @@ from worker.windows import Windows
 
 log = structlog.get_logger()
 
-REPLAY_FROM_EVERY: Final = 1.0  # seconds between two looks for where windows would have to be filled from
+REPLAY_FROM_EVERY: Final = 1.0  # seconds between two searches for the offset from which windows would be filled again
 SWEEP_EVERY: Final = 10.0  # seconds between two looks for entities that have been silent for long
 
 
@@ -92,9 +92,10 @@ class Dispatcher:
             pipeline.forget(partition)
 
     def state(self, partition: int, end: int) -> PartitionState:
-        """Return what the next owner of the partition has to know, if it goes on at the offset `end`.
+        """Return the state for the next owner of the partition, who would continue at the offset `end`.
 
-        Where to read back to is looked for only now and then: an earlier offset is as good, and read a little longer.
+        The offset to read back to is updated only now and then: an earlier one is as good, and only takes a little
+        longer.
         """
         now = time.monotonic()
         if now >= self._replay_from_at + REPLAY_FROM_EVERY:

@@ -29,7 +29,7 @@ class FaultRetry:
         self._backoff = 0.0
 
     def go_back(self, fault: Rewind, rows: int, begin_try: Callable[[], None]) -> None:
-        """Void what is open, and read again from what is committed. Return once that is known, or the stop is set.
+        """Drop open work and go back to the committed offsets; return once these are known, or the stop is set.
 
         `rows` is how many scored vectors the fault voids. `begin_try` is called before each try; what it raises ends
         the retry.

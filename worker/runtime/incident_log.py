@@ -1,4 +1,4 @@
-"""The incidents topic read back: what a worker that takes over a partition has to know of its entities."""
+"""Reads the incidents topic for a worker that takes over a partition and has to know its entities' incidents."""
 
 import time
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class IncidentLog:
         self._topic = settings.topics.sensors
         self._last: dict[int, dict[int, Incident]] = {}  # partition of the sensors -> entity -> incident
         self._reader = Reader(settings.kafka, settings.topics.incidents)
-        # What an open transaction holds back is there for this one.
+        # For this consumer, the end offsets include what an open transaction holds back.
         self._ends = connection.consumer(settings.kafka, isolation_level="read_uncommitted")
 
     def catch_up(self, timeout: float) -> bool:

@@ -37,18 +37,18 @@ class PartitionAdoption:
         return pending if pending and time.monotonic() >= self._retry_at else []
 
     def adopt(self, partitions: list[int]) -> None:
-        """Adopt the partitions, up to the first that is in doubt, as some are after a crash. Raises Rewind.
+        """Adopt the partitions up to the first whose committed offset is in doubt, as after a crash. Raises Rewind.
 
-        That one is tried again later; partitions that were adopted before do not wait for it.
+        That partition is tried again later; partitions that were adopted before it do not wait.
         """
         patience = min(PATIENCE * 2**self._failures, MAX_PATIENCE)
         for partition in partitions:
-            # In this order: what was committed with the offsets has been written by then.
+            # The order matters: once the offsets are known, the incidents committed with them have been written.
             committed = self._source.adopt(partition, patience)
             if committed is None or not self._incident_log.catch_up(patience):
                 self._source.leave(partition)
                 self._failures += 1
-                self._retry_at = time.monotonic() + patience  # as long for the loop as was waited for this one
+                self._retry_at = time.monotonic() + patience  # the loop runs for as long as it has waited for this one
                 return
             state = PartitionState.load(committed.state)
             self._dispatcher.restore(partition, state, self._incident_log.of(partition))
@@ -67,5 +67,5 @@ class PartitionAdoption:
                 partition=partition,
                 wanted=wanted,
                 earliest=begin,
-                consequence="entities whose vectors are gone start cold",
+                consequence="entities whose vectors were deleted start with an empty window",
             )

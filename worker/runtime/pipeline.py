@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ScoredBatch:
-    """What became of a block: its outputs, and what is to be counted once it is committed."""
+    """The results of a block: its outputs, and the counts to add once it is committed."""
 
     block: VectorBlock
     outputs: Sequence[Outputs]
@@ -93,7 +93,7 @@ class Pipeline:
         n = len(values)
         index = np.arange(n)
         columns = BytesColumn.of([b"key"] * n), BytesColumn.of(values)
-        # Other formats warm up by themselves; what comes after them does by JSON.
+        # Other formats warm up by themselves; the steps after decoding are warmed up with JSON.
         headers = {} if form in ("f32", "json") else dict.fromkeys(range(n), [("content-type", b"json")])
         for _ in range(2):
             produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), index, index, *columns, headers)).outputs)

@@ -1,8 +1,8 @@
 """The loop: source -> pipelines -> sink, for as long as one pair of connections lasts.
 
-A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. It is committed at once
-if somebody waits for it (for outputs that nobody can read before, or for an incident) and there is no backlog;
-otherwise each commit interval.
+A checkpoint is what one commit covers: the outputs of some batches, and the offsets after them. Without a backlog, it
+is committed at once if somebody waits for it: for outputs that nobody can read before, or for an incident. Otherwise it
+is committed at each commit interval.
 """
 
 import time
@@ -37,13 +37,13 @@ PASSED_EVERY: Final = 1.0  # a look at positions that have gone on without recor
 
 @dataclass
 class LoopState:
-    """What outlasts the loop's connections, and what its health is judged by."""
+    """The state that outlives the loop's connections, and by which the loop's health is judged."""
 
     turned: float = field(default_factory=time.monotonic)  # when the loop last began a turn
     is_member: bool = False
     vectors: int = 0  # committed
     progress: int = 0  # counts the commits, and records that were read back for the first time
-    replayed_to: dict[int, int] = field(default_factory=dict)  # partition -> up to where windows were ever filled
+    replayed_to: dict[int, int] = field(default_factory=dict)  # partition -> how far windows were refilled
     is_excused: bool = False  # what was redone last waits for something other than Kafka
 
 
@@ -103,7 +103,7 @@ class Session:
         log.info("worker_stopped", vectors=state.vectors)
 
     def abandon(self) -> None:
-        """Void what is not committed. What was to be published with it is published by the next session."""
+        """Drop uncommitted work. The next session publishes its findings."""
         self._void_uncommitted()
         for partition in self._source.partitions():
             self._dispatcher.forget(partition)
@@ -142,7 +142,7 @@ class Session:
 
     def _read(self) -> tuple[RecordBlock | None, bool]:
         """Return what has arrived, up to a batch, and whether it is full: more is waiting."""
-        if self._source.joins() and not self._checkpoint.empty:  # a commit of before is refused after it
+        if self._source.joins() and not self._checkpoint.empty:  # the join would void it
             self._commit()
             self._wait_for_commit()
         records, is_full = self._gather()
@@ -213,7 +213,7 @@ class Session:
         return has_waited or (somebody_waits and not is_full)
 
     def _commit_passed_positions(self) -> None:
-        """Commit positions that have gone on without a record: whoever looks at the group's lag waits for it."""
+        """Commit positions that have advanced without a record, so that the group's lag is reported correctly."""
         if self._checkpoint.empty and self._state.turned >= self._passed_at:
             self._passed_at = self._state.turned + PASSED_EVERY
             self._checkpoint.ends.update(self._source.passed())
@@ -261,7 +261,11 @@ class Session:
                 self._wait_for_commit()
         except Rewind as fault:
             self._sink.discard()
-            log.warning("last_commit_failed", reason=str(fault), consequence="the next owner redoes these rows")
+            log.warning(
+                "last_commit_failed",
+                reason=str(fault),
+                consequence="the partition's next owner scores these rows again",
+            )
 
     # -- faults
 
@@ -297,7 +301,7 @@ class Session:
         lags = source.lag()
         for partition, lag in lags.items():
             metrics.lag.labels(str(partition)).set(lag)
-        for partition in self._lagging - set(lags):  # another worker's now: it would stand still for ever
+        for partition in self._lagging - set(lags):  # another worker's now: the gauge would never change again
             metrics.lag.remove(str(partition))
         self._lagging = set(lags)
         metrics.rebalances.set(source.rebalances)

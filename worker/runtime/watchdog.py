@@ -1,8 +1,8 @@
-"""The watchdog: notices that nothing goes on although the brokers answer, whatever the Kafka client believes.
+"""The watchdog: detects that there is no progress although the brokers answer, whatever the Kafka client believes.
 
-It asks the brokers by a connection of its own, and knows of the loop only what that tells of itself. Two things are
-taken for being stuck, if they last for SESSIONS times the session timeout: to be no stable member of the group, and a
-partition that has records to read, whose committed offset stands still. Then the loop makes its connections anew.
+It asks the brokers on its own connection, and knows of the loop only what the loop reports. The loop counts as stuck if
+one of two states lasts for SESSIONS times the session timeout: it is no stable member of the group, or a partition has
+records to read but its committed offset does not change. The loop then creates its connections again.
 """
 
 import threading
@@ -21,21 +21,21 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 SESSIONS: Final = 3
-REBUILDS: Final = 2  # that may be in vain before liveness fails
+REBUILDS: Final = 2  # times that connections are rebuilt in vain before liveness fails
 _EVERY: Final = 1.0
-_ANSWER: Final = 5.0  # seconds in which the brokers have to answer; else it is they who stand still
+_ANSWER: Final = 5.0  # seconds in which the brokers have to answer; otherwise the fault is theirs
 
 
 class Stuck(Exception):
-    """Nothing goes on: connections are to be made anew."""
+    """No progress: the connections have to be created again."""
 
 
 @dataclass(frozen=True)
 class LoopReport:
     """What the loop reports of itself.
 
-    `committed` has the partitions that it owns, with their committed offsets as far as it knows them, else None.
-    `progress` counts whatever goes on besides. `is_excused` is true where it waits for something other than Kafka.
+    `committed` maps the partitions that the loop owns to their committed offsets, None where unknown. `progress` counts
+    any other progress. `is_excused` is true while the loop waits for something other than Kafka.
     """
 
     is_member: bool
@@ -46,12 +46,12 @@ class LoopReport:
 
 @dataclass
 class Progress:
-    """Since when nothing has gone on, by the loop's reports. Times are in seconds of one monotonic clock."""
+    """Since when there has been no progress, by the loop's reports, in seconds of one monotonic clock."""
 
     member_at: float
     look: LoopReport = field(default_factory=lambda: LoopReport(True))
     moved_at: dict[int, float] = field(default_factory=dict)  # partition -> when its committed offset was another one
-    behind_at: dict[int, float] = field(default_factory=dict)  # partition -> since when the broker has said so
+    behind_at: dict[int, float] = field(default_factory=dict)  # partition -> since when it has records to read
 
     def update(self, look: LoopReport, now: float) -> None:
         """Take the loop's report."""
@@ -80,7 +80,7 @@ class Progress:
                 self.behind_at.pop(partition, None)
 
     def reason(self, now: float, patience: float) -> str | None:
-        """Return why nothing goes on, if that has lasted for `patience` seconds."""
+        """Return why the loop is stuck, if that has lasted for `patience` seconds."""
         if now - self.member_at >= patience:
             return f"no stable member of the group for {now - self.member_at:.0f} s"
         late = sorted(partition for partition, since in self.behind_at.items() if now - since >= patience)
@@ -90,7 +90,7 @@ class Progress:
 
 
 class Watchdog:
-    """A thread. `stuck` says why the connections are to be made anew; None while all is well."""
+    """A thread. `stuck` says why the connections have to be created again; None while all is well."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -136,7 +136,7 @@ class Watchdog:
                 behind = self._ask(still)
             except (KafkaUnavailable, errors.KafkaError, OSError) as error:
                 log.debug("watchdog_probe_failed", error=str(error))
-                with self._lock:  # nothing can go on, and the time until they answer again does not count
+                with self._lock:  # without the brokers no progress is possible, so this time does not count
                     self._progress.member_at = time.monotonic()
                     self._progress.behind_at.clear()
                 continue
@@ -154,7 +154,7 @@ class Watchdog:
         try:
             waits.partitions_of(client, topic, _ANSWER)
             places = [TopicPartition(topic, partition) for partition in partitions]
-            # Also where no partition stands still: the coordinator has to answer.
+            # Ask even if no partition is stalled, since the coordinator has to answer.
             probed = places or [TopicPartition(topic, 0)]
             committed = waits.committed_offsets(client, probed, _ANSWER)
             led = [place for place in places if client._cluster.leader_for_partition(place) not in (None, -1)]

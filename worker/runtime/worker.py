@@ -31,7 +31,7 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 STALLED_AFTER: Final = 60.0  # seconds without a turn of the loop before liveness fails
-REBUILD_HELPS: Final = 3  # times the watchdog's patience without another one
+REBUILD_HELPS: Final = 3  # a rebuild has helped if no other follows within this many times the watchdog's patience
 
 
 class Worker:
@@ -42,7 +42,7 @@ class Worker:
         self._until_end = until_end
         self._stop = threading.Event()
         self._state = LoopState()
-        self._rebuilds, self._rebuilt_at = 0, 0.0  # times in a row that connections were made anew, and the last one
+        self._rebuilds, self._rebuilt_at = 0, 0.0  # consecutive rebuilds, and the last one's time
         self._id = uuid.uuid4().hex
         self.metrics = Metrics()
         self.models = ResidentModels(settings)
@@ -92,7 +92,7 @@ class Worker:
         return Page(self._settings, self.metrics, self.models, self.health, decisions)
 
     def health(self) -> Health:
-        """Return what the probes are told."""
+        """Return the health that the probes report."""
         is_live = time.monotonic() - self._state.turned < STALLED_AFTER and self._recent_rebuilds() <= REBUILDS
         waits_for = self._waits_for()
         details = {
@@ -124,7 +124,7 @@ class Worker:
     def _serve(self) -> None:
         self._dispatcher.serve_resident_models()
         self._dispatcher.warm_up()
-        # What is loaded by now stays: the collector need not look through torch's modules for each batch of records.
+        # What is loaded by now stays. The garbage collector need not look through torch's modules for each batch.
         gc.collect()
         gc.freeze()
         self._watchdog.start()
@@ -175,6 +175,6 @@ class Worker:
         self._watchdog.begin_anew()
 
     def _recent_rebuilds(self) -> int:
-        """Return how often in a row connections were made anew in vain: none if the loop has gone on since."""
+        """Return how many consecutive rebuilds did not help: none if the loop has kept running since."""
         has_helped = self._state.turned - self._rebuilt_at > REBUILD_HELPS * self._watchdog.patience
         return 0 if has_helped else self._rebuilds

@@ -28,7 +28,7 @@ Schema = Any  # as JSON has it
 
 _LAST_ID: Final = 2**31 - 1
 _FORGOTTEN_AFTER: Final = 600.0  # seconds that a schema is known not to be there
-_LOGIN: Final = "OFFNORMAL_SCHEMA_REGISTRY__USERNAME and OFFNORMAL_SCHEMA_REGISTRY__PASSWORD say who asks"
+_LOGIN: Final = "check OFFNORMAL_SCHEMA_REGISTRY__USERNAME and OFFNORMAL_SCHEMA_REGISTRY__PASSWORD"
 _MOST_UNKNOWN: Final = 100_000
 _LARGEST: Final = 4 * 2**20  # bytes of an answer
 _DEEPEST: Final = 20  # references of references
@@ -42,9 +42,9 @@ class UnknownSchema(Exception):
 
 
 class SchemaRegistry:
-    """A client that asks once for each schema.
+    """A client that requests each schema once.
 
-    `patience` is for how many seconds a registry that is away is tried again.
+    `patience` is for how many seconds requests to an unavailable registry are repeated.
     """
 
     def __init__(self, settings: SchemaRegistrySettings, patience: float = 0.0):
@@ -124,7 +124,7 @@ class SchemaRegistry:
                 references[name] = _avro(referenced)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask the registry. Raises UnknownSchema where it says so, SchemaRegistryError where it does not answer."""
+        """Ask the registry. Raises UnknownSchema if it lacks the schema, SchemaRegistryError if it does not answer."""
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -142,7 +142,7 @@ class SchemaRegistry:
         request.add_header("Accept", "application/vnd.schemaregistry.v1+json, application/json")
         if settings.username and settings.password:
             login = f"{settings.username}:{settings.password.get_secret_value()}".encode()
-            # Not to where it may be redirected to.
+            # The credentials are not sent to the target of a redirect.
             request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
         if body is not None:
             request.add_header("Content-Type", "application/vnd.schemaregistry.v1+json")
@@ -155,11 +155,11 @@ class SchemaRegistry:
                 if len(text) > _LARGEST:
                     raise UnknownSchema(f"a schema of more than {_LARGEST} bytes")
                 return json.loads(text)
-        # http.client's own are neither: an answer that breaks off, or is no HTTP. A ValueError: it is no JSON.
+        # http.client's own errors are no OSErrors: an incomplete response, or no HTTP. A ValueError means no JSON.
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             reason = _line(getattr(error, "reason", error)) or type(error).__name__
             raise SchemaRegistryError(
-                f"{where} does not answer: {reason}; is OFFNORMAL_SCHEMA_REGISTRY__URL right?"
+                f"{where} does not answer: {reason}; check OFFNORMAL_SCHEMA_REGISTRY__URL"
             ) from None
         detail = _line(text[:1000].decode("utf-8", "replace"))
         if status == 404 and any(str(code) in detail for code in _UNKNOWN):
@@ -208,7 +208,7 @@ class _Clock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Raise TimeoutError in place of whatever came of hanging up: that may look like an answer's end."""
+        """Raise TimeoutError instead of the effect of hanging up, which may look like the end of the response."""
         self._timer.cancel()
         with self._lock:
             self._sockets.clear()
@@ -230,7 +230,7 @@ class _Clock:
 
 def _hang_up(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # Not TLS's own, which takes away what another thread is reading from.
+        # Not the shutdown of the TLS socket, which takes away what another thread is reading from.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
@@ -257,13 +257,13 @@ class _Secure(urllib.request.HTTPSHandler):
 
 
 class _SentOn(urllib.request.HTTPRedirectHandler):
-    """Follows redirects by HTTP alone, and not out of TLS. Does not read their bodies, which nothing bounds."""
+    """Follows redirects over HTTP only, and not out of TLS. Does not read their bodies, which have no size limit."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https:" if req.type == "https" else ("http:", "https:")):
-            raise OSError(f"it sends on to {newurl[:200]}")
+            raise OSError(f"it redirects to {newurl[:200]}, which is not allowed")
         fp.close()
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -1,9 +1,8 @@
 """The CPU's way to score: the same arithmetic as ScoringModule.forward, with fewer passes over memory.
 
-Rows go through in parts that stay in the cache, in buffers that are made once. Scaling and the sum of the score are one
-compiled loop each. All that comes before the whitening is rounded as the module rounds it: a last bit there is a
-hundred of them after it. A part with a reading that is missing or far is left to the module, which knows what to do
-with it.
+Rows are processed in parts that stay in the cache, in buffers that are allocated once. Scaling and the sum of the score
+are one compiled loop each. Everything before the whitening is rounded as in the module, since the whitening turns a
+last bit into a hundred of them. A part with a missing or far reading is left to the module.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -58,7 +57,7 @@ class FusedScorer:
             _add(hidden.numpy(), bias, relu)
         residual = torch.sub(self._z[:n], hidden, out=hidden)
         torch.mm(residual, self._root, out=self._white[:, :n].T)
-        # The mean over a row of nu log(1 + w^2 / nu): as logarithms of products, since it is these that cost.
+        # The mean over a row of nu log(1 + w^2 / nu), as logarithms of products, since logarithms are expensive.
         products = self._products[:, :n]
         _multiply(self._white.numpy(), self._offset, DEGREES, products)
         mean: Float32s = np.log(products, out=products).sum(0) * (DEGREES / len(self._white))
@@ -91,7 +90,7 @@ def _add(hidden, bias, relu):
 
 @compiled
 def _multiply(white, offset, degrees, out):
-    """white [D, n] -> products [D / FACTORS, n] of 1 + w^2 / nu, w moved by `offset` [D]."""
+    """Fill `out` [D / FACTORS, n] with products of 1 + w^2 / nu, where w is `white` [D, n] moved by `offset` [D]."""
     inverse = 1 / degrees
     for j in range(len(white)):
         row, to = white[j], out[j // _FACTORS]

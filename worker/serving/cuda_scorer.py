@@ -1,7 +1,7 @@
 """The GPU's way to score: ScoringModule.forward in fixed shapes, with one launch for all its kernels and copies.
 
-Rows go through in parts, by two stages in turn. A stage is a page-locked buffer, a stream, and a captured graph that
-copies the buffer over, scores, and copies the scores back: while one computes, the other copies.
+Rows are processed in parts, by two stages in turn. A stage is a page-locked buffer, a stream, and a captured graph that
+copies the buffer to the device, scores, and copies the scores back. While one stage computes, the other copies.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class _Stage:
             x.copy_(self._there, non_blocking=True)
             self._back.copy_(module(x, least_present), non_blocking=True)
 
-        self._once = once  # holds the tensors that the graph works on: it does not hold them itself
+        self._once = once  # keeps the tensors that the graph works on alive, which the graph does not
         self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]
         self._launch = once if self._stream is None else captured(once, self._stream)
 
@@ -78,10 +78,10 @@ class _Stage:
 
 
 def captured(once: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """`once` as a graph, for as long as the caller holds its tensors.
+    """Capture `once` as a graph, which is valid for as long as the caller holds its tensors.
 
-    The first calls allocate, and choose kernels: that is not to be captured. Other threads go on with the device
-    meanwhile, since a model is loaded beside the one that serves.
+    The first calls allocate memory and choose kernels, which must not be captured. Other threads keep using the device
+    meanwhile, since a model is loaded while another one serves.
     """
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream):

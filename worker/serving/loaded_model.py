@@ -23,8 +23,8 @@ warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not
 class Explanation(NamedTuple):
     """Why k vectors scored as they did.
 
-    The expected readings [k, d], in their own units; the features' contributions [k, d], shares that add up to 1; with
-    windows also the lags' contributions [k, w], which add up to 1 too.
+    `expected` [k, d] are the expected readings, in their own units. `contributions` [k, d] are the features' shares,
+    which add up to 1. With windows, `lags` [k, w] are the lags' shares, which add up to 1 too.
     """
 
     expected: Float32s
@@ -118,7 +118,7 @@ class LoadedModel:
     def _in_batches(
         self, function: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor], x: Float32s, entity: Int64s | None
     ) -> Float32s:
-        """Apply `function` to the rows in the model's units, and to the way back to their own.
+        """Apply `function` to rows in the model's units, and to a function that converts back to their own units.
 
         No more than a batch's rows are processed at once, whatever a record holds.
         """

@@ -1,4 +1,4 @@
-"""The swap of a model: loaded beside the one in service, checked, warmed up, then put in its place by one reference."""
+"""Swaps models: one is loaded while another serves, checked, warmed up, and put in its place by one reference."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -29,7 +29,7 @@ def rate_to_keep(calibration: Calibration, requested: float) -> float:
             "false_alarm_rate_exceeded",
             asked=requested,
             kept_to=promised,
-            hint="more held-out rows are needed: OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT, __MAX_ROWS",
+            hint="more held-out rows are needed: raise OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT or __MAX_ROWS",
         )
     return promised
 
@@ -45,7 +45,7 @@ def _fast_scorer(
             torch.from_numpy(scorer.score(probe.numpy())), expected, rtol=PROBE_TOLERANCE, atol=1e-4, equal_nan=True
         ):
             return scorer
-        reason = "the fast scorer gives other scores"
+        reason = "the fast scorer's scores differ from the model's"
     except ValueError as error:
         log.debug("fast_scorer_disabled", reason=str(error))
         return None
@@ -113,12 +113,12 @@ class ResidentModels:
         if card.name not in self._settings.model.names:
             raise ArtefactError(
                 f"the artefact is of the model {card.name!r}, not {self._settings.model.name!r}",
-                "OFFNORMAL_MODEL__NAME and OFFNORMAL_MODEL__ROUTES say what is served",
+                "check OFFNORMAL_MODEL__NAME and OFFNORMAL_MODEL__ROUTES",
             )
         if card.window != self._settings.model.window:
             raise ArtefactError(
                 f"the model has a window of {card.window}, not {self._settings.model.window}",
-                "OFFNORMAL_MODEL__WINDOW must be the same for worker and training: change it, or train anew",
+                "OFFNORMAL_MODEL__WINDOW must be the same for worker and training: change it, or train a new model",
             )
         current = self.by_name.get(card.name)
         if current is not None and card.features != current.card.features:

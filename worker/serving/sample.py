@@ -1,4 +1,4 @@
-"""A sample of a batch: what drift is looked for in, and what a second opinion is asked about."""
+"""A sample of a batch, for drift detection and for trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ Entity = tuple[int, str | None]  # partition and name: as everywhere, an entity 
 class Sample:
     """k of a batch's vectors, spread evenly.
 
-    `x` [k, d] and their `scores` [k] by `resident`; event `time` [k] in ms; how many vectors each `stands_for` [k]; the
-    hash of its `entity` [k] (worker/blocks/entity_hash.py), named by `names`; its `place` [k, 3], partition, offset and
-    row of the `topic`; and what was scored, `scored` [k, D], by the rows `scaled_by` [k] of the model's entity scaler.
+    `x` [k, d] are the vectors and `scores` [k] their scores by `resident`. `time` [k] is the event time in ms.
+    `stands_for` [k] is how many vectors each one represents. `entity` [k] is the hash of the entity
+    (worker/blocks/entity_hash.py), which `names` maps to its name. `place` [k, 3] is partition, offset and row of the
+    `topic`. `scored` [k, D] is what was scored, with the rows `scaled_by` [k] of the model's entity scaler.
     """
 
     resident: LoadedModel
@@ -101,7 +102,7 @@ class Sample:
 
     @property
     def over(self) -> Bools:
-        """Return [k] whether the model names each vector."""
+        """Return [k] whether the model flags each vector."""
         is_over: Bools = self.scores >= self.resident.threshold
         return is_over
 

@@ -1,4 +1,4 @@
-"""The catalogue of formats: all that a format is, but for the code that reads and writes it, which it names.
+"""The catalogue of formats: the properties of each format, and the names of the code that reads and writes it.
 
 A new format is its own file, an entry here, and its name in `FormatName`.
 """
@@ -69,7 +69,7 @@ FORMATS: Final[dict[str, FormatSpec]] = {
         label="Arrow",
         title="Arrow",
         media_type="application/vnd.apache.arrow.stream",
-        description="an Arrow IPC stream: a column for each feature, or one, `values`, of lists; many rows",
+        description="an Arrow IPC stream of many rows: a column for each feature, or one column `values` of lists",
     ),
 }
 

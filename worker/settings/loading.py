@@ -32,7 +32,7 @@ def variables(model: type[BaseModel] = Settings, prefix: str = PREFIX) -> Iterat
 
 def describe() -> str:
     """Return the table of all settings that `--help-settings` shows."""
-    lines = ["settings (environment over the YAML file that OFFNORMAL_CONFIG names over defaults):"]
+    lines = ["settings: the environment overrides the YAML file in OFFNORMAL_CONFIG, which overrides the defaults:"]
     for name, field in variables():
         default = field.default
         shown = "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
@@ -89,7 +89,7 @@ def _unparseable(message: str) -> str:
 
 def _suggestion(name: str) -> str:
     close = difflib.get_close_matches(name, [n for n, _ in variables()], n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else "; `python -m worker --help-settings` shows all that there are"
+    return f"; did you mean {close[0]}?" if close else "; `python -m worker --help-settings` lists all settings"
 
 
 # What Kubernetes sets in every pod when a service is called "offnormal": no settings of ours.

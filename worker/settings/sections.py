@@ -46,7 +46,7 @@ class Section(BaseModel):
             if file is None or f"{name}_file" not in SECRET_FILES:
                 continue
             if values.get(name) is not None:
-                raise ValueError(f"{name} and {name}_file: only one of them")
+                raise ValueError(f"{name} and {name}_file are both set: set only one of them")
             try:
                 with open(str(file), encoding="utf-8") as opened:
                     resolved[name] = opened.read().strip("\r\n")
@@ -64,13 +64,14 @@ class KafkaSettings(Section):
     group: Name = Field("offnormal", description="consumer group")
     instance_id: Name | None = Field(None, description="static membership: a name that is this worker's alone")
     start: Annotated[str, BeforeValidator(_start)] = Field(
-        "earliest", description="where a group without offsets begins: earliest, latest, a time, -1h"
+        "earliest",
+        description="where a group without committed offsets begins: earliest, latest, a time, or an age such as -1h",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="as Kafka names it"
+        "PLAINTEXT", description="security protocol of the brokers' listener"
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="as Kafka names it"
+        None, description="SASL mechanism, required with SASL_PLAINTEXT and SASL_SSL"
     )
     username: str | None = Field(None, description="SASL user")
     password: SecretStr | None = Field(None, description="SASL password")
@@ -131,10 +132,13 @@ class TopicSettings(Section):
     labels: Topic = Field(
         "offnormal.labels", description="in: labels that people give events and incidents (compacted)"
     )
-    scores: Topic = Field("offnormal.scores", description="out, if OFFNORMAL_OUTPUTS names it: every vector's score")
-    latents: Topic = Field("offnormal.latents", description="out, if OFFNORMAL_OUTPUTS names it: every vector's code")
+    scores: Topic = Field("offnormal.scores", description="out, if listed in OFFNORMAL_OUTPUTS: every vector's score")
+    latents: Topic = Field(
+        "offnormal.latents", description="out, if listed in OFFNORMAL_OUTPUTS: the autoencoder's code of every vector"
+    )
     reconstructions: Topic = Field(
-        "offnormal.reconstructions", description="out, if OFFNORMAL_OUTPUTS names it: every vector, cleaned"
+        "offnormal.reconstructions",
+        description="out, if listed in OFFNORMAL_OUTPUTS: every vector as the model reconstructs it",
     )
 
 
@@ -142,11 +146,16 @@ class InputSettings(Section):
     """How records are read: format, entity, time, features."""
 
     format: FormatName = Field("json", description="format of the vectors; a record's content-type header overrides it")
-    entity_field: str | None = Field(None, description="JSON key that holds the entity; else the record's key")
-    time_field: str | None = Field(
-        None, description="JSON key that holds the event time; else the time header, else the record's timestamp"
+    entity_field: str | None = Field(
+        None, description="JSON key that holds the entity; without it the record's key is the entity"
     )
-    time_header: str | None = Field(None, description="Kafka header that holds the event time, as the field would")
+    time_field: str | None = Field(
+        None,
+        description="JSON key that holds the event time; otherwise the time header, or else the record's timestamp",
+    )
+    time_header: str | None = Field(
+        None, description="Kafka header that holds the event time, as a number or in ISO 8601"
+    )
     step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
         None, description="expected time between two vectors of an entity; a step without one counts as missing"
     )
@@ -175,7 +184,7 @@ class InputSettings(Section):
     @classmethod
     def _named_once(cls, value: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
         if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
-            raise ValueError("features must be names, each once")
+            raise ValueError("list at least one feature, and each name only once")
         return value
 
 
@@ -183,10 +192,10 @@ class SchemaRegistrySettings(Section):
     """The schema registry, which `avro` needs."""
 
     url: Annotated[str, AfterValidator(_url)] | None = Field(
-        None, description="schema registry of Confluent's API, for avro: http://registry:8081"
+        None, description="URL of a schema registry with Confluent's API, for avro, such as http://registry:8081"
     )
-    username: str | None = Field(None, description="its user, or API key")
-    password: SecretStr | None = Field(None, description="its password, or API secret")
+    username: str | None = Field(None, description="the registry's user, or API key")
+    password: SecretStr | None = Field(None, description="the registry's password, or API secret")
     password_file: str | None = Field(None, description="a file that holds the registry's password")
     ca_file: str | None = Field(None, description="PEM file of the authority that signed its certificate")
     timeout: Duration = Field(5.0, gt=0, le=60, description="how long one request may take")
@@ -204,7 +213,7 @@ class ModelSettings(Section):
         "fleet", description="scaling of the readings: one scaler for the fleet, or one for each entity"
     )
     routes: dict[str, Name] = Field(
-        {}, description='other models by key: a JSON object, pattern to model name: {"press-*": "presses"}'
+        {}, description='other models for keys that match a pattern, a JSON object: {"press-*": "presses"}'
     )
     keep: int = Field(10, ge=1, description="artefacts kept in the registry")
     shadow_share: float = Field(
@@ -249,7 +258,9 @@ class DetectionSettings(Section):
         1e-4, gt=0, lt=1, description="budget: share of normal vectors that may become events, warnings included"
     )
     alerts_per_day: float | None = Field(
-        None, gt=0, description="the budget as events a day instead, at the rate of vectors seen in training"
+        None,
+        gt=0,
+        description="the budget as events per day, instead of false_alarm_rate; uses the vector rate seen in training",
     )
     top_features: int = Field(5, ge=1, description="features named in an event")
     max_missing: float = Field(
@@ -266,10 +277,17 @@ class DetectionSettings(Section):
 class IncidentSettings(Section):
     """When an incident opens and closes."""
 
-    open_after: int = Field(3, ge=1, description="how many vectors over budget open an incident of an entity")
-    out_of: int = Field(10, ge=1, le=1000, description="... among this many of its latest vectors")
+    open_after: int = Field(
+        3, ge=1, description="number of vectors over budget, among the latest out_of, that open an incident"
+    )
+    out_of: int = Field(
+        10, ge=1, le=1000, description="number of latest vectors of an entity in which open_after counts"
+    )
     extreme: float = Field(
-        0.001, ge=0, le=1, description="a single vector opens one if its p-value is at most this share of the budget"
+        0.001,
+        ge=0,
+        le=1,
+        description="a single vector opens an incident if its p-value is at most this share of the budget",
     )
     quiet: Duration = Field(
         600.0, gt=0, description="how long an entity has to be within budget before its incident closes"
@@ -280,7 +298,7 @@ class IncidentSettings(Section):
     @model_validator(mode="after")
     def _possible(self) -> "IncidentSettings":
         if self.open_after > self.out_of:
-            raise ValueError(f"open_after {self.open_after} of out_of {self.out_of} vectors is impossible")
+            raise ValueError(f"open_after ({self.open_after}) must not be larger than out_of ({self.out_of})")
         return self
 
 
@@ -295,11 +313,11 @@ class BatchSettings(Section):
     """The size and delay of batches and commits."""
 
     max_rows: int = Field(
-        65536, ge=1, le=1_000_000, description="maximum records of a batch; half of fetch_bytes also ends one"
+        65536, ge=1, le=1_000_000, description="maximum records of a batch, which also ends at half of fetch_bytes"
     )
     max_delay: Duration = Field(0.002, le=10, description="how long a batch waits for more rows")
     commit_interval: Duration = Field(
-        0.5, le=10, description="how often offsets are committed; with a backlog also events"
+        0.5, le=10, description="how often offsets, and under a backlog also events, are committed"
     )
 
 
@@ -316,7 +334,7 @@ class TrainingSettings(Section):
     )
     steps: int = Field(3000, ge=30, description="steps of the optimizer, of 256 rows each")
     schedule: Annotated[str, AfterValidator(_cron)] | None = Field(
-        None, description="when `training serve` trains: a cron expression (UTC); else only when asked to"
+        None, description="cron expression (UTC) by which `training serve` trains; without it there is no schedule"
     )
     cooldown: Duration = Field(3600.0, description="minimum time between two requested trainings of a model")
     regime_share: float = Field(
@@ -338,7 +356,7 @@ class HttpSettings(Section):
         (),
         description="host names with a dot that the page answers to, a JSON list; with a token it answers to all",
     )
-    labels: bool = Field(False, description="allow labels from the page")
+    labels: bool = Field(False, description="whether viewers of the page may confirm and dismiss incidents")
 
     @property
     def is_local(self) -> bool:
@@ -357,8 +375,8 @@ class HttpSettings(Section):
     def _guarded(self) -> "HttpSettings":
         if self.labels and self.token is None and not self.is_local:
             raise ValueError(
-                "labels without a token: whoever reaches the port could say what training is to learn; set token or"
-                " token_file, or host to 127.0.0.1"
+                "labels without a token would let anybody who reaches the port decide what training learns; set token"
+                " or token_file, or set host to 127.0.0.1"
             )
         return self
 

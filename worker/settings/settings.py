@@ -56,22 +56,21 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="what a fault may repeat: nothing, or outputs with equal ids; see docs/guarantees.md",
+        description="exactly_once: a fault repeats nothing; at_least_once: it may repeat outputs, with equal ids;"
+        " see docs/guarantees.md",
     )
     outputs: tuple[Literal["scores", "latents", "reconstructions"], ...] = Field(
         (), description="more output topics, a JSON list of scores, latents, reconstructions"
     )
     event_format: Literal["json", "avro"] = Field(
-        "json", description="of anomaly events: json (CloudEvents) or avro, whose schema the registry gets"
+        "json", description="format of anomaly events: json (CloudEvents), or avro with a schema in the registry"
     )
     output_format: OutputFormatName = Field(
-        "input", description="of scores, latents, reconstructions; input: as the vectors come"
+        "input", description="format of scores, latents, reconstructions; input: the format of the vectors"
     )
-    traces: bool = Field(
-        False, description="spans by OpenTelemetry, one for each batch; OTEL_EXPORTER_OTLP_ENDPOINT says where they go"
-    )
+    traces: bool = Field(False, description="send an OpenTelemetry span for each batch to OTEL_EXPORTER_OTLP_ENDPOINT")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="where the model lives: auto, cpu, cuda, cuda:1"
+        "auto", description="device that the model runs on: auto, cpu, cuda, cuda:1"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
 

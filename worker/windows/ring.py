@@ -87,8 +87,9 @@ def push(
         if step > 0:
             t = (t + step // 2) // step * step
         n, h = count[c], head[c]
-        # A gap back is one to the row that came before, not to the newest: from wherever rows are read again, if that
-        # one is there so is this gap, and if it is not, the window begins here as well.
+        # A gap backwards is measured from the row that came before, not from the newest row. So it does not matter from
+        # where rows are read again. If that row is included, the gap is found again; if not, the window begins here
+        # anyway.
         if n > 0 and (t - ring_time[c, (h + n - 1) % length] > max_gap or last[c] - t > max_gap):
             n = 0
             flags[i] |= RESTARTED
@@ -103,14 +104,14 @@ def push(
             j -= 1
         newer = n - j - is_repeated
         late = newer > reorder or (step > 0 and n > 0 and j == 0 and not is_repeated)
-        if late:  # it is scored with what is newest, and stays out of its neighbours' windows
+        if late:  # it is scored with the newest rows, and kept out of its neighbours' windows
             flags[i] |= LATE
             j = n
         else:
             if step > 0 and j == n and n > 0:
                 newest = (h + n - 1) % length
                 missing = (t - ring_time[c, newest]) // step - 1
-                # They came with the row before the gap: whoever reads back to that one finds the gap again.
+                # They get the offset of the row before the gap: reading back from that row finds the gap again.
                 before = ring_offset[c, newest]
                 for k in range(min(missing, length), 0, -1):
                     if n == length:
@@ -156,7 +157,7 @@ def push(
             more[:] = 0
             more_seen[:] = 0
             for lag in range(spans[k, 0], spans[k, 1]):
-                # A late row is not in the ring: it stands before its newest entry.
+                # A late row is not in the ring; it is treated as the one after the newest entry.
                 entry = rings[c, (h + j - lag) % length]
                 for f in range(d):
                     v = entry[f]
@@ -175,9 +176,9 @@ def push(
 
 @compiled
 def oldest(owner, owner_partition, ring_offset, head, count, partition, earliest):
-    """Return the smallest offset in the rings of a partition's entities that have none below `earliest`, else -1.
+    """Return the smallest offset in the rings of a partition, except for entities that reach below `earliest`; else -1.
 
-    Also returns how many entities do have one below `earliest`.
+    Also returns how many entities do reach below `earliest`.
     """
     length = ring_offset.shape[1]
     result, beyond = np.int64(-1), 0

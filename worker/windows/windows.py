@@ -1,7 +1,7 @@
-"""The windows of all entities: rows in, in the order of their arrival, and each row's last w vectors out.
+"""The windows of all entities: takes rows in the order of their arrival, and returns each row's last w vectors.
 
-A row's window is what had arrived when it came, by event time, whatever the batches were: so the same records give the
-same windows again after a crash.
+A row's window consists of what had arrived by then, ordered by event time, regardless of the batches. The same records
+therefore give the same windows again after a crash.
 """
 
 import time
@@ -18,7 +18,7 @@ from worker.settings import EntitySettings, InputSettings
 from worker.windows import ring
 
 _SWEEP_EVERY: Final = 10.0  # seconds
-_SPARE: Final = 0.1  # of the entities that make room at once when there are too many: it costs a pass over all
+_SPARE: Final = 0.1  # share of the entities to evict at once if there are too many: it costs a pass over all
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Windows:
         self._drop(np.flatnonzero((self._owner != 0) & (self._partition == partition)))
 
     def sweep(self) -> None:
-        """Forgets the entities that have been idle for too long."""
+        """Forget the entities that have been idle for too long."""
         now = time.monotonic()
         if now - self._swept >= _SWEEP_EVERY:
             self._swept = now

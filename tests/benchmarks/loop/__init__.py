@@ -1,4 +1,4 @@
-"""The closed loop against labels, on a real Kafka, hands off.
+"""The closed loop measured against labels, on a real Kafka, without manual intervention.
 
 python -m tests.benchmarks.loop pairs A.npz B.npz ...   a plant that becomes another machine, for each pair
 python -m tests.benchmarks.loop tep IDV.npz ...         a plant whose set points are scaled

@@ -1,7 +1,8 @@
-"""A plant that changes. Each stream is a first part (a model is made of it), a labelled part, then, at one blow, the
-same of another plant. A worker scores, `training serve` trains when it is asked to. One vector a second of event time;
-the stream waits while a training goes on, as a plant that sends one a second would hardly notice. Beside it: the same
-with the first model throughout (loop off), and a model made of the second plant's first part at the change (oracle).
+"""A plant that changes abruptly. Each stream has a first part, from which a model is made, and a labelled part. Then
+come the same two parts of another plant. A worker scores, and `training serve` trains on request. There is one vector
+per second of event time. The stream waits during a training, since a plant that sends one vector a second would hardly
+notice one. For comparison: the first model throughout (loop off), and a model made of the second plant's first part at
+the change (oracle).
 """
 
 import contextlib

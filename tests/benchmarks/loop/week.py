@@ -1,7 +1,7 @@
 """Some days of operation in fast-forward: a schedule, a drift, labels, a model that floods, a sensor that freezes.
 
-The plant sends a vector each ten seconds. All parts have a clock that runs SPEED times as fast (tests/fast.py). What
-happens when, in hours: see `EVENTS`. The registry's history has to tell it truly, and nothing may grow.
+The plant sends a vector each ten seconds. All parts have a clock that runs SPEED times as fast (tests/fast.py).
+`EVENTS` lists what happens in which hour. The registry's history has to report it correctly, and nothing may grow.
 """
 
 import json

@@ -48,7 +48,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 def test_wrong_usage_says_where_to_look(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert ends(worker, *arguments) == 2
     told = capsys.readouterr().err
-    assert told.rstrip().endswith("--help` says what there is")
+    assert told.rstrip().endswith("--help` shows the usage")
     assert f"{arguments[0]} --help`" in told or "worker --help`" in told
 
 
@@ -56,7 +56,7 @@ def test_wrong_usage_says_where_to_look(arguments: list[str], capsys: pytest.Cap
     ("name", "value", "then"),
     [
         ("OFFNORMAL_KAFKA__BOOTSTRAPS", "x", "did you mean OFFNORMAL_KAFKA__BOOTSTRAP?"),
-        ("OFFNORMAL_QQQ", "x", "`python -m worker --help-settings` shows all that there are"),
+        ("OFFNORMAL_QQQ", "x", "`python -m worker --help-settings` lists all settings"),
         ("OFFNORMAL_CONFIG", "/nowhere.yaml", "name a YAML file, or unset it"),
         ("OFFNORMAL_OUTPUTS", "scores", """such as '["a", "b"]' or '{"a": "b"}'"""),
     ],
@@ -71,7 +71,7 @@ def test_a_wrong_setting_says_what_to_do(name: str, value: str, then: str, monke
 
 
 def test_a_refused_artefact_says_what_to_do() -> None:
-    assert "`python -m training` makes another" in str(ArtefactError("the digest is wrong"))
+    assert "`python -m training` makes a new one" in str(ArtefactError("the digest is wrong"))
     assert str(ArtefactError("it is too new", "update the workers")) == "it is too new; update the workers"
 
 

@@ -1,4 +1,4 @@
-"""Reads of an Arrow stream's flatbuffers what decides whether, and how, its records can be read."""
+"""Reads those fields of an Arrow stream's flatbuffers that decide whether and how its records can be read."""
 
 import struct
 from typing import Final
@@ -42,7 +42,7 @@ def _table(message: bytes, position: int) -> int:
 
 
 def _field(message: bytes, table: int, number: int) -> int:
-    """Where it lies; 0 where it is left out."""
+    """Return the position of a field; 0 if it is left out."""
     fields = table - struct.unpack_from("<i", message, table)[0]
     if 4 + 2 * number >= struct.unpack_from("<H", message, fields)[0]:
         return 0
@@ -53,8 +53,8 @@ def _field(message: bytes, table: int, number: int) -> int:
 def refuse_compressed(buffer: pa.Buffer) -> None:
     """Raise Refused for a compressed body.
 
-    Its sender says how large it is unpacked, and memory is taken for it before that is known to be true. Kafka
-    compresses as well.
+    The sender declares how large the body is when unpacked, and that much memory is allocated before the size is
+    verified. Kafka can compress records instead.
     """
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(buffer))
     while True:
@@ -63,4 +63,4 @@ def refuse_compressed(buffer: pa.Buffer) -> None:
         except StopIteration:
             return
         if message.type != "schema" and is_compressed(bytes(message.metadata)):
-            raise Refused(UNPARSEABLE, "its buffers are compressed: leave that to Kafka")
+            raise Refused(UNPARSEABLE, "its buffers are compressed: let Kafka compress the record instead")

@@ -48,9 +48,10 @@ _MOST_PLANS: Final = 8  # schemas whose records the compiled loop reads
 
 
 class _Plan(NamedTuple):
-    """What the compiled loop has to know of one schema.
+    """A plan by which the compiled loop reads the streams of one schema.
 
-    How its streams begin, how many nodes and buffers a batch has, and the columns that are wanted.
+    `prefix` is how such a stream begins, `n_nodes` and `n_buffers` are the counts of a batch, and `columns` are the
+    wanted columns.
     """
 
     prefix: Bytes
@@ -125,7 +126,7 @@ class Arrow:
         return _Plan(np.frombuffer(prefix, np.uint8), node, buffer, wanted, whole)
 
     def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
-        """Return what the compiled loop takes, and the records that it refuses."""
+        """Return what the compiled loop has parsed, and the records that it has refused."""
         n, width = len(records), len(self._features)
         buffer = read_only(np.frombuffer(values.buffer, np.uint8))
         rows, places, names = np.zeros(n, np.int64), np.zeros((n, 3), np.int64), np.zeros((n, 2), np.int64)
@@ -212,7 +213,7 @@ class Arrow:
         if self._strict:
             extra = [name for name in table.column_names if name not in self._known and name != _VALUES]
             if extra:
-                raise Refused(UNKNOWN_KEY, f"no feature: {', '.join(extra[:5])}")
+                raise Refused(UNKNOWN_KEY, f"not a feature: {', '.join(extra[:5])}")
         if inner is not None:
             return _rows(inner, len(self._features))
         x = np.full((table.num_rows, len(self._features)), np.nan, np.float32)
@@ -223,7 +224,7 @@ class Arrow:
                 x[:, j] = _numbers(column, name)
                 has_feature = True
         if not has_feature:  # such a stream may claim any number of rows
-            raise Refused(UNKNOWN_KEY, f"no column is a feature: {', '.join(table.column_names[:5])}")
+            raise Refused(UNKNOWN_KEY, f"none of its columns is a feature: {', '.join(table.column_names[:5])}")
         return x
 
 
@@ -301,7 +302,7 @@ def _times(column: pa.ChunkedArray, name: str) -> Int64s:
     else:
         raise Refused(BAD_TIME, f"column {name!r} holds no times, but {str(kind)[:100]}")
     if bad.any():
-        raise Refused(BAD_TIME, f"column {name!r}: {raw_times[bad][0]} is no time")
+        raise Refused(BAD_TIME, f"column {name!r}: {raw_times[bad][0]} is not a valid time")
     return np.where(missing, NO_TIME, times_ms)
 
 
@@ -309,7 +310,7 @@ def _entity(column: pa.ChunkedArray, name: str) -> str | None:
     """Return the one entity of a record. Raises Refused."""
     names = column.unique().to_pylist()
     if len(names) > 1:
-        raise Refused(BAD_ENTITY, f"{len(names)} values of {name} in one record: the rows of a record are one entity's")
+        raise Refused(BAD_ENTITY, f"{len(names)} values of {name} in one record: all rows must belong to one entity")
     if names[0] is None:
         return None
     if type(names[0]) not in (str, int):

@@ -2,8 +2,8 @@
 
 A record that is unusual in any way is left to worker/decoding/arrow/format.py.
 
-A batch's metadata are a flatbuffer: a table begins with the distance back to the list of its fields' places. Each place
-is checked against the bounds before anything is read there.
+The metadata of a batch is a flatbuffer: a table begins with the distance back to its vtable, the list of its fields'
+offsets. Each offset is checked against the bounds before anything is read there.
 """
 
 # mypy: disable-error-code="no-untyped-def,assignment"
@@ -27,16 +27,17 @@ _V5, _RECORD_BATCH = 4, 3
 # Fields, in Arrow's Message.fbs: of a message, and of a batch.
 _VERSION, _KIND, _HEADER, _BODY_LENGTH = range(4)
 _ROWS, _NODES, _BUFFERS, _COMPRESSION = range(4)
-MOST_READINGS: Final = 4  # for each byte of a record: columns that are not there take none of it
+MOST_READINGS: Final = 4  # maximum readings per byte of a record, since absent columns take no bytes
 _1, _2, _3, _4, _8, _16 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 16))
 
 
 @compiled
 def measure(buffer, start, length, prefix, n_nodes, n_buffers, columns, width, rows, places):
-    """For each record that is taken `rows` [n], else 0, and `places` [n, 3]: where its nodes, buffers and body begin.
+    """Set `rows` [n] to the row count of each accepted record, else to 0, and set `places` [n, 3].
 
-    `prefix` is how such a stream begins, its schema. `columns` [k, 6] are those that are wanted: kind, shape, role, the
-    first of its nodes and of its buffers, and the unit of a time.
+    `places` are the addresses of a record's nodes, buffers and body. `prefix` is how such a stream begins: its schema.
+    `columns` [k, 6] are the wanted columns: kind, shape, role, index of the first node, index of the first buffer, and
+    the unit of a time.
     """
     prefix_address = np.uint64(prefix.ctypes.data)
     for i in range(len(start)):
@@ -230,7 +231,7 @@ def _table(address, begin, end):
 
 @inlined
 def _field(table, number, size, begin, end):
-    """Where a field of `size` bytes lies; 0 where it is left out, or out of bounds."""
+    """Return the address of a field of `size` bytes; 0 if it is left out, or out of bounds."""
     start = np.uint64(0)
     if table != 0:
         fields = np.uint64(np.int64(table) - np.int64(np.int32(four_bytes(table))))
@@ -245,7 +246,7 @@ def _field(table, number, size, begin, end):
 
 @inlined
 def _vector(address, n, begin, end):
-    """Where the n items of 16 bytes begin; 0 where there are others."""
+    """Return the address of a vector of n items of 16 bytes; 0 if it does not have n items, or is out of bounds."""
     start = np.uint64(0)
     if address != 0:
         vector, size = address + four_bytes(address), _4 + np.uint64(n) * _16

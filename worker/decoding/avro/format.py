@@ -1,8 +1,8 @@
-"""Format `avro`: Confluent's wire format, a zero byte, the number of the writer's schema in four, and the record.
+"""Format `avro`: Confluent's wire format (a zero byte, the number of the writer's schema in four bytes, the record).
 
-A schema's fields are taken by their names, so that records by an older or a newer schema stand beside each other. Plain
-fields are read by a compiled loop (loop.py); whatever is unusual about a schema or a record is left to fastavro,
-and its document is then looked at as one of JSON is.
+Fields are matched by name, so that records of older and newer schemas can be mixed. A compiled loop (loop.py) reads
+plain fields. Unusual schemas and records are left to fastavro, and the resulting document is then handled like a JSON
+document.
 """
 
 import time
@@ -40,13 +40,13 @@ _KINDS: Final = {
 }
 _ARRAYS: Final = {"float": loop.FLOATS, "double": loop.DOUBLES}
 _MOST_PARTS: Final = 10_000
-_PATIENCE: Final = 10.0  # seconds of questions for one block: the loop must be seen to turn
+_PATIENCE: Final = 10.0  # maximum seconds of registry requests for one block, so that the loop keeps turning
 _UNITS: Final = {
     f"{local}timestamp-{unit}": divisor
     for local in ("", "local-")
     for unit, divisor in (("millis", 1), ("micros", 1000), ("nanos", 1_000_000))
 }
-_AS_WRITTEN: Final = ("decimal", "uuid", *_UNITS)  # nobody needs these made
+_AS_WRITTEN: Final = ("decimal", "uuid", *_UNITS)  # logical types that need not be converted to Python objects
 
 
 class _Plan(NamedTuple):
@@ -66,7 +66,7 @@ class _Reader:
     schema: Schema  # parsed by fastavro
     has_booleans: bool
     plan: _Plan | None
-    time_field: str | None  # a timestamp, so many of whose `unit` make a millisecond
+    time_field: str | None  # a timestamp if `unit`, the number of its ticks per millisecond, is not 0
     unit: int
 
     def load(self, text: bytes) -> tuple[Any, bool]:
@@ -76,11 +76,11 @@ class _Reader:
         try:
             document = fastavro.schemaless_reader(source, self.schema, None)
         except EOFError:
-            raise Refused(UNPARSEABLE, "it ends too early: not by its schema") from None
+            raise Refused(UNPARSEABLE, "it does not match its schema: it ends too early") from None
         except (ValueError, IndexError, KeyError, TypeError, ArithmeticError) as error:
-            raise Refused(UNPARSEABLE, f"not by its schema: {error!r}"[:300]) from None
+            raise Refused(UNPARSEABLE, f"it does not match its schema: {error!r}"[:300]) from None
         if source.tell() < len(text):
-            raise Refused(UNPARSEABLE, f"{len(text) - source.tell()} bytes after its end: not by its schema")
+            raise Refused(UNPARSEABLE, f"{len(text) - source.tell()} bytes more than its schema describes")
         if self.unit and type(time := document[self.time_field]) is int:
             time //= self.unit
             document[self.time_field] = moment(time) if 0 <= time < LAST_TIME else -1  # that is no time
@@ -88,7 +88,7 @@ class _Reader:
 
 
 class Avro:
-    """Raises SchemaRegistryError from `decode` where a schema is needed and the registry is away."""
+    """Reads `avro`. `decode` raises SchemaRegistryError if it needs a schema and the registry is unavailable."""
 
     def __init__(
         self,
@@ -119,7 +119,9 @@ class Avro:
         for number in np.unique(schemas[schemas >= 0]).tolist():
             same_schema = records[schemas == number]
             if time.monotonic() > deadline and number not in self._readers:  # what was told so far is remembered
-                raise SchemaRegistryError(f"the schema registry has told of schemas for {_PATIENCE:.0f} s: others wait")
+                raise SchemaRegistryError(
+                    f"fetching schemas has taken {_PATIENCE:.0f} s; the rest follow at the next try"
+                )
             try:
                 reader = self._reader(number)
             except Refused as error:
@@ -153,7 +155,7 @@ class Avro:
     def _prepare(self, schema: Schema, references: Mapping[str, Schema]) -> _Reader:
         """Make a reader of a schema.
 
-        Raises UnknownSchema where it is none, or one that a few bytes could make much of.
+        Raises UnknownSchema if it is invalid, or if a few bytes could decode to very much under it.
         """
         named: dict[str, Any] = {}
         try:
@@ -164,7 +166,7 @@ class Avro:
             shape = Shape(named)
             shape.look(parsed)
         except (SchemaParseException, UnknownType, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UnknownSchema(f"a schema that is none: {error!r}") from None
+            raise UnknownSchema(f"the schema is not valid: {error!r}") from None
         except RecursionError:
             raise UnknownSchema("a schema too deep") from None
         return _Reader(parsed, shape.has_booleans, plan, self._time_field, unit)
@@ -178,7 +180,7 @@ class Avro:
         return next(filter(None, units), 0)
 
     def _fast(self, plan: _Plan, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
-        """Return what the compiled loop takes, and the records that it refuses."""
+        """Return what the compiled loop has parsed, and the records that it has refused."""
         output = Taken(len(records), len(self._features), plan.whole)
         good = loop.parse(
             read_only(np.frombuffer(values.buffer, np.uint8)),
@@ -227,7 +229,7 @@ def _schemas(values: BytesColumn, records: Int64s) -> tuple[Int64s, list[Reject]
     indices = values.start[records][whole, None] + np.arange(HEADER)
     head = np.frombuffer(values.buffer, np.uint8)[indices].astype(np.int64)
     numbers[whole] = np.where(head[:, 0] == 0, head[:, 1:] @ (256 ** np.arange(3, -1, -1)), -1)
-    error_text = "not in Confluent's wire format: a zero byte, the schema's number in four"
+    error_text = "not in Confluent's wire format: it must begin with a zero byte and the schema id in four bytes"
     return numbers, [Reject(r, UNPARSEABLE, error_text) for r in records[numbers < 0].tolist()]
 
 
@@ -267,10 +269,10 @@ def _fits(kind: int, role: int) -> bool:
 
 
 class Shape:
-    """Checks a parsed schema for what a few bytes could make much of.
+    """Refuses parsed schemas under which a few bytes could decode to very much.
 
-    A schema that refers to itself nests as deep as its sender likes. One with items of no bytes has as many of them as
-    a number says. Records of records of records grow by powers. All of these are refused.
+    A schema that refers to itself can nest to any depth. An array whose items take no bytes can claim any number of
+    them. Records of records of records grow exponentially.
     """
 
     def __init__(self, named: Mapping[str, Any]):

@@ -24,8 +24,8 @@ _1, _7, _4, _8, _127 = (np.uint64(k) for k in (1, 7, 4, 8, 127))
 def parse(buffer, start, length, kinds, roles, nulls, units, x, times, names):
     """Fill a row of x, times and names for each record that is plain; return [n] successes.
 
-    A field is null in the branch `nulls` of its union, -1 if it is no union. `units` turn a time into milliseconds, 0
-    for a number without a unit. For an enum they are its number of symbols, negative.
+    `nulls` is the branch of a field's union that is null, -1 if it is no union. `units` is the divisor that turns a
+    time into milliseconds, 0 for a number without a unit. For an enum, it is minus the number of its symbols.
     """
     n, width = x.shape
     base = np.uint64(buffer.ctypes.data)

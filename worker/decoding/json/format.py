@@ -1,9 +1,9 @@
 """Format `json`.
 
-Most records of a topic are written by one program: their keys come in one order, with the same space between them. Such
-records, and plain arrays, are read by a compiled loop (loop.py). It has learned from one record what stands
-between the values, and compares that byte for byte. Every other record is left to worker/decoding/documents.py, the
-reference for what is valid: escapes, other scripts, another order, nesting, a number that is hard to round, an error.
+Most records of a topic are written by one program, so their keys have the same order and spacing. A compiled loop
+(loop.py) reads such records, and plain arrays. It learns the bytes between the values from one record, and compares
+them byte for byte. All other records are left to worker/decoding/documents.py, the reference for what is valid. These
+have escapes, other scripts, another key order, nesting, a number that is hard to round, or an error.
 """
 
 import re
@@ -22,14 +22,14 @@ from worker.decoding.reject_reasons import UNPARSEABLE, Refused
 from worker.native.arrays import Int64s, UInt64s
 from worker.native.jit import read_only
 
-_LEARN_AGAIN: Final = 0.25  # share of records in another order
+_LEARN_AGAIN: Final = 0.25  # share of refused records from which on a new layout is learned
 
 
 class _Layout(NamedTuple):
-    """How objects are written.
+    """The layout of objects.
 
-    What stands before the value of each key, in as many whole `words` as it takes, up to `ends`, of which `masks` are
-    its own; the `sizes` in bytes; and the role of each key.
+    `words` are the bytes before the value of each key, padded to whole words. Key k's words end at `ends[k]`. `masks`
+    marks the bytes of a word that count, `sizes` are the lengths in bytes, and `roles` is the role of each key.
     """
 
     words: UInt64s
@@ -67,7 +67,7 @@ class Json:
         return load(bytes(value))[0]
 
     def _fast(self, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
-        """Return what the compiled loop takes, and the records that it refuses."""
+        """Return what the compiled loop has parsed, and the records that it has refused."""
         layout = self._layout
         output = Taken(len(records), len(self._features), layout.whole)
         good = parse(
@@ -86,7 +86,7 @@ class Json:
         return output.parsed(values, records, good)
 
     def _learn(self, values: BytesColumn, refused: Int64s) -> bool:
-        """Learn from one of these records how objects are written; return False where that is nothing new."""
+        """Learn the layout of objects from one of these records; return whether it is a new one."""
         text = bytes(values.view(int(refused[0])))
         try:
             doc: Any = orjson.loads(text)

@@ -14,8 +14,8 @@ from worker.native.jit import compiled, inlined
 from worker.native.raw_memory import byte, eight_bytes
 
 _POWERS: Final = np.array([float(f"1e{k}") for k in range(309)])
-# Of a plain number, as float32, a product is as exact as a quotient: with seven digits at most it lies nowhere near to
-# the middle of two of them.
+# Multiplying a plain number is as exact as dividing it, after rounding to float32: with at most seven digits, it never
+# lies close to the middle between two float32 numbers.
 _TENTHS: Final = np.array([1 / _POWERS[:9], -1 / _POWERS[:9]])
 _EXACT_POWER, _EXACT_DIGITS, _MOST_DIGITS = 22, 2**53, 19
 _LEAST, _MOST = 1.2e-38, 3.4e38  # float32 is exact to the last of its bits in between
@@ -28,11 +28,9 @@ _OPEN_ARRAY, _CLOSE_ARRAY, _CLOSE_OBJECT = 91, 93, 125
 def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, names):
     """Fill a row of x, times and names for each record that has the known layout; return [n] successes.
 
-    What stands before the value of each key is `sizes` bytes long and lies in `words`, up to `ends`, as much of each as
-    `masks` says.
-
-    `cursor`, `begin`, `end` are addresses: handing an array to another compiled function has a price, since references
-    to it are counted.
+    `words`, `masks`, `ends`, `sizes` and `roles` describe the layout of the objects (_Layout in format.py). `cursor`,
+    `begin` and `end` are addresses, since passing an array to another compiled function is slow: references to it are
+    counted.
     """
     n, width = x.shape
     base = np.uint64(buffer.ctypes.data)
@@ -157,7 +155,7 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
                 if role >= 0:
                     if mantissa > 0 and (abs(value) < _LEAST or abs(value) > _MOST):
                         break
-                    # Not every digit counts in float32: but where it is in doubt which way to round, they do.
+                    # float32 does not need every digit, except where the direction of rounding is in doubt.
                     if not exact and np.float32(value * (1 - 1e-15)) != np.float32(value * (1 + 1e-15)):
                         break
                     x[i, role] = value

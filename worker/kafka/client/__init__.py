@@ -1,1 +1,1 @@
-"""All that reaches into kafka-python's private parts: the columnar client, and what is mended of the plain one."""
+"""Everything that uses kafka-python's private API: the columnar client, and fixes for the plain client."""

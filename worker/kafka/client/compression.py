@@ -1,6 +1,6 @@
-"""The records of a compressed batch, as long as they are not more than a bound: a few KiB may unpack to many GiB.
+"""Unpacks compressed batches up to a size limit, since a few KiB may unpack to many GiB.
 
-What these refuse, kafka-python may still take: it has the last word, unless it is too much.
+What these functions refuse, kafka-python may still accept, unless it is too large.
 """
 
 import itertools
@@ -62,7 +62,7 @@ def _zstd(data: memoryview, max_bytes: int) -> bytes:
 
 
 def _lz4(data: memoryview, max_bytes: int) -> bytes:
-    # What its head claims is what the library asks the system for, where it is asked for the whole.
+    # When asked for the whole frame, the library allocates the size that the frame's header claims.
     if (claimed := lz4.frame.get_frame_info(data)["content_size"]) > max_bytes:
         raise TooLarge(f"it claims to unpack to {claimed} bytes, more than {max_bytes}")
     stream = lz4.frame.LZ4FrameDecompressor()
@@ -73,7 +73,7 @@ def _lz4(data: memoryview, max_bytes: int) -> bytes:
 
 
 def _lz4_pieces(stream: Any, data: memoryview) -> Iterator[bytes]:
-    yield stream.decompress(data, _PIECE)  # it asks the system for so much, whatever comes of it
+    yield stream.decompress(data, _PIECE)  # the library allocates this much, whatever the frame contains
     while not stream.eof and not stream.needs_input:
         yield stream.decompress(b"", _PIECE)
 
@@ -95,7 +95,7 @@ def _snappy_blocks(data: memoryview, max_bytes: int) -> Iterator[bytes]:
 
 
 def _snappy_block(data: memoryview, max_bytes: int) -> bytes:
-    """Unpack a block. Its size, at its head, is what the library asks the system for, so it is checked first."""
+    """Unpack a block. Check the size in its header first, since the library allocates that much memory."""
     size, shift = 0, 0
     for byte in data[:5]:
         size |= (byte & 0x7F) << shift

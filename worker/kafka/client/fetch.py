@@ -1,11 +1,11 @@
-"""The fast way to read: fetch responses decoded to columns, where kafka-python makes an object of each record.
+"""Fast reading: decodes fetch responses to columns, where kafka-python creates an object for each record.
 
-All else stays kafka-python's: connections, fetch sessions, positions, rebalances, leader epochs. Only what unpacks one
-partition's part of a response (`Fetcher.PartitionRecords`) is replaced, by `PartitionColumns`, which has the same
-methods. It decodes what is plainly sound by itself. At the first batch that is not, be it corrupt or of an old format,
-it hands all that is left to kafka-python's own class: so both ways give the same records and the same errors.
+Everything else is left to kafka-python: connections, fetch sessions, positions, rebalances, leader epochs. Only the
+class that unpacks one partition's part of a response (`Fetcher.PartitionRecords`) is replaced, by `PartitionColumns`,
+which has the same methods. It decodes valid batches by itself. At the first batch that is corrupt or of an old format,
+it hands the rest to kafka-python's own class. Both ways therefore give the same records and the same errors.
 
-What a response unpacks to is made in parts of some `max_bytes`, one at a time: a small one may unpack to a lot.
+A response is unpacked in parts of about `max_bytes`, one at a time, since a small response may unpack to a lot.
 """
 
 from collections import deque
@@ -51,8 +51,8 @@ def _bytes(chunks: Sequence["Chunk"]) -> int:
 class Chunk(Sequence["Chunk"]):
     """Records of one partition, in columns.
 
-    kafka-python takes it for a list of records: it asks for its length and extends a list by it. The list gets the
-    chunk as a whole.
+    kafka-python treats a chunk as a list of records: it takes its length, and extends a list by it. The list then
+    contains the chunk as a whole.
     """
 
     def __init__(self, columns: Columns):
@@ -101,7 +101,7 @@ class PartitionColumns:
         self._decode()
 
     def _decode(self) -> None:
-        """Decode what is plainly valid of the rest, up to the bound of bytes."""
+        """Decode the valid batches at the head of the remaining data, up to the limit of bytes."""
         data, before = self._data, self._aborted.copy()
         found_batches, end = record_batch.batches(np.frombuffer(data, np.uint8))
         looked_at = _rising(found_batches, self._next_offset)
@@ -113,13 +113,13 @@ class PartitionColumns:
             wanted, passed = _wanted(data, looked_at, before, self._options["check_crcs"])
         if passed < len(found_batches):
             end = found_batches[passed].begin
-        if passed:  # what the last batch says counts, whatever compaction has left of it
+        if passed:  # the header of the last batch counts, whatever compaction has left of the batch
             last = found_batches[passed - 1]
             self._next_offset = last.base_offset + last.last_offset_delta + 1
             self._end = last.leader_epoch, self._next_offset
         self._epochs = [batch.leader_epoch for batch in wanted]
         self._ends = np.cumsum([batch.n for batch in wanted])
-        # A batch is fetched whole, though it may be wanted from somewhere within.
+        # A batch is fetched as a whole, even if the fetch offset lies within it.
         early = self._columns.offset < self._fetch_offset
         self._at = len(early) if early.all() else int(np.argmin(early))
         self._data = data[end:]
@@ -163,7 +163,7 @@ class PartitionColumns:
         finally:
             self.leader_epoch, self.next_fetch_offset = rest.leader_epoch, rest.next_fetch_offset
             self.records_read += len(taken_chunks)
-            # After an error it would be asked again and again, and have nothing to say.
+            # After an error it would be polled again and again, without returning anything.
             if not rest or not taken_chunks:
                 self.drain()
         return Chunk(_columns_of(taken_chunks)) if taken_chunks else ()
@@ -211,7 +211,7 @@ class _Aborted:
 
 
 def _rising(batches: Sequence[Batch], next_offset: int) -> Sequence[Batch]:
-    """Return the batches up to the first whose offsets begin before the one before it ends: no checksum covers them."""
+    """Return the batches before the first that overlaps the one before it: no checksum covers a batch's base offset."""
     for k, batch in enumerate(batches):
         if batch.base_offset < next_offset:
             return batches[:k]
@@ -237,7 +237,7 @@ def _wanted(data: memoryview, batches: Sequence[Batch], aborted: _Aborted, check
 class _Decoded(NamedTuple):
     columns: Columns
     batches: int  # how many of those that were wanted these are
-    is_enough: bool  # there are more, since it would have become too much; else the next one is refused
+    is_enough: bool  # decoding stopped at the limit of bytes; otherwise at a refused batch or at the end
 
 
 def _records(data: memoryview, wanted: Sequence[Batch], max_bytes: int) -> _Decoded:

@@ -1,6 +1,6 @@
-"""What is used of kafka-python's consumer and producer that is not public, and what is mended there.
+"""Uses of the private API of kafka-python's consumer and producer, and fixes for their behaviour.
 
-Written against the versions that `connection.KNOWN` names. fetch.py and produce.py hold the rest of what is private.
+Written against the versions in `connection.KNOWN`. fetch.py and produce.py contain the other uses.
 """
 
 import time
@@ -11,23 +11,23 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.coordinator.base import MemberState, SyncGroupRequest
 from kafka.protocol.consumer import FetchRequest
 
-LOOKUP_PAUSE: Final = 0.2  # seconds between two questions for the group's coordinator
-COORDINATOR_PATIENCE: Final = 0.5  # seconds for a connection to a coordinator, before a producer asks who it is now
-_BURST: Final = 4  # questions of a producer for coordinators, in LOOKUP_PAUSE, before it has to pause as well
+LOOKUP_PAUSE: Final = 0.2  # seconds between two lookups of the group's coordinator
+COORDINATOR_PATIENCE: Final = 0.5  # seconds to connect to a coordinator before a producer looks it up again
+_BURST: Final = 4  # coordinator lookups of a producer within LOOKUP_PAUSE before it has to pause as well
 
 
 def position(consumer: KafkaConsumer, place: TopicPartition) -> OffsetAndMetadata | None:
-    """Return the next offset to fetch, with the leader epoch of what was read before it; None if that is not known.
+    """Return the next offset to fetch, with the leader epoch of what was read before it; None if it is unknown.
 
-    After the last record that was handed out there may be offsets that never are: markers and aborted records of
-    transactions, and gaps that compaction has left. No broker is asked.
+    It may be beyond the record after the last one that was handed out. Some offsets are never handed out: markers and
+    aborted records of transactions, and gaps that compaction has left. No broker is asked.
     """
     state = consumer._subscription.assignment.get(place)
     return None if state is None else state.position
 
 
 def seek(consumer: KafkaConsumer, place: TopicPartition, offset: int, leader_epoch: int) -> None:
-    """Go on at `offset`. By the epoch of what was read before, the client notices if the log has changed."""
+    """Continue at `offset`. From the epoch of what was read before, the client detects whether the log has changed."""
     consumer._subscription.seek(place, OffsetAndMetadata(offset, "", leader_epoch))
 
 
@@ -44,11 +44,11 @@ def joins(consumer: KafkaConsumer) -> bool:
 
 
 def finish_join(consumer: KafkaConsumer) -> None:
-    """See to it that a join which has completed between two polls is looked at by the next one.
+    """Make the next poll process a join that has completed between two polls.
 
-    A group's leader takes note of added partitions in the middle of its join. If that is not over within the poll that
-    began it, kafka-python sees no reason to rejoin any more: the join's result is never looked at, heartbeats stay
-    off, and the group is stuck.
+    The leader of a group notices added partitions in the middle of its join. If the join is not over within the poll
+    that began it, kafka-python sees no more reason to rejoin. It then never processes the join's result, heartbeats
+    stay off, and the group is stuck.
     """
     coordinator = consumer._coordinator
     if coordinator.state is MemberState.REBALANCING and not coordinator.need_rejoin():
@@ -56,11 +56,11 @@ def finish_join(consumer: KafkaConsumer) -> None:
 
 
 def bound_requests(consumer: KafkaConsumer, seconds: float, session: float) -> None:
-    """Give up a request that is not answered within `seconds`, and its connection: kafka-python waits for 30 s.
+    """Give up a request, and its connection, if it is not answered within `seconds`; kafka-python waits for 30 s.
 
-    A broker that is cut off closes no connection. Whoever waits for its answer to a heartbeat, or to a question who
-    leads what, finds out by then. Not bounded are fetches, whose answers may be large, and joins, which have their own
-    limit; to be told one's partitions waits for the group's leader, for a `session` at most.
+    A broker that is cut off does not close its connections. With this limit, a missing response to a heartbeat or a
+    metadata request is noticed in time. Fetches, whose responses may be large, and joins, which have their own limit,
+    are not bounded. A SyncGroup request waits for the group's leader, for at most `session` seconds.
     """
     manager = consumer._manager
     send = manager.send
@@ -75,10 +75,10 @@ def bound_requests(consumer: KafkaConsumer, seconds: float, session: float) -> N
 
 
 def pace_lookups(consumer: KafkaConsumer) -> None:
-    """Pause between two questions for the group's coordinator.
+    """Pause between two lookups of the group's coordinator.
 
-    While one is down, brokers go on naming it until its session ends; kafka-python asks again at once, some 400 times
-    a second, from its own thread too, and says so each time.
+    While a coordinator is down, brokers keep returning it until its session ends. kafka-python repeats the lookup at
+    once, some 400 times a second, also from its own thread, and logs each one.
     """
     coordinator = consumer._coordinator
     lookup = coordinator._send_group_coordinator_request
@@ -96,12 +96,12 @@ def pace_lookups(consumer: KafkaConsumer) -> None:
 
 
 def find_coordinators_again(producer: KafkaProducer) -> None:
-    """Make a producer ask anew for a coordinator that is down, and pause where it does so again and again.
+    """Make a producer repeat the lookup of a coordinator that is down, with a pause between lookups.
 
-    kafka-python's producer forgets the request that it was about to send to a coordinator, where its connection to it
-    fails: whoever waits for the answer waits in vain, though another broker may long be the coordinator. It keeps the
-    request where it is told that there is no connection instead. Then it asks in each turn of its thread, with the 2 ms
-    between them that transactions need.
+    If the connection to a coordinator fails, kafka-python's producer loses the request that it was about to send.
+    Whoever waits for the response waits in vain, though another broker may long be the coordinator. If the producer is
+    told that there is no connection instead, it keeps the request. It then repeats the lookup in each turn of its
+    thread, after the 2 ms of backoff that transactions need.
     """
     manager = producer._transaction_manager
     if manager is None:  # it needs no coordinator

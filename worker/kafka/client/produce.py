@@ -44,8 +44,8 @@ def sendable(value: bytes | None, key: bytes | None, headers: Headers) -> tuple[
 class Produce:
     """Hands outputs over as OFFNORMAL_KAFKA__CLIENT says: those of a topic when they make a batch, or at `flush`.
 
-    `sent` holds the futures of whatever may fail by itself. `limits` holds how many bytes each topic takes of one
-    batch. Larger records of the topics in `shortened` go without their value.
+    `sent` holds the futures of everything that may fail by itself. `limits` is the maximum size of a batch in bytes, by
+    topic. Larger records of the topics in `shortened` are sent without their value.
     """
 
     def __init__(self, settings: KafkaSettings):
@@ -103,7 +103,7 @@ def _places(
 ) -> Iterator[tuple[TopicPartition, Int64s]]:
     """Yield the rows of each partition.
 
-    A row with a key goes by the key's hash, as with every client; one without a key goes anywhere.
+    A row with a key is assigned by the key's hash, as in every client. Rows without a key may go to any partition.
     """
     partitions = np.array(all_partitions)
     keys = outputs.keys

@@ -5,11 +5,11 @@
                    BaseSequence i32, count i32, Records
     Record      => Length, Attributes, TimestampDelta, OffsetDelta, KeyLength, Key, ValueLength, Value, count, Headers
 
-All big endian; the lengths, deltas and counts of a record are zigzag varints. What is not exactly so is refused, and
-left to kafka-python's own classes, which know what to say of it (worker/kafka/client/fetch.py).
+All numbers are big endian; the lengths, deltas and counts of a record are zigzag varints. Any other batch is refused,
+and left to kafka-python's own classes, which raise the proper errors (worker/kafka/client/fetch.py).
 
-A broker sets a batch's base offset, checks its count and last delta, and never looks at the records' own deltas: these
-have to rise, and to end by the last one, or offsets would be committed that no record has.
+A broker sets a batch's base offset, and checks its count and last delta, but never looks at the records' own deltas.
+These have to rise, and to end by the last delta. Otherwise offsets would be committed that no record has.
 """
 
 # mypy: disable-error-code="no-untyped-def"

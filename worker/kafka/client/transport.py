@@ -1,8 +1,8 @@
 """Transports for kafka-python that read large frames without copying them.
 
-kafka-python reads its sockets 4 KiB at a time, goes through its event loop for each read, and copies what has come six
-times. Here a large frame is read to its place, at once if it arrives fast enough, and the records of an answer are
-views of that frame. This saves a third of the CPU time of a fetch.
+kafka-python reads its sockets 4 KiB at a time, goes through its event loop for each read, and copies received data six
+times. Here a large frame is read directly into its buffer, in one go if it arrives fast enough, and the records of a
+response are views of that frame. This saves a third of the CPU time of a fetch.
 """
 
 import ssl
@@ -18,7 +18,7 @@ from kafka.protocol.frame import KafkaBytes
 from kafka.protocol.schemas.fields.codecs import Bytes
 
 RECEIVE: Final = 256 * 1024
-LARGE: Final = 64 * 1024  # bytes missing of a frame that are worth waiting for
+LARGE: Final = 64 * 1024  # minimum of missing bytes for which waiting is worthwhile
 _PATIENCE: Final = 0.02  # maximum seconds to wait for the rest of a frame: the event loop has other things to do
 _PAUSE: Final = 0.0005
 _PIECES: Final = 64  # maximum pieces read from a TLS connection in one go: the event loop has other connections
@@ -44,7 +44,7 @@ class _Part(Bytes):  # type: ignore[misc]
 
 
 class Frame(KafkaBytes):  # type: ignore[misc]
-    """A received frame. The rest of it is a view, for the decoder to copy what it wants to keep."""
+    """A received frame. Its unread rest is returned as a view; the decoder copies what it wants to keep."""
 
     def read(self, nbytes: int | None = None) -> Any:
         """Return the next bytes, or all that are left without a copy."""
@@ -52,7 +52,7 @@ class Frame(KafkaBytes):  # type: ignore[misc]
 
 
 class TcpTransport(KafkaTCPTransport):  # type: ignore[misc]
-    """Reads all but the last byte of a frame to its place; with that byte kafka-python finds the frame complete."""
+    """Reads a frame directly into its buffer, except for the last byte, with which kafka-python completes it."""
 
     _sock: Any
     _protocol: Any
@@ -92,8 +92,8 @@ class TcpTransport(KafkaTCPTransport):  # type: ignore[misc]
 class SslTransport(KafkaSSLTransport):  # type: ignore[misc]
     """The transport for TLS.
 
-    TLS decrypts whole pieces of 16 KiB. What is not taken of a piece waits where no selector sees it. So everything
-    that has come is taken, and nothing is read to its place.
+    TLS decrypts whole pieces of 16 KiB. The unread rest of a piece waits in a buffer that no selector sees. So all
+    received data is read at once, and not directly into a frame's buffer.
     """
 
     _sock: ssl.SSLSocket

@@ -46,7 +46,7 @@ function connect() {
     try {
       const asked = await fetch("/page/incident", { cache: "no-store" });
       if (asked.status === 401) location.reload();
-      else if (asked.status === 400) link("as many look as may; trying again…", false);
+      else if (asked.status === 400) link("too many viewers; trying again…", false);
     } catch { /* it is away */ }
   };
 }
@@ -131,8 +131,8 @@ function showNow(first) {
   put("dead", count(n.dead));
   put("dead-more", n.dead === 0 ? "every record was read" : `${count(n.recent.dead)} in the last ten minutes`);
   $("dead").classList.toggle("bad", n.recent.dead > 0);
-  put("state", n.refused.length ? "refuses a model" : n.ready ? "ready" : n.live ? "waits" : "stuck");
-  put("state-more", n.refused.length ? n.refused.join(", ") : n.waits_for ? `for ${n.waits_for}` : n.live ? "reads, scores, publishes" : "no turn of its loop for a minute");
+  put("state", n.refused.length ? "model refused" : n.ready ? "ready" : n.live ? "waiting" : "stuck");
+  put("state-more", n.refused.length ? n.refused.join(", ") : n.waits_for ? `for ${n.waits_for}` : n.live ? "reads, scores, publishes" : "its main loop makes no progress");
   $("state-tile").classList.toggle("bad", !n.ready || n.refused.length > 0);
 
   const end = h.time[h.time.length - 1] ?? n.time, from = end - about.kept * about.every;
@@ -233,9 +233,9 @@ function showIncidents() {
   for (const id of [...rows.keys()]) if (!state.incidents.has(id)) rows.delete(id);
   put("open-count", open.length ? count(open.length) : "");
   put("past-count", past.length ? count(past.length) : "");
-  for (const [id, some, none] of [["open-empty", open.length, "None is open."], ["past-empty", past.length, "None is remembered."]]) {
+  for (const [id, some, none] of [["open-empty", open.length, "No incidents are open."], ["past-empty", past.length, "There are no past incidents."]]) {
     $(id).hidden = some > 0;
-    put(id, state.reading ? "Reading what there is…" : wanted && all.length ? "None of such a machine." : none);
+    put(id, state.reading ? "Loading incidents…" : wanted && all.length ? "No incidents match the filter." : none);
   }
   $("more").hidden = past.length <= state.past;
   const total = all.filter((each) => each.open).length;
@@ -244,7 +244,7 @@ function showIncidents() {
 
 function showProblem() {
   $("problem").hidden = !state.problem;
-  put("problem", state.problem ? "Incidents cannot be read from Kafka now; what is shown may be old. The worker's log says why." : "");
+  put("problem", state.problem ? "Incidents cannot be read from Kafka at the moment, so this list may be outdated. The worker's log says why." : "");
 }
 
 function showDecisions() {
@@ -302,7 +302,7 @@ function showFacts() {
   put("detail-id", state.opened);
   if (!incident) {
     put("detail-title", state.shown?.entity ?? "An incident");
-    put("detail-summary", state.reading ? "" : "It is not among the incidents that are remembered here; its vectors may still be.");
+    put("detail-summary", state.reading ? "" : "This incident is not in the list. Its vectors may still be in Kafka.");
     return;
   }
   const seconds = (incident.latest - incident.started) / 1000;
@@ -311,7 +311,7 @@ function showFacts() {
     ...(incident.label ? [" ", verdictTag(incident.label)] : []));
   const sensors = incident.sensors.slice(0, 3).map((each) => `${each.name} (${part(each.share)})`).join(", ");
   put("detail-summary", `Since ${moment(incident.started / 1000, now())}, ${incident.open ? "for" : "lasted"} ${duration(seconds)}: `
-    + `${plural(incident.vectors, "vector")} over the threshold, the highest score is that of ${odds(incident.p).replace("<", "fewer than")} normal ones. Led by ${sensors}. Named by model ${incident.models.join(", ")}.`);
+    + `${plural(incident.vectors, "vector")} over the threshold. The highest score is reached by ${odds(incident.p).replace("<", "fewer than")} normal vectors. Leading sensors: ${sensors}. Flagged by model ${incident.models.join(", ")}.`);
   for (const [id, verdict] of [["confirm", "confirmed"], ["dismiss", "dismissed"]])
     $(id).setAttribute("aria-pressed", String(incident.label?.verdict === verdict));
   if (incident.label && !$("label-said").textContent)
@@ -319,15 +319,15 @@ function showFacts() {
 }
 
 const WHY = {
-  busy: "Another incident is being read.", model: "There is no model yet to score it by.", id: "That is no incident of this topic.",
-  kafka: "Kafka does not answer in time.", token: "The token is needed again.", failed: "It could not be scored; the worker's log says why.",
+  busy: "Another incident is being loaded.", model: "There is no model yet to score it with.", id: "This id is not an incident of this topic.",
+  kafka: "Kafka does not answer in time.", token: "Enter the token again.", failed: "The incident could not be scored. The worker's log says why.",
 };
 
 async function read(id) {
   asking?.abort();
   state.blind = !state.incidents.has(id);
   const mine = (asking = new AbortController());
-  put("detail-wait", "Reading its vectors back from Kafka…");
+  put("detail-wait", "Loading its vectors from Kafka…");
   for (let tries = 0; ; tries++) {
     try {
       const answer = await fetch(`/page/incident?id=${encodeURIComponent(id)}`, { signal: mine.signal, cache: "no-store" });
@@ -352,13 +352,13 @@ function note(text) {
 function showDetail(told) {
   put("detail-wait", "");
   $("detail-notes").replaceChildren();
-  if (told.gone) note(told.time?.length ? "Retention has deleted its beginning: what is left is shown." : "Retention has deleted its vectors: what is left is said above.");
+  if (told.gone) note(told.time?.length ? "Retention has deleted the first vectors of this incident. The rest is shown." : "Retention has deleted the vectors of this incident. Only the summary above is left.");
   if (!told.time?.length) {
-    if (!told.gone) note("No vector of it was found.");
+    if (!told.gone) note("No vectors of this incident were found.");
     return;
   }
-  if (told.cut) note(`It is longer than what is read at once: ${count(told.records)} records were read, from its beginning on.`);
-  if (told.named_by.length && !told.named_by.includes(told.model.version)) note(`Scored again by ${told.model.version}, which is in service now; it was named by ${told.named_by.join(", ")}. Scores may differ.`);
+  if (told.cut) note(`This incident is too long to load completely. The first ${count(told.records)} records were read.`);
+  if (told.named_by.length && !told.named_by.includes(told.model.version)) note(`Scored again by ${told.model.version}, the current model. The incident was flagged by ${told.named_by.join(", ")}, so scores may differ.`);
   if (told.absent.length) note(`The model in service does not know ${told.absent.join(", ")}.`);
   const order = told.time.map((_, i) => i).sort((a, b) => told.time[a] - told.time[b]);
   const by = (column) => order.map((i) => column[i]);
@@ -376,7 +376,7 @@ function showDetail(told) {
   const thin = time.length > 800 ? 1 : 1.5;
   const named = over.filter((each) => each != null).length;
   const most = score.reduce((a, b) => (b > a ? b : a), 0);
-  figure("Score", "dots: over the threshold; shaded: the incident; drag to look closer, double-click for all",
+  figure("Score", "dots: over the threshold; shaded: the incident; drag to zoom, double-click to reset",
     `Score over time: ${plural(named, "vector")} of ${count(time.length)} over the threshold of ${significant(told.threshold)}, at most ${significant(most)}.`, {
       data: [time, score.map((s) => (s == null ? null : Math.max(s, 1e-3))), over], height: 220, band, marks,
       level: { value: told.threshold, text: `threshold ${significant(told.threshold)}` },
@@ -441,7 +441,7 @@ async function label(verdict) {
     });
     if (answer.status === 401) return location.reload();
     const said = await answer.json();
-    told = answer.ok ? `${said.verdict}: the next training keeps to it.` : said.error === "busy" ? "Somebody else is labelling: try again." : WHY[said.error] ?? "It was not taken.";
+    told = answer.ok ? `${said.verdict}: the next training uses this label.` : said.error === "busy" ? "Somebody else is labelling: try again." : WHY[said.error] ?? "It was not taken.";
   } catch { /* as said */ } finally {
     for (const button of [$("confirm"), $("dismiss")]) button.disabled = false;
   }

@@ -55,7 +55,7 @@ def test_one_that_is_loud_is_refused(champion: Candidate, rows: np.ndarray) -> N
 def test_one_that_can_promise_less_than_the_champion_keeps_is_refused(champion: Candidate, rows: np.ndarray) -> None:
     loud = Candidate(trained(2), 10 * RATE, asked=RATE)
     verdict = judge(loud, champion, rows, NONE)
-    assert any("all that can be promised" in reason for reason in verdict.reasons)
+    assert any("lowest rate that can be promised" in reason for reason in verdict.reasons)
     moved = rows + np.array([3, 0, 4, 0], np.float32)
     made = Candidate(
         trained(2, normal_rows(4000, np.random.default_rng(53)) + moved[0] - rows[0]), 10 * RATE, asked=RATE

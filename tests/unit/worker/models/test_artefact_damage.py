@@ -294,7 +294,7 @@ def test_whatever_kind_all_numbers_are_of_nothing_else_is_raised(data: bytes, of
 )
 def test_half_of_a_character_in_a_card_is_refused(data: bytes, change: dict[str, Any]) -> None:
     """What is made of it could not be written."""
-    with pytest.raises(ArtefactError, match="text that is none"):
+    with pytest.raises(ArtefactError, match="text that is not valid Unicode"):
         read_card(forged(data, lambda tensors, card: card.update(change)))
 
 

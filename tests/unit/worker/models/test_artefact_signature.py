@@ -32,7 +32,7 @@ def test_what_is_not_is_refused(artefact: Artefact) -> None:
     version = artefact.card.version
     with pytest.raises(ArtefactError, match="not signed"):
         view_of(artefact.dump(), version, KEY).artefact(version)
-    with pytest.raises(ArtefactError, match="not by the key"):
+    with pytest.raises(ArtefactError, match="does not match"):
         view_of(artefact.dump(OTHER), version, KEY).artefact(version)
 
 
@@ -48,7 +48,7 @@ def test_a_signature_cannot_be_moved_to_another_artefact(artefact: Artefact) -> 
     blank = bytes(changed).replace(digest, b"0" * 64, 1).replace(signature, b"0" * 64, 1)
     right = bytes(changed).replace(digest, hashlib.sha256(blank).hexdigest().encode(), 1)
     read_card(right)  # its digest is right
-    with pytest.raises(ArtefactError, match="not by the key"):
+    with pytest.raises(ArtefactError, match="does not match"):
         check_signature(right, KEY)
 
 

@@ -1,4 +1,4 @@
-"""What the page is told: bounded, whatever comes; valid JSON; and nobody who looks holds anybody up."""
+"""The data sent to the page: bounded, whatever comes; valid JSON; and no viewer delays another."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""One incident looked at again: whatever Kafka still has of it, by whatever model is in service, in bounds."""
+"""One incident in detail: what Kafka still has of it, scored by the current model, within bounds."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""When the watchdog takes a worker for stuck: by what the brokers say, never by a silence that has its reason."""
+"""When the watchdog considers a worker stuck: if the brokers' answers show it, never for a pause that has a reason."""
 
 from worker.runtime.watchdog import LoopReport, Progress
 

@@ -1,4 +1,4 @@
-"""Whatever a schema registry answers, and however: a schema, an error that says so, or none; and within its time."""
+"""Whatever a schema registry answers, the client returns a schema or raises an error, within its time limit."""
 
 import contextlib
 import json

@@ -152,7 +152,7 @@ def test_the_cpu_holds_no_device_memory(data: bytes) -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() > 99, reason="this machine has that many")
 def test_a_device_that_is_not_there_is_told_with_the_variable() -> None:
-    with pytest.raises(SettingsError, match="OFFNORMAL_DEVICE: cuda:99 is not there"):
+    with pytest.raises(SettingsError, match="OFFNORMAL_DEVICE: cuda:99 is not available"):
         pick_device("cuda:99")
 
 

@@ -39,7 +39,7 @@ def test_environment_over_file_over_defaults(tmp_path: Path) -> None:
         ("OFFNORMAL_BATCH__MAX_ROWS", "0", "greater than or equal to 1"),
         ("OFFNORMAL_BATCH__MAX_DELAY", "5 parsecs", "is no duration"),
         ("OFFNORMAL_INPUT__FORMAT", "avro", "OFFNORMAL_SCHEMA_REGISTRY__URL"),
-        ("OFFNORMAL_INPUT__FEATURES", '["a", "a"]', "each once"),
+        ("OFFNORMAL_INPUT__FEATURES", '["a", "a"]', "only once"),
         ("OFFNORMAL_INPUT__FEATURES", "true", "a count or"),
         ("OFFNORMAL_KAFKA__START", "yesterday", "earliest, latest"),
         ("OFFNORMAL_DELIVERY", "maybe_once", "exactly_once"),

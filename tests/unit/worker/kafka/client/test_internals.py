@@ -1,4 +1,4 @@
-"""What is mended in kafka-python, against its own code."""
+"""What is fixed in kafka-python, tested against its own code."""
 
 from types import SimpleNamespace
 from typing import Any
