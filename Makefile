@@ -24,7 +24,7 @@ setup: $(VENV)/ready ## the environment, in .venv, all versions pinned by hash
 demo: setup ## the whole loop on real data: broker, training, worker, a swap, a summary
 	@$(BIN)/python -m worker demo
 
-check: lint ## lint, types, and unit tests: about three minutes
+check: lint ## lint, types, and unit tests: two and a half minutes
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/unit
 
 test: setup ## all tests, on the most real Kafka to be had

@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.signal import lfilter
 
 from training.fitting.drift_reference import reference
-from worker.drift.monitor import Monitor
+from worker.drift.detectors import Monitor
 from worker.drift.summary import Tally
 from worker.models import Calibration
 

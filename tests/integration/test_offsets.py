@@ -154,7 +154,7 @@ def _is_settled(source: Source, partitions: int) -> bool:
             commit_all(source, block.ends())
     except Rewind:
         source.rewind()
-    return source.joined() and source.partitions() == list(range(partitions)) and not source.strange()
+    return source.joined() and source.partitions() == list(range(partitions)) and not source.unadopted()
 
 
 def _partitions(s: Stage) -> int:

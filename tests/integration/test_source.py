@@ -24,7 +24,7 @@ def source_of(s: Stage) -> Source:
 
 def poll(source: Source, timeout: float, most: int) -> RecordBlock | None:
     """As the worker does: partitions are adopted before their records come."""
-    for partition in source.strange():
+    for partition in source.unadopted():
         source.adopt(partition, 0.5)
     return source.poll(timeout, most)
 

@@ -72,12 +72,7 @@ def select(
     rows since the drift weigh as much as rows before it.
     """
     training = settings.training
-    if len(rows) < training.min_rows:
-        raise NoModelError(
-            f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
-            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window); {training.min_rows} are"
-            " needed: wait, or change OFFNORMAL_TRAINING__MIN_ROWS or OFFNORMAL_TRAINING__LOOKBACK"
-        )
+    _check_length(settings, rows)
     normal = ~rows.is_known(VectorFlags.CONFIRMED | VectorFlags.FAULTY)
     regime, new = _regime(rows, normal, p_values, learned, training)
     if p_values is not None and learned is not None and not new:
@@ -98,15 +93,9 @@ def select(
         calibrate, gate = calibrate & (row >= regime), gate & (row >= regime)
     fit = _evened(fit, rows.entity)
     if fit.sum() < training.min_rows // 4 or calibrate.sum() < 2 or not gate.any():
-        out, excluded = int((~quiet & normal).sum()), int((~normal).sum())
-        raise NoModelError(
-            f"too few rows are left to fit to: {int(fit.sum())} of {len(rows)}. {out} were published as anomalies or"
-            f" lie in incidents, and {excluded} are confirmed anomalies or come from faulty sensors. If they show a new"
-            " normal, dismiss them (`python -m worker label`), wait until they fill most of the window"
-            " (OFFNORMAL_TRAINING__REGIME_SHARE), or look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
-        )
+        raise _too_few(rows, fit, normal, quiet)
     uses = {"fitted": fit, "held_out": calibrate, "gate": gate}
-    counts = {name: int(rows.is_known(flag).sum()) for name, flag in _TOLD.items()}
+    counts = {name: int(rows.is_known(flag).sum()) for name, flag in _KNOWN_AS.items()}
     counts |= {name: int(use.sum()) for name, use in uses.items()}
     if new and regime is not None:
         learned = Learned(int(rows.time[regime]), int(rows.time[-1]))
@@ -122,7 +111,29 @@ def select(
     )
 
 
-_TOLD: Final = {
+def _check_length(settings: Settings, rows: Window) -> None:
+    """Raise NoModelError if the window has too few rows."""
+    training = settings.training
+    if len(rows) < training.min_rows:
+        raise NoModelError(
+            f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window); {training.min_rows} are"
+            " needed: wait, or change OFFNORMAL_TRAINING__MIN_ROWS or OFFNORMAL_TRAINING__LOOKBACK"
+        )
+
+
+def _too_few(rows: Window, fit: Bools, normal: Bools, quiet: Bools) -> NoModelError:
+    """Return the error that says why too few rows are left to fit to."""
+    out, excluded = int((~quiet & normal).sum()), int((~normal).sum())
+    return NoModelError(
+        f"too few rows are left to fit to: {int(fit.sum())} of {len(rows)}. {out} were published as anomalies or"
+        f" lie in incidents, and {excluded} are confirmed anomalies or come from faulty sensors. If they show a new"
+        " normal, dismiss them (`python -m worker label`), wait until they fill most of the window"
+        " (OFFNORMAL_TRAINING__REGIME_SHARE), or look back less far (OFFNORMAL_TRAINING__LOOKBACK)"
+    )
+
+
+_KNOWN_AS: Final = {
     "named_anomalies": VectorFlags.NAMED,
     "in_incidents": VectorFlags.INCIDENT,
     "dismissed": VectorFlags.DISMISSED,

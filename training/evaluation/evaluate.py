@@ -254,18 +254,18 @@ def _show(results: dict[str, dict[str, Figures]]) -> None:
     columns = list(dict.fromkeys(key for figures in own_results.values() for key in figures))
     table = Table("file", *columns, title="offnormal", title_justify="left")
     for name, figures in (*own_results.items(), ("mean", _mean(own_results.values()))):
-        table.add_row(name, *(_told(figures.get(column, math.nan)) for column in columns))
+        table.add_row(name, *(_cell(figures.get(column, math.nan)) for column in columns))
     console.print(table)
     if len(results) > 1:
         ranks = _ranks(results)
         table = Table("detector", *(f"{m} (rank)" for m in COMPARED), "seconds", title="means", title_justify="left")
         for name, files in results.items():
             mean = _mean(files.values())
-            cells = (f"{_told(mean.get(m, math.nan))} ({ranks[name].get(m, math.nan):.2f})" for m in COMPARED)
+            cells = (f"{_cell(mean.get(m, math.nan))} ({ranks[name].get(m, math.nan):.2f})" for m in COMPARED)
             seconds = mean.get("seconds", mean.get("fit_seconds", 0.0) + mean.get("score_seconds", 0.0))
-            table.add_row(name, *cells, _told(seconds))
+            table.add_row(name, *cells, _cell(seconds))
         console.print(table)
 
 
-def _told(value: float) -> str:
+def _cell(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}"

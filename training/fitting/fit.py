@@ -106,10 +106,8 @@ def fit(
     entities = None
     if fleet is not None:
         entities = EntityScaler.fit(rows[:, : len(features)], fleet.rows, fleet.names)
-        rows, held_out = (
-            _in_fleet_units(entities, x, fleet.names, machine)
-            for x, machine in ((rows, fleet.rows), (held_out, fleet.held_out))
-        )
+        rows = _in_fleet_units(entities, rows, fleet.names, fleet.rows)
+        held_out = _in_fleet_units(entities, held_out, fleet.names, fleet.held_out)
     if opinions is not None:
         # A cluster of faults would be learned as one more way of running, whether or not a worker has published it yet.
         rows = rows[_known(opinions[0], opinions[0].score)]

@@ -278,7 +278,7 @@ def generation(digits: Digits, seed: int, steps: int) -> ShowcaseSection:
     drawn, baseline_drawn = (np.rint(x.clip(0, GREATEST)) for x in (module.scaler.inverse(scaled).numpy(), gaussian))
     neighbours = NearestNeighbors(n_neighbors=1).fit(digits.train)
     distance = [float(np.median(neighbours.kneighbors(x)[0])) for x in (drawn, baseline_drawn, digits.test)]
-    distinguishable = [_told_apart(digits.test, x, seed) for x in (drawn, baseline_drawn)]
+    distinguishable = [_distinguishability(digits.test, x, seed) for x in (drawn, baseline_drawn)]
     comparisons = [
         _comparison("told apart from real ones", distinguishable[0], "Gaussian", distinguishable[1], ideal=0.5),
         _comparison("novelty", distance[0] / distance[2], "Gaussian", distance[1] / distance[2], ideal=1.0),
@@ -367,7 +367,7 @@ def _regression(inputs: Rows, digits: Digits, rows: npt.NDArray[np.intp]) -> Log
     return LogisticRegression(max_iter=5000).fit(inputs[rows], digits.train_labels[rows])
 
 
-def _told_apart(real: Rows, drawn: npt.NDArray[Any], seed: int) -> float:
+def _distinguishability(real: Rows, drawn: npt.NDArray[Any], seed: int) -> float:
     forest = RandomForestClassifier(n_estimators=100, random_state=seed)
     is_drawn = np.repeat((0, 1), (len(real), len(drawn)))
     return float(cross_val_score(forest, np.concatenate((real, drawn)), is_drawn, cv=5).mean())

@@ -45,19 +45,19 @@ class IncidentLines:
 
     def __init__(self, settings: Settings):
         self._related = Related(settings.incidents.related)
-        self._told: dict[str, tuple[str, str]] = {}  # open incidents -> state and severity that were shown last
+        self._shown: dict[str, tuple[str, str]] = {}  # open incidents -> state and severity that were shown last
 
     def __call__(self, event: dict[str, Any]) -> str | None:
         """Return the line of an incident; None if nothing worth a line has changed."""
         data = event["data"]
         related = self._related.take(data)
         now = (data["state"], data["severity"])
-        if self._told.get(data["incident"]) == now:
+        if self._shown.get(data["incident"]) == now:
             return None
         line = event_lines.incident(event, related)
-        self._told[data["incident"]] = now
+        self._shown[data["incident"]] = now
         if data["state"] == "closed":
-            del self._told[data["incident"]]
+            del self._shown[data["incident"]]
         return line
 
 

@@ -68,7 +68,7 @@ class Incidents:
         self._settings = settings
         self._topic = topic
         self._quiet, self._cooldown = int(settings.quiet * 1000), int(settings.cooldown * 1000)
-        self._courses: dict[int, EntityState] = {}
+        self._states: dict[int, EntityState] = {}
         self._watch = Watch()
         self._changed: dict[str, Incident] = {}
 
@@ -83,17 +83,17 @@ class Incidents:
         due = self._watch.advance(of_row, block.time, with_flags, now)
         looked_at: dict[int, EntityState] = {}
         for entity, rows in _rows_of(of_row, np.union1d(with_flags, due)):
-            course = self._course(entity, int(block.records.partition[block.record[rows[0]]]))
-            course.seen = now
+            state = self._state(entity, int(block.records.partition[block.record[rows[0]]]))
+            state.seen = now
             self._take(
-                course=course, entity=entity, rows=rows, over=over, block=block, anomalies=anomalies, scorer=scorer
+                state=state, entity=entity, rows=rows, over=over, block=block, anomalies=anomalies, scorer=scorer
             )
-            looked_at[entity] = course
+            looked_at[entity] = state
         self._put(looked_at)
 
     def _take(
         self,
-        course: EntityState,
+        state: EntityState,
         entity: int,
         rows: Int64s,
         over: Int64s,
@@ -104,20 +104,20 @@ class Incidents:
         """Process an entity's vectors of a block, flag by flag, until an incident covers all remaining ones."""
         tried, begin = None, 0
         for k in [*np.flatnonzero(over[rows] >= 0).tolist(), len(rows)]:
-            if course.open and course.incident is not tried:
-                tried = course.incident
+            if state.open and state.incident is not tried:
+                tried = state.incident
                 if self._go_on(
-                    course=course, rows=rows[begin:], over=over, block=block, anomalies=anomalies, scorer=scorer
+                    state=state, rows=rows[begin:], over=over, block=block, anomalies=anomalies, scorer=scorer
                 ):
                     return
-            self._pass(course, block.time[rows[begin:k]])
+            self._pass(state, block.time[rows[begin:k]])
             if k < len(rows):
-                self._flag(course, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
+                self._flag(state, entity, block, _Flagged(anomalies, int(over[rows[k]])), scorer)
             begin = k + 1
 
     def _go_on(
         self,
-        course: EntityState,
+        state: EntityState,
         rows: Int64s,
         over: Int64s,
         block: VectorBlock,
@@ -125,9 +125,9 @@ class Incidents:
         scorer: Scorer,
     ) -> bool:
         """Take the fast path: the incident is open and covers all rows. Return False if it does not."""
-        incident = course.incident
+        incident = state.incident
         flags = rows[over[rows] >= 0]
-        if incident is None or incident.closed or course.flags or not len(flags):
+        if incident is None or incident.closed or state.flags or not len(flags):
             return False
         record = block.record[flags]
         first = (int(block.records.offset[record[0]]), int(block.row[flags[0]]))
@@ -135,7 +135,7 @@ class Incidents:
         within = int(block.time[rows].max()) < incident.latest + self._quiet
         if first <= incident.last or not within or int(times.min()) <= incident.started - self._quiet:
             return False
-        course.position += len(rows)
+        state.position += len(rows)
         continuing = over[flags]
         last = (int(block.records.offset[record[-1]]), int(block.row[flags[-1]]))
         incident.last = max(incident.last, last)
@@ -151,47 +151,47 @@ class Incidents:
             anomalies.incident[k] = name
         return True
 
-    def _course(self, entity: int, partition: int) -> EntityState:
+    def _state(self, entity: int, partition: int) -> EntityState:
         """Return the entity's state, with its count of vectors up to date."""
-        course = self._courses.get(entity)
-        if course is None:
-            course = self._courses[entity] = EntityState(partition)
+        state = self._states.get(entity)
+        if state is None:
+            state = self._states[entity] = EntityState(partition)
         index, is_watched = self._watch.find(np.array([entity], np.uint64))
         if is_watched[0]:
-            course.position = int(self._watch.rows["position"][index[0]])
-        return course
+            state.position = int(self._watch.rows["position"][index[0]])
+        return state
 
-    def _put(self, courses: Mapping[int, EntityState]) -> None:
-        if not courses:
+    def _put(self, states: Mapping[int, EntityState]) -> None:
+        if not states:
             return
-        watched = [self._watched(e, course) for e, course in courses.items() if course.flags or course.open]
-        self._watch.replace(np.fromiter(courses, np.uint64, len(courses)), watched)
-        for entity, course in courses.items():
-            if not course.flags and course.incident is None:
-                del self._courses[entity]
+        watched = [self._watched(e, state) for e, state in states.items() if state.flags or state.open]
+        self._watch.replace(np.fromiter(states, np.uint64, len(states)), watched)
+        for entity, state in states.items():
+            if not state.flags and state.incident is None:
+                del self._states[entity]
 
-    def _watched(self, entity: int, course: EntityState) -> Watched:
-        expires = course.flags[0].position + self._settings.out_of if course.flags else NEVER
-        closes = course.incident.latest + self._quiet if course.incident is not None and course.open else NEVER
-        return Watched(entity, course.position, expires, closes, course.seen)
+    def _watched(self, entity: int, state: EntityState) -> Watched:
+        expires = state.flags[0].position + self._settings.out_of if state.flags else NEVER
+        closes = state.incident.latest + self._quiet if state.incident is not None and state.open else NEVER
+        return Watched(entity, state.position, expires, closes, state.seen)
 
-    def _pass(self, course: EntityState, times: Int64s) -> None:
+    def _pass(self, state: EntityState, times: Int64s) -> None:
         """Count vectors within budget: flags may run out, and the incident may close."""
         if not len(times):
             return
-        course.position += len(times)
-        self._prune(course)
-        incident = course.incident
+        state.position += len(times)
+        self._prune(state)
+        incident = state.incident
         if incident is not None and not incident.closed and int(times.max()) >= incident.latest + self._quiet:
             self._close(incident)
 
-    def _flag(self, course: EntityState, entity: int, block: VectorBlock, anomaly: _Flagged, scorer: Scorer) -> None:
+    def _flag(self, state: EntityState, entity: int, block: VectorBlock, anomaly: _Flagged, scorer: Scorer) -> None:
         record = int(block.record[anomaly.index])
         place = (int(block.records.offset[record]), int(block.row[anomaly.index]))
         when = int(block.time[anomaly.index])
-        course.position += 1
-        self._prune(course)
-        incident = course.incident
+        state.position += 1
+        self._prune(state)
+        incident = state.incident
         if incident is not None and place <= incident.last and when < incident.latest + self._quiet:
             # The publisher of the incident has already seen this vector, which is scored again. (With a later time, the
             # vector belongs to a topic that was created again.)
@@ -204,16 +204,14 @@ class Incidents:
                 anomaly.belongs_to(incident.id)
                 return
             self._close(incident)
-        course.flags.append(Flag(course.position, when, *place, anomaly.p_value, anomaly.alarm))
+        state.flags.append(Flag(state.position, when, *place, anomaly.p_value, anomaly.alarm))
         extreme = anomaly.p_value <= scorer.budget * self._settings.extreme
-        if extreme or len(course.flags) >= self._settings.open_after:
-            self._open(
-                course=course, entity=entity, block=block, anomaly=anomaly, place=place, when=when, scorer=scorer
-            )
+        if extreme or len(state.flags) >= self._settings.open_after:
+            self._open(state=state, entity=entity, block=block, anomaly=anomaly, place=place, when=when, scorer=scorer)
 
     def _open(
         self,
-        course: EntityState,
+        state: EntityState,
         entity: int,
         block: VectorBlock,
         anomaly: _Flagged,
@@ -221,7 +219,7 @@ class Incidents:
         when: int,
         scorer: Scorer,
     ) -> None:
-        flags, before = course.flags, course.incident
+        flags, before = state.flags, state.incident
         started = min(flag.time for flag in flags)
         notify = before is None or abs(started - before.notified) >= self._cooldown
         record = int(block.record[anomaly.index])
@@ -244,7 +242,7 @@ class Incidents:
             notified=started if notify or before is None else before.notified,
         )
         self._add(incident, anomaly, place, when, scorer)
-        course.incident, course.flags = incident, []
+        state.incident, state.flags = incident, []
         self._changed[incident.id] = incident
         anomaly.belongs_to(incident.id)
 
@@ -274,8 +272,8 @@ class Incidents:
         incident.closed = True
         self._changed[incident.id] = incident
 
-    def _prune(self, course: EntityState) -> None:
-        course.flags = [f for f in course.flags if f.position > course.position - self._settings.out_of]
+    def _prune(self, state: EntityState) -> None:
+        state.flags = [f for f in state.flags if f.position > state.position - self._settings.out_of]
 
     # -- what goes out, and comes back
 
@@ -300,29 +298,29 @@ class Incidents:
         suspects = []
         for k in np.flatnonzero(self._watch.rows["expires"] != NEVER).tolist():
             entity = int(self._watch.rows["entity"][k])
-            course = self._courses[entity]
-            if course.partition == partition:
-                suspects.append(Suspect(entity, int(self._watch.rows["position"][k]), course.flags))
+            state = self._states[entity]
+            if state.partition == partition:
+                suspects.append(Suspect(entity, int(self._watch.rows["position"][k]), state.flags))
         return sorted(suspects, key=lambda s: s.flags[-1][2:4], reverse=True)
 
     def restore(self, partition: int, suspects: Iterable[Suspect], published: Mapping[int, Incident]) -> None:
         """Restore the committed state; `published` are the last incidents of the partition's entities."""
         now = time.monotonic()
-        courses = {
+        states = {
             entity: EntityState(partition, incident=incident.copy(), seen=now) for entity, incident in published.items()
         }
         for suspect in suspects:
-            course = courses.setdefault(suspect.entity, EntityState(partition, seen=now))
-            course.position = suspect.position
+            state = states.setdefault(suspect.entity, EntityState(partition, seen=now))
+            state.position = suspect.position
             # A published incident may be ahead of the committed state, and already include some of these flags.
-            last = course.incident.last if course.incident is not None else (-1, -1)
-            course.flags = [flag for flag in suspect.flags if (flag.offset, flag.row) > last]
-        self._courses |= courses
-        self._put(courses)
+            last = state.incident.last if state.incident is not None else (-1, -1)
+            state.flags = [flag for flag in suspect.flags if (flag.offset, flag.row) > last]
+        self._states |= states
+        self._put(states)
 
     def forget(self, partition: int) -> None:
         """Forget a partition that was revoked, or is read again."""
-        revoked = {entity: EntityState(partition) for entity, c in self._courses.items() if c.partition == partition}
+        revoked = {entity: EntityState(partition) for entity, c in self._states.items() if c.partition == partition}
         self._put(revoked)
         self._changed = {id: incident for id, incident in self._changed.items() if incident.partition != partition}
 
@@ -331,14 +329,14 @@ class Incidents:
         now, looked_at = time.monotonic(), {}
         for k in np.flatnonzero(now - self._watch.rows["seen"] >= idle).tolist():
             entity = int(self._watch.rows["entity"][k])
-            course = looked_at[entity] = self._course(entity, 0)
-            course.seen, course.flags = float(self._watch.rows["seen"][k]), []
-            if course.incident is not None and course.open:
-                self._close(course.incident)
-        for entity, course in self._courses.items():
-            over = not course.flags and not course.open
-            if over and entity not in looked_at and now - course.seen >= max(idle, self._settings.cooldown):
-                looked_at[entity] = EntityState(course.partition)
+            state = looked_at[entity] = self._state(entity, 0)
+            state.seen, state.flags = float(self._watch.rows["seen"][k]), []
+            if state.incident is not None and state.open:
+                self._close(state.incident)
+        for entity, state in self._states.items():
+            over = not state.flags and not state.open
+            if over and entity not in looked_at and now - state.seen >= max(idle, self._settings.cooldown):
+                looked_at[entity] = EntityState(state.partition)
         self._put(looked_at)
 
     @property

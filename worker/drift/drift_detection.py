@@ -23,7 +23,7 @@ class DriftWatch:
         self._settings, self._metrics = settings, metrics
         self._watches: dict[str, ModelWatch | None] = {}  # model -> its watch; None where it has no reference
         self._versions: dict[str, str] = {}
-        self._told: dict[tuple[str, str | None], int] = {}  # model and entity -> event time of the last drift
+        self._reported: dict[tuple[str, str | None], int] = {}  # model and entity -> event time of the last drift
         self._asked: dict[str, int] = {}  # model -> event time of the last drift that requested a training
 
     def take(self, sample: Sample) -> list[DriftFinding]:
@@ -33,7 +33,7 @@ class DriftWatch:
         if watch is None:
             return over
         findings = [*over, *watch.take(sample)]
-        findings = [new for finding in findings if (new := self._told_once(finding)) is not None]
+        findings = [new for finding in findings if (new := self._without_repeats(finding)) is not None]
         self._metrics.p_value.labels(watch.model).set(watch.p_value)
         faults = [fault for model in self._watches.values() if model for fault in model.faults]
         for kind in ("frozen", "silent", "unit"):
@@ -69,7 +69,7 @@ class DriftWatch:
         self._watches[resident.name] = watch
         return over
 
-    def _told_once(self, finding: DriftFinding) -> DriftFinding | None:
+    def _without_repeats(self, finding: DriftFinding) -> DriftFinding | None:
         if not isinstance(finding, Drift):
             until = None if finding.until is None else "over"
             log.warning(
@@ -82,9 +82,9 @@ class DriftWatch:
             return finding
         cooldown = self._settings.training.cooldown * 1000
         key = (finding.model, finding.entity)
-        if finding.noticed - self._told.get(key, _NEVER) < cooldown:
+        if finding.noticed - self._reported.get(key, _NEVER) < cooldown:
             return None
-        self._told[key] = finding.noticed
+        self._reported[key] = finding.noticed
         asks = finding.noticed - self._asked.get(finding.model, _NEVER) >= cooldown
         if asks:
             self._asked[finding.model] = finding.noticed

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from worker.drift.detectors import Detection, Monitor
 from worker.drift.findings import Drift, SensorFault, Shift
-from worker.drift.monitor import Detection, Monitor
 from worker.drift.sensor_faults import FaultReport, SensorWatch
 from worker.drift.summary import Summary, Tally
 from worker.models.reference import Reference

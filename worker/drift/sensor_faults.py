@@ -110,7 +110,7 @@ class SensorWatch:
                     feature.since = summary.end
                 if fault is not None:
                     feature.fault, feature.sound = fault, 0
-                    reports.append(self._told(j, summary))
+                    reports.append(self._report(j, summary))
                 elif changed and not feature.unit and self.row is None:
                     self._learn(j, summary)
             else:
@@ -119,11 +119,11 @@ class SensorWatch:
                 ]
                 feature.sound = feature.sound + 1 if has_recovered else 0
                 if feature.sound >= LASTS:
-                    reports.append(self._told(j, summary, over=True))
+                    reports.append(self._report(j, summary, over=True))
                     self._features[j] = _Feature(longest=feature.longest, since=summary.end)
         return reports
 
-    def _told(self, j: int, summary: Summary, over: bool = False) -> FaultReport:
+    def _report(self, j: int, summary: Summary, over: bool = False) -> FaultReport:
         feature = self._features[j]
         assert feature.fault is not None
         return FaultReport(

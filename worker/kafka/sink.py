@@ -47,7 +47,7 @@ class Sink(Protocol):
         """Wait for a commit that is in progress. If it raises Rewind, the commit may have failed."""
         ...
 
-    def let_go(self) -> None:
+    def send_batched(self) -> None:
         """Send outputs that are still being batched. Raises Rewind."""
         ...
 
@@ -105,7 +105,7 @@ class _ProducerSink:
         raise NotImplementedError
 
     def _begin_commit(self, offsets: Offsets, call: Callable[[], None]) -> None:
-        self._under_way = _beside(call), offsets
+        self._under_way = _in_thread(call), offsets
 
     def _end_commit(self, offsets: Offsets) -> None:
         """Do the last step of a commit, once all that it waits for has arrived. Raises what the client raises."""
@@ -142,7 +142,7 @@ class _ProducerSink:
         with _errors_as_rewind(self._settings, "recovering"):
             self._ready()
 
-    def let_go(self) -> None:
+    def send_batched(self) -> None:
         self.settle()
         with _errors_as_rewind(self._settings, "sending"):
             if self._producer is not None:
@@ -313,7 +313,7 @@ class _errors_as_rewind:
             raise Rewind(f"{self._doing}: {type(error).__name__}: {error}") from error
 
 
-def _beside(call: Callable[[], None]) -> Future[None]:
+def _in_thread(call: Callable[[], None]) -> Future[None]:
     """Run `call`, which takes some seconds at most, in a thread of its own."""
     done: Future[None] = Future()
 

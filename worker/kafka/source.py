@@ -72,7 +72,7 @@ class Source:
         self._await_metadata()
         self._marks = Marks()
         self._starts = StartOffsets(self._consumer, settings, topic, self._marks, self.commit)
-        self._gone: set[TopicPartition] = set()
+        self._revoked: set[TopicPartition] = set()
         self._fetched_under: Any = None  # membership of the uncommitted records; None without any
         self._said_at = 0.0
         self._ends: dict[TopicPartition, int] = {}  # see _ends_of
@@ -108,12 +108,12 @@ class Source:
         except FATAL as error:
             raise readable(error, "reading", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            self._say_failed(error)
+            self._log_failure(error)
             time.sleep(min(timeout, 1.0))
             return None
         membership = self._consumer.group_metadata()
         self._starts.look_at_topic()
-        for partition in self._marks.strange.intersection(fetched):
+        for partition in self._marks.unadopted.intersection(fetched):
             self._consumer.seek(partition, self._blocks.first_offset(fetched.pop(partition)))
         for partition, records in fetched.items():
             self._marks.resume.setdefault(partition, self._blocks.first_offset(records))
@@ -146,7 +146,7 @@ class Source:
                 return {bad.place: self._blocks.of([bad.record()])}
         return {}
 
-    def _say_failed(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         now = time.monotonic()
         if now >= self._said_at + SAY_EVERY:
             self._said_at = now
@@ -155,15 +155,15 @@ class Source:
     def rewind(self) -> None:
         """Read uncommitted records again: every owned partition has to be adopted again."""
         self._fetched_under = None
-        self._marks.strange = set(self._consumer.assignment())
+        self._marks.unadopted = set(self._consumer.assignment())
 
-    def strange(self) -> list[int]:
+    def unadopted(self) -> list[int]:
         """Return the owned partitions that wait to be adopted."""
-        return sorted(p.partition for p in self._marks.strange)
+        return sorted(p.partition for p in self._marks.unadopted)
 
-    def gone(self) -> list[int]:
+    def revoked(self) -> list[int]:
         """Return the partitions that were revoked since the last call."""
-        revoked, self._gone = self._gone, set()
+        revoked, self._revoked = self._revoked, set()
         return sorted(p.partition for p in revoked)
 
     def adopt(self, partition: int, timeout: float) -> Committed | None:
@@ -181,13 +181,13 @@ class Source:
         except errors.KafkaError as error:
             log.debug("committed_offset_awaited", partition=partition, error=str(error))
             return None
-        self._marks.strange.discard(place)
+        self._marks.unadopted.discard(place)
         self._marks.history.pop(partition, None)
         return committed
 
     def leave(self, partition: int) -> None:
         """Mark the partition as not adopted, so that it is tried again."""
-        self._marks.strange.add(TopicPartition(self.topic, partition))
+        self._marks.unadopted.add(TopicPartition(self.topic, partition))
 
     def replay(self, partition: int, begin: int, end: int) -> int:
         """Read `partition` again from `begin`, or from the earliest record; return the actual begin. Raises Rewind.
@@ -203,7 +203,7 @@ class Source:
         except FATAL as error:
             raise readable(error, "reading back", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            self._marks.strange.add(place)
+            self._marks.unadopted.add(place)
             raise Rewind(f"reading back was not possible: {error}") from error
         return begin
 
@@ -228,7 +228,7 @@ class Source:
         offsets = {}
         for partition, end in ends.items():
             place = TopicPartition(self.topic, partition)
-            position = None if place in self._marks.strange else internals.position(self._consumer, place)
+            position = None if place in self._marks.unadopted else internals.position(self._consumer, place)
             offset, epoch = (
                 (end, -1) if position is None or position.offset < end else (position.offset, position.leader_epoch)
             )
@@ -244,7 +244,7 @@ class Source:
         if self._fetched_under is not None or not self.joined():
             return {}
         positions = {}
-        for place in self._consumer.assignment() - self._marks.strange:
+        for place in self._consumer.assignment() - self._marks.unadopted:
             position = internals.position(self._consumer, place)
             if position is not None and position.offset > self._marks.resume.get(place, 0):
                 positions[place.partition] = position.offset
@@ -369,15 +369,15 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._source.rebalances += 1
         for partition in assigned:
             self._source._forget(partition)
-        self._source._marks.strange.update(assigned)
+        self._source._marks.unadopted.update(assigned)
         log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self._source.rebalances += 1
         for partition in revoked:
             self._source._forget(partition)
-            self._source._marks.strange.discard(partition)
-        self._source._gone.update(revoked)
+            self._source._marks.unadopted.discard(partition)
+        self._source._revoked.update(revoked)
         if revoked:
             log.info("partitions_revoked", partitions=sorted(p.partition for p in revoked))
 

@@ -38,7 +38,7 @@ class Marks:
     """What the source knows of the partitions that it owns."""
 
     resume: dict[TopicPartition, int] = field(default_factory=dict)  # where each one's uncommitted work begins
-    strange: set[TopicPartition] = field(default_factory=set)  # not adopted yet
+    unadopted: set[TopicPartition] = field(default_factory=set)  # not adopted yet
     history: dict[int, int] = field(default_factory=dict)  # partition -> the first offset that is not history
 
     def forget(self, place: TopicPartition) -> None:
@@ -132,7 +132,7 @@ class StartOffsets:
             # After a crash, "latest" would be another offset, and the records in between would be lost: commit it now.
             metadata = OffsetNote(self._topic_id, self._first_partitions).dump()
             self._commit({p: OffsetAndMetadata(waits.position(self._consumer, p), metadata, -1) for p in unread})
-            self._marks.strange.update(unread)  # there may be history to read back
+            self._marks.unadopted.update(unread)  # there may be history to read back
         log.info("start_offsets_chosen", at=start, partitions=_numbers(old), from_their_beginning=_numbers(new))
 
     def _added(self, new: set[TopicPartition]) -> set[TopicPartition]:
@@ -161,7 +161,7 @@ class StartOffsets:
         earliest = waits.beginning_offsets(self._consumer, partitions)
         ends = waits.end_offsets(self._consumer, partitions)
         for place, wanted in partitions.items():
-            if place in self._marks.strange:  # not adopted yet: the adoption chooses the offset
+            if place in self._marks.unadopted:  # not adopted yet: the adoption chooses the offset
                 self._consumer.seek(place, earliest[place])
             elif wanted > ends[place] and place in self._own_offset:
                 self.truncated({place: OffsetAndMetadata(ends[place], "", -1)})

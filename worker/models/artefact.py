@@ -170,7 +170,7 @@ _DO_NOT_FIT: Final = (
 
 def check_signature(data: bytes, key: SecretStr) -> None:
     """Raise ArtefactError unless whoever made the file had the key."""
-    metadata, digest = _told(data)
+    metadata, digest = _metadata(data)
     signature = metadata.get("signature")
     if signature is None:
         raise ArtefactError(
@@ -202,7 +202,7 @@ def _check_size(card: ModelCard, data: bytes) -> None:
             raise ArtefactError(f"the architecture's {name} has {len(value)} parts, {_MOST_LAYERS} are the most")
 
 
-def _told(data: bytes) -> tuple[dict[str, Any], str]:
+def _metadata(data: bytes) -> tuple[dict[str, Any], str]:
     """Return the metadata of a file, and its digest, which was verified. Raises ArtefactError."""
     try:
         metadata = json.loads(_header(data)["__metadata__"]["offnormal"])
@@ -220,7 +220,7 @@ def _told(data: bytes) -> tuple[dict[str, Any], str]:
 
 def read_card(data: bytes) -> ModelCard:
     """Return the model card of a file whose digest is right. Raises ArtefactError."""
-    metadata, _ = _told(data)
+    metadata, _ = _metadata(data)
     card = metadata.get("card")
     version = card.get("format_version") if isinstance(card, dict) else None
     if type(version) is not int:

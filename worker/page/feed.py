@@ -87,7 +87,7 @@ class Feed:
         self._problem = False  # incidents cannot be read
         self._updates: deque[bytes] = deque(maxlen=_BEHIND)
         self._number = 0  # of the last update
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
 
     def start(self) -> None:
         """Start the thread that follows counters and incidents."""
@@ -147,7 +147,7 @@ class Feed:
 
     def _snapshot(self) -> tuple[int, bytes]:
         with self._changed:
-            self._want()
+            self._wake_feed()
             looks = list(self._looks)
             snapshot = {
                 "about": self._about(),
@@ -209,14 +209,14 @@ class Feed:
         with self._changed:
             if not self._viewers:
                 return
-            self._want()
+            self._wake_feed()
             incidents, removed = self._book.news()
             update = {**self._state(), "incidents": incidents, "gone": removed}
             for name in ("swaps", "decisions"):  # these change seldom
-                if update[name] == self._told.get(name):
+                if update[name] == self._sent.get(name):
                     del update[name]
                 else:
-                    self._told[name] = update[name]
+                    self._sent[name] = update[name]
             self._updates.append(_event(update))
             self._number += 1
             self._changed.notify_all()
@@ -285,7 +285,7 @@ class Feed:
 
     # -- incidents, while somebody looks
 
-    def _want(self) -> None:
+    def _wake_feed(self) -> None:
         """Have incidents read for some time. The lock must be held."""
         self._wanted_until = time.monotonic() + LINGER
         if self._reader is None and not self._stopped:
@@ -294,7 +294,7 @@ class Feed:
             self._reader = threading.Thread(target=self._read, name="page-reader", daemon=True)
             self._reader.start()
 
-    def _is_wanted(self) -> bool:
+    def _has_viewers(self) -> bool:
         with self._changed:
             if self._reader is not threading.current_thread():  # it was given up, and another one has begun
                 return False
@@ -308,7 +308,7 @@ class Feed:
             self._changed.wait_for(lambda: self._stopped, seconds)
 
     def _read(self) -> None:
-        while self._is_wanted():
+        while self._has_viewers():
             try:
                 self._follow()
             except Exception as error:
@@ -326,7 +326,7 @@ class Feed:
             share = BACKLOG // max(len(incidents.partitions()), 1)
             incidents.seek({p: max(end - share, 0) for p, end in incidents.ends().items()})
             labels = self._labels(stack)
-            while self._is_wanted():
+            while self._has_viewers():
                 block = incidents.poll(READ_EVERY)
                 said = labels.poll(0.01) if labels is not None else None
                 done = not self._reading or incidents.caught_up()

@@ -93,7 +93,7 @@ class IncidentDetail:
                 is_whole = history.before >= wanted or begin == start or history.is_cut
                 if is_whole or time.monotonic() > deadline - PATIENCE / 2:
                     break
-        return self._told(history, place, incident, start)
+        return self._detail(history, place, incident, start)
 
     # -- reading
 
@@ -189,7 +189,7 @@ class IncidentDetail:
 
     # -- scoring
 
-    def _told(self, history: _Found, place: VectorId, incident: Incident | None, start: int) -> dict[str, Any]:
+    def _detail(self, history: _Found, place: VectorId, incident: Incident | None, start: int) -> dict[str, Any]:
         is_deleted = start > place.offset
         resident = history.resident
         if resident is None or not history.n:

@@ -207,7 +207,7 @@ class Registry:
                     if decision is None:
                         return None
                     client.begin_transaction()
-                    for key, value in [*self._told(decision, view, author, why), *self._pruned(view)]:
+                    for key, value in [*self._decision_records(decision, view, author, why), *self._pruned(view)]:
                         client.send(self._topic, value, key.encode(), headers=self._signed(key, value), partition=0)
                     waits.commit_transaction(client, _PATIENCE)
                     return view
@@ -269,7 +269,9 @@ class Registry:
             retry_backoff_ms=2,
         )
 
-    def _told(self, decision: "Decision", view: RegistryView, author: str, why: str) -> list[tuple[str, bytes | None]]:
+    def _decision_records(
+        self, decision: "Decision", view: RegistryView, author: str, why: str
+    ) -> list[tuple[str, bytes | None]]:
         """Return the records of a decision, and fold them into the view."""
         when = now()
         before = _named(view, decision.alias) if decision.alias else None

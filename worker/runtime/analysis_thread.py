@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from worker.drift import DriftWatch
-from worker.drift.monitor import load_river
+from worker.drift.detectors import load_river
 from worker.observability.metrics import Metrics
 from worker.publishing.findings import Finding
 from worker.rollout import Trials

@@ -28,12 +28,12 @@ class PartitionAdoption:
 
     def forget_revoked(self) -> None:
         """Forget partitions that are another worker's now."""
-        for partition in self._source.gone():
+        for partition in self._source.revoked():
             self._dispatcher.forget(partition)
 
     def pending(self) -> list[int]:
         """Return the partitions to adopt now."""
-        pending = self._source.strange()
+        pending = self._source.unadopted()
         return pending if pending and time.monotonic() >= self._retry_at else []
 
     def adopt(self, partitions: list[int]) -> None:

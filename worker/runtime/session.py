@@ -130,7 +130,7 @@ class Session:
                 self._wait_for_commit()
             return True
         if not is_full and self._checkpoint.has_outputs:
-            self._sink.let_go()
+            self._sink.send_batched()
         return False
 
     def _adopt(self) -> None:

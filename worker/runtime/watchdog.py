@@ -116,7 +116,7 @@ class Watchdog:
         with self._lock:
             self._progress.update(look, time.monotonic())
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget what was seen before: the connections were made anew."""
         with self._lock:
             self._progress = Progress(time.monotonic())

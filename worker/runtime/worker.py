@@ -172,7 +172,7 @@ class Worker:
         log.error("connections_rebuilt", reason=str(reason), times=self._rebuilds, live=is_live)
         self.metrics.rebuilt.inc()
         self._state.is_member = False
-        self._watchdog.begin_anew()
+        self._watchdog.restart()
 
     def _recent_rebuilds(self) -> int:
         """Return how many consecutive rebuilds did not help: none if the loop has kept running since."""

@@ -563,7 +563,7 @@ def test_a_partition_that_goes_away_leaves_nothing_behind_and_publishes_nothing(
     assert worker.incidents.open == 1 and worker.incidents.suspects(1) == []
     assert [i.partition for i in worker.incidents.changed()] == [0]
     worker.incidents.forget(0)
-    assert not worker.incidents._courses and not len(worker.incidents._watch)
+    assert not worker.incidents._states and not len(worker.incidents._watch)
     worker.incidents.sweep(0)
     assert worker.incidents.changed() == []
 
@@ -581,10 +581,10 @@ def test_a_silent_entitys_incident_is_closed_and_then_forgotten_after_the_cooldo
     assert swept.closed and not swept.notify and worker.incidents.open == 0
     seconds[0] += 9
     worker.incidents.sweep(20)
-    assert len(worker.incidents._courses) == 1, "the cool-down is not over"
+    assert len(worker.incidents._states) == 1, "the cool-down is not over"
     seconds[0] += 1
     worker.incidents.sweep(20)
-    assert not worker.incidents._courses and not len(worker.incidents._watch)
+    assert not worker.incidents._states and not len(worker.incidents._watch)
     worker.score(1)
     assert [i.notify for i in worker.incidents.changed()] == [True], "nothing is known of it"
 
@@ -613,9 +613,9 @@ def test_entities_of_which_nothing_is_left_to_know_take_no_memory() -> None:
     stream = script((0, 0.009), *[(k, None) for k in range(1, 9)])
     worker = Worker(stream, rules())
     worker.score(1)
-    assert len(worker.incidents._courses) == len(worker.incidents._watch) == 1
+    assert len(worker.incidents._states) == len(worker.incidents._watch) == 1
     worker.score(8)
-    assert not worker.incidents._courses and not len(worker.incidents._watch)
+    assert not worker.incidents._states and not len(worker.incidents._watch)
 
 
 def test_those_flagged_last_come_first() -> None:
@@ -732,8 +732,8 @@ def test_an_alarm_storm_is_one_incident_an_entity() -> None:
     assert [i.vectors for i in handed] == [400] * 50
     assert incidents.open == sum(i.notify for i in handed) == 50
     assert incidents.suspects(0) == [] and incidents.changed() == []
-    assert all(not course.flags and course.incident for course in incidents._courses.values())
-    assert len(incidents._courses) == len(incidents._watch) == 50
+    assert all(not course.flags and course.incident for course in incidents._states.values())
+    assert len(incidents._states) == len(incidents._watch) == 50
     assert {len(i.evidence) for i in handed} == {len(SENSORS)} and {len(i.models) for i in handed} == {1}
 
 

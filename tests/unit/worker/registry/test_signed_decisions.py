@@ -22,7 +22,7 @@ def decided(
     """The records that such a decision writes; the view is told, as by whoever decides."""
     registry = Registry(Settings(model=ModelSettings(name="m", signing_key=key)))
     decision = Decision(what, next(iter(changes.values())), next(iter(changes)), changes, {})
-    return [(k, v, registry._signed(k, v)) for k, v in registry._told(decision, view, "w", "y")]
+    return [(k, v, registry._signed(k, v)) for k, v in registry._decision_records(decision, view, "w", "y")]
 
 
 def view_of(*records: Record, key: SecretStr | None = KEY) -> RegistryView:
