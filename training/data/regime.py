@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import structlog
 
+from training.rows.thinning import spread_evenly
 from worker.native.arrays import Bools, Float32s, Float64s
 
 log = structlog.get_logger()
@@ -80,7 +81,7 @@ def _explains_itself(x: Float32s) -> bool:
     """
     if len(x) < 100:
         return False
-    rows = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)].astype(np.float64)
+    rows = x[spread_evenly(len(x), _LOOKED_AT)].astype(np.float64)
     half = len(rows) // 2
     middle = np.nanmedian(rows[:half], 0)
     spread = np.nanquantile(np.abs(rows[:half] - middle), 0.9, axis=0)

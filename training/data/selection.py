@@ -11,7 +11,8 @@ from training.data import regime
 from training.data.evidence import VectorFlags
 from training.data.window import Window
 from training.fitting.calibration_rows import SEEN
-from training.fitting.fit import STRETCHES
+from training.rows.held_out import latest, stretches
+from training.rows.thinning import spread_evenly
 from worker.errors import NoModelError
 from worker.native.arrays import Bools, Float64s, Int64s
 from worker.settings import Settings, TrainingSettings
@@ -204,17 +205,15 @@ def _drifted(rows: Window, floor: int) -> int | None:
 def _parts(n: int, holdout: float, cuts: Sequence[int]) -> Int64s:
     """Return [n] 0 for rows to fit to, else _CALIBRATE or _GATE.
 
-    The held-out rows are the latest part of each of several stretches, as in `fit.is_held_out`. No stretch spans one of
-    the `cuts`, where the plant changed.
+    The held-out rows are the latest part of each of several stretches, as in training/rows/held_out.py. No stretch
+    spans one of the `cuts`, where the plant changed.
     """
     part = np.zeros(n, np.int64)
     for piece in np.split(np.arange(n), sorted(set(cuts))):
-        stretches = max(1, min(STRETCHES, int(len(piece) * GATE)))
-        for stretch in np.array_split(piece, stretches):
-            gate = max(1, round(len(stretch) * GATE)) if len(stretch) else 0
-            held = max(1, round(len(stretch) * holdout)) if len(stretch) else 0
-            part[stretch[max(len(stretch) - gate - held, 0) :]] = _CALIBRATE
-            part[stretch[len(stretch) - gate :]] = _GATE
+        for stretch in stretches(piece, GATE):
+            gate, held = latest(stretch, GATE), latest(stretch, holdout)
+            part[stretch[max(len(stretch) - len(gate) - len(held), 0) :]] = _CALIBRATE
+            part[gate] = _GATE
     return part
 
 
@@ -229,7 +228,7 @@ def _thinned(rows: Bools, keep: int) -> Bools:
     if len(indices) <= keep:
         return rows
     kept = np.zeros(len(rows), bool)
-    kept[indices[np.linspace(0, len(indices) - 1, max(keep, 1)).astype(int)]] = True
+    kept[indices[spread_evenly(len(indices), max(keep, 1))]] = True
     return kept
 
 

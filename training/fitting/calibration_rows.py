@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from training.rows.thinning import spread_evenly
 from worker.models import Calibration
 from worker.native.arrays import Bools, Float64s
 
@@ -67,7 +68,7 @@ def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
     """
     n = len(scores)
     tail = max(1, round(n * fitted.beyond))
-    thinned = scores[np.linspace(0, n - 1, min(n, _MOST_DRAWN)).astype(int)]
+    thinned = scores[spread_evenly(n, _MOST_DRAWN)]
     m = len(thinned)
     length = math.ceil(m / _BLOCKS)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import torch
 
 from training.fitting.calibration_rows import calibrate, explained
 from training.fitting.champion_scores import ChampionScores
+from training.rows.held_out import is_held_out
 from worker.errors import NoModelError
 from worker.models import KINDS, Attribution, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule, Whitening
 from worker.models.wavelet import columns
@@ -25,7 +26,6 @@ BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
 ROUNDS: Final = 30  # evaluations of the held-out loss
 LOOKED_AT: Final = 4096  # held-out rows of such an evaluation
-STRETCHES: Final = 10
 FOLDS: Final = 5  # of the held-out rows
 # Recent data are mostly, but not all, normal. The worst tenth of each batch is left out of the loss. Otherwise a
 # bottleneck learns a frequent fault as one more operating mode (stacked, shuttle with 7 % anomalies: ROC-AUC .66
@@ -166,21 +166,9 @@ def _finite(scores: Float64s) -> Float64s:
 
 
 def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
-    """Return the rows to fit on and the held-out rows, both in time order.
-
-    The latest part of each of STRETCHES stretches is held out. The threshold then holds for everything that the plant
-    does in the window (nights, products, shifts), not only for what it did last.
-    """
+    """Return the rows to fit on and the held-out rows (training/rows/held_out.py), both in time order."""
     held = is_held_out(len(rows), holdout)
     return rows[~held], rows[held]
-
-
-def is_held_out(n: int, holdout: float) -> Bools:
-    """Return [n] which of n rows in the order of time `split` holds out."""
-    held = np.zeros(n, bool)
-    for stretch in np.array_split(np.arange(n), max(1, min(STRETCHES, int(n * holdout)))):
-        held[stretch[len(stretch) - max(1, round(len(stretch) * holdout)) :]] = True
-    return held
 
 
 def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:

@@ -28,6 +28,7 @@ import torch
 from scipy.stats import beta, rankdata
 
 from training.gate import injected_faults
+from training.rows.thinning import spread_evenly
 from worker.models import Detector
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
@@ -166,7 +167,7 @@ def _injected(
     champion_scores: Float64s | None,
     reasons: list[str],
 ) -> dict[str, Any]:
-    indices = np.linspace(0, len(rows) - 1, min(len(rows), _LOOKED_AT)).astype(int)
+    indices = spread_evenly(len(rows), _LOOKED_AT)
     keeps = champion is not None and champion_scores is not None and _keeps_the_budget(champion, champion_scores)
     fault_figures: list[dict[str, Any]] = []
     order: dict[str, list[Float64s]] = {}  # kind -> by how much the challenger is better at each row, size by size

@@ -18,6 +18,7 @@ from training.data.window import Window
 from training.fitting.champion_scores import ChampionScores, scaler_rows
 from training.fitting.fit import Fitted, Rows
 from training.gate.gate import Verdict
+from training.rows.thinning import spread_evenly
 from worker.models import Detector, EntityScaler
 from worker.models.wavelet import by_feature, newest
 from worker.native.arrays import Bools, Float64s, Int64s
@@ -375,7 +376,7 @@ def _codes(opinion: _Opinion, selected: Selection) -> Codes:
 
 def _thinned(indices: Int64s, max_count: int) -> Int64s:
     """Thin the rows out evenly."""
-    return indices if len(indices) <= max_count else indices[np.linspace(0, len(indices) - 1, max_count).astype(int)]
+    return indices[spread_evenly(len(indices), max_count)]
 
 
 def _some(p_values: Float64s) -> Int64s:

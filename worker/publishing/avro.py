@@ -60,21 +60,24 @@ class AvroOut:
             headers.append(encode_headers([("content-type", b"application/avro"), *attributes, *context]))
         return BytesColumn.of(values), BytesColumn.of(headers)
 
-    def head(self, topic: str) -> bytes:
-        """Return how each record of the topic begins: a zero byte, and the number of its schema."""
-        return self._heads[topic]
+    def head(self, topic: str) -> bytes | None:
+        """Return how each record of the topic begins: a zero byte, and the number of its schema.
+
+        Returns None if the topic is not written as Avro.
+        """
+        return self._heads.get(topic)
 
 
 def write_vectors(rows: VectorRows) -> BytesColumn:
     """Return the rows of each record as Avro, by the schema that AvroOut has registered for the topic."""
-    assert rows.avro is not None
+    assert rows.avro_head is not None
     first, ends = rows.first, rows.ends
     n, k = rows.values.shape
     before = _long(k)
     packed = np.zeros((n, len(before) + 4 * k + 1), np.uint8)  # a row is an array of one block: count, items, 0
     packed[:, : len(before)] = np.frombuffer(before, np.uint8)
     packed[:, len(before) : -1] = rows.values.astype("<f4").view(np.uint8).reshape(n, 4 * k)
-    size, data, head = packed.shape[1], packed.tobytes(), rows.avro.head(rows.topic)
+    size, data, head = packed.shape[1], packed.tobytes(), rows.avro_head
     heads = {count: head + _long(count) for count in np.unique(ends - first).tolist()}
     pairs = zip(first.tolist(), ends.tolist(), strict=True)
     return BytesColumn.of([heads[b - a] + data[a * size : b * size] + b"\0" for a, b in pairs])

@@ -95,7 +95,8 @@ class EventEncoder:
         record = block.record[first]
         topic = getattr(self._topics, output)
         columns = _columns(output, scorer, scored_values.shape[1])
-        rows = VectorRows(topic=topic, values=scored_values, first=first, ends=ends, columns=columns, avro=self._avro)
+        head = None if self._avro is None else self._avro.head(topic)
+        rows = VectorRows(values=scored_values, first=first, ends=ends, columns=columns, avro_head=head)
         encoded, content_type = vector_values.write(rows, self._vectors)
         source = Template(f"{records.topic}/", Integer(0), "/", Integer(1)).render(
             len(record), integers=[records.partition[record], records.offset[record]]

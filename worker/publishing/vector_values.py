@@ -5,7 +5,7 @@ The catalogue of formats (worker/settings/formats.py) names the function of each
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,19 +14,18 @@ from worker.blocks.json_template import Number, Template, Text
 from worker.native.arrays import Float32s, Int64s
 from worker.settings.formats import FORMATS
 
-if TYPE_CHECKING:
-    from worker.publishing.avro import AvroOut
-
 
 class VectorRows(NamedTuple):
-    """The values [n, k] of n vectors. Record i has the rows from first[i] to ends[i]; `columns` names the k values."""
+    """The values [n, k] of n vectors, for one output topic.
 
-    topic: str
+    Record i has the rows from first[i] to ends[i]; `columns` names the k values.
+    """
+
     values: Float32s
     first: Int64s
     ends: Int64s
     columns: Sequence[str]
-    avro: "AvroOut | None"  # where anything is written as Avro
+    avro_head: bytes | None = None  # how each record begins, if they are written as Avro
 
 
 def write(rows: VectorRows, format: str) -> tuple[BytesColumn, bytes]:

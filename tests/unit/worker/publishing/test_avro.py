@@ -112,7 +112,7 @@ def test_rows_as_avro(registry: SmallRegistry) -> None:
     rows = np.random.default_rng(0).normal(size=(300, 70)).astype(np.float32)
     rows[7] = np.nan
     first, ends = np.array([0, 1, 2]), np.array([1, 2, 300])
-    told = write_vectors(VectorRows("offnormal.latents", rows, first, ends, [], out))
+    told = write_vectors(VectorRows(rows, first, ends, [], out.head("offnormal.latents")))
     found = [decode(value or b"", b"application/avro") for value in told]
     for k in range(3):
         np.testing.assert_array_equal(np.array(found[k], np.float32), rows[first[k] : ends[k]])

@@ -1,0 +1,1 @@
+"""Choices among rows in time order: evenly spread, or held out."""
