@@ -30,7 +30,7 @@ class Plant:
 
     def __init__(self, stage: Stage):
         self._stage = stage
-        self._time = 1_790_000_000
+        self.time = 1_790_000_000  # seconds
         self.sent = 0
 
     def send(self, x: Rows) -> None:
@@ -44,8 +44,8 @@ class Plant:
         values = []
         for row in x.astype(float).tolist():
             doc = {name: None if value != value else value for name, value in zip(FEATURES, row, strict=True)}
-            values.append(json.dumps(doc | {"t": self._time}).encode())
-            self._time += 1
+            values.append(json.dumps(doc | {"t": self.time}).encode())
+            self.time += 1
         self.sent += len(values)
         self._stage.send(values, [b"m1"] * len(values), partition=0)
 

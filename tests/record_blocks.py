@@ -6,9 +6,10 @@ import numpy as np
 
 from worker.blocks import BytesColumn, Headers, RecordBlock, VectorBlock
 from worker.kafka import Output
-from worker.publishing.encoder import EventEncoder, PerVector
+from worker.publishing.encoder import EventEncoder
 from worker.runtime.pipeline import per_vector
 from worker.serving.loaded_model import LoadedModel
+from worker.settings import PerVectorOutput
 
 
 def block_of(
@@ -29,7 +30,9 @@ def block_of(
     )
 
 
-def published(encoder: EventEncoder, output: PerVector, vectors: VectorBlock, resident: LoadedModel) -> list[Output]:
+def published(
+    encoder: EventEncoder, output: PerVectorOutput, vectors: VectorBlock, resident: LoadedModel
+) -> list[Output]:
     """What the worker sends to the topic of `output`."""
     scores = resident.score(vectors.x)
     return encoder.vectors(output, scores, per_vector(output, resident, vectors.x, scores), vectors, resident)

@@ -107,8 +107,9 @@ class Stage:
         keys: Sequence[bytes | None] | None = None,
         partition: int | None = None,
         headers: Sequence[list[tuple[str, bytes]]] | None = None,
+        times: Sequence[int] | None = None,
     ) -> list[Place]:
-        """Spread over the partitions in turn, unless one is named; the places of the records."""
+        """Spread over the partitions in turn, unless one is named; the places of the records. `times` in ms."""
         count = len(self._producer.partitions_for(self.topics.sensors))
         futures = [
             self._producer.send(
@@ -117,6 +118,7 @@ class Stage:
                 keys[i] if keys else b"m%d" % (i % 7),
                 headers[i] if headers else None,
                 partition=i % count if partition is None else partition,
+                timestamp_ms=times[i] if times else None,
             )
             for i, value in enumerate(values)
         ]

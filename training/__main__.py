@@ -52,6 +52,21 @@ def parser() -> cli.Parser:
     commands.add_parser(
         "serve", help="train on OFFNORMAL_TRAINING__SCHEDULE and when a drift asks for it, until SIGTERM"
     )
+    _add_models(commands)
+    report = commands.add_parser("report", help="write a page on what a version was trained on, with its figures")
+    report.add_argument("version", nargs="?", help="default: the champion")
+    report.add_argument("--out", metavar="FILE", required=True, help=".html")
+    _add_evaluate(commands)
+    sample = commands.add_parser("sample", help="generate normal vectors from a variational champion")
+    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--out", metavar="FILE", required=True, help=".npz, .npy or .csv")
+    sample.add_argument("--seed", type=int, default=0)
+    showcase = commands.add_parser("showcase", help="the five uses of the kinds, on scikit-learn's digits, as a page")
+    showcase.add_argument("--out", metavar="DIR", required=True)
+    return parser
+
+
+def _add_models(commands: Any) -> None:
     models = commands.add_parser("models", help="the models in the registry, and which of them is champion")
     actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
     listed = actions.add_parser("list", help="all versions")
@@ -75,9 +90,9 @@ def parser() -> cli.Parser:
         action.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for action in (promote, rollback, pin):
         action.add_argument("--why", default="by hand", help="kept in the history")
-    report = commands.add_parser("report", help="write a page on what a version was trained on, with its figures")
-    report.add_argument("version", nargs="?", help="default: the champion")
-    report.add_argument("--out", metavar="FILE", required=True, help=".html")
+
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="measure how well a model detects on labelled files, compared with others"
     )
@@ -100,13 +115,6 @@ def parser() -> cli.Parser:
         "--out", metavar="DIR", help="write score, p_value and contributions of each row, one npz per file"
     )
     evaluate.add_argument("--json", action="store_true", help="all figures as one JSON object, as the last line")
-    sample = commands.add_parser("sample", help="generate normal vectors from a variational champion")
-    sample.add_argument("--rows", type=int, required=True)
-    sample.add_argument("--out", metavar="FILE", required=True, help=".npz, .npy or .csv")
-    sample.add_argument("--seed", type=int, default=0)
-    showcase = commands.add_parser("showcase", help="the five uses of the kinds, on scikit-learn's digits, as a page")
-    showcase.add_argument("--out", metavar="DIR", required=True)
-    return parser
 
 
 def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from worker import cli
 from worker.settings import Settings, seconds
@@ -47,23 +48,7 @@ def parser() -> cli.Parser:
     check = commands.add_parser("check", help="check settings, broker, access, topics, champion and device")
     check.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
-    alerts = commands.add_parser("alerts", help="follow incidents, or single events")
-    alerts.add_argument("--events", action="store_true", help="single anomaly events, not incidents")
-    alerts.add_argument(
-        "--since", default="latest", help="earliest, latest, a time, or how long ago: 1h (default latest)"
-    )
-    alerts.add_argument("--entity", help="only this entity's")
-    alerts.add_argument(
-        "--json", action="store_true", help="print the records unchanged, one per line, including updates"
-    )
-    alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
-
-    label = commands.add_parser("label", help="confirm or dismiss an event or an incident, for the next training")
-    label.add_argument("id", metavar="ID", help="id of the event or incident: topic/partition/offset/row")
-    label.add_argument("verdict", choices=["confirmed", "dismissed"])
-    label.add_argument("--note", help="stored with the label")
-    label.add_argument("--who", help="default: user and host")
-    label.add_argument("--json", action="store_true", help="the label as one JSON object, as the last line")
+    _add_alerts_and_labels(commands)
 
     replay = commands.add_parser("replay", help="put dead letters back into the sensors topic, once each")
     replay.add_argument("--dry-run", action="store_true", help="only count them")
@@ -90,6 +75,26 @@ def parser() -> cli.Parser:
     demo.add_argument("--speed", type=int, help="vectors a second that are replayed (default 1300, with --page 340)")
 
     return parser
+
+
+def _add_alerts_and_labels(commands: Any) -> None:
+    alerts = commands.add_parser("alerts", help="follow incidents, or single events")
+    alerts.add_argument("--events", action="store_true", help="single anomaly events, not incidents")
+    alerts.add_argument(
+        "--since", default="latest", help="earliest, latest, a time, or how long ago: 1h (default latest)"
+    )
+    alerts.add_argument("--entity", help="only this entity's")
+    alerts.add_argument(
+        "--json", action="store_true", help="print the records unchanged, one per line, including updates"
+    )
+    alerts.add_argument("--until-end", action="store_true", help="stop at the topic's end")
+
+    label = commands.add_parser("label", help="confirm or dismiss an event, an incident or a sensor's fault")
+    label.add_argument("id", metavar="ID", help="of the event or incident: topic/partition/offset/row; or of the fault")
+    label.add_argument("verdict", choices=["confirmed", "dismissed"])
+    label.add_argument("--note", help="stored with the label")
+    label.add_argument("--who", help="default: user and host")
+    label.add_argument("--json", action="store_true", help="the label as one JSON object, as the last line")
 
 
 def _dispatch(arguments: object, settings: Settings) -> int | None:

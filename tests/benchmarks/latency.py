@@ -1,13 +1,16 @@
 """Latency at a steady rate, and with a swap every second; what was lost or repeated on the way.
 
 Latency: from the producer's send of a vector that becomes an event until a read_committed reader has the event. The
-send time travels in the vector's own timestamp.
+send time travels in the vector's own timestamp. Of a swap: from the moment at which a promotion begins until the worker
+has swapped (`model_swapped` in its log).
 """
 
 import itertools
 import threading
 import time
+from datetime import datetime
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests.brokers import Broker
 from tests.models import make_artefact, normal_rows
-from tests.stage import Stage, encode, until
+from tests.stage import Process, Stage, encode, until
 from worker.registry import Registry
 from worker.settings import Settings
 
@@ -58,7 +61,10 @@ def _measure(s: Stage, rate: int, seconds: float, swaps: bool) -> dict[str, Any]
     listener = threading.Thread(target=_listen, args=(s, arrivals, ended), daemon=True)
     listener.start()
     # In a process of its own: to promote takes time of a processor, and it is not the sender's to lose.
-    swapper = get_context("spawn").Process(target=_swap, args=(s.settings, [one.card.version for one in models]))
+    context = get_context("spawn")
+    promotions: SimpleQueue[tuple[str, float]] = context.SimpleQueue()
+    versions = [one.card.version for one in models]
+    swapper = context.Process(target=_swap, args=(s.settings, versions, promotions))
     if swaps:
         swapper.start()
     sent = _send(s, rate, seconds)
@@ -69,6 +75,7 @@ def _measure(s: Stage, rate: int, seconds: float, swaps: bool) -> dict[str, Any]
     if swaps:
         swapper.terminate()
     worker.stop()
+    swap_seconds = _swap_seconds(promotions, worker)
     expected = sent["events"]
     latencies = sorted(arrivals[i][0] - at for i, at in expected.items() if i in arrivals)
     return {
@@ -78,6 +85,9 @@ def _measure(s: Stage, rate: int, seconds: float, swaps: bool) -> dict[str, Any]
         "lost": sum(i not in arrivals for i in expected),
         "repeated": sum(len(times) - 1 for times in arrivals.values()),
         "swaps": len(worker.log("model_swapped")) - 1,
+        "swap_s": {"median": round(float(np.median(swap_seconds)), 2), "most": round(max(swap_seconds), 2)}
+        if swap_seconds
+        else {},
         "latency_ms": {
             q: round(1000 * float(np.quantile(latencies, p)), 1)
             for q, p in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
@@ -132,8 +142,23 @@ def _listen(s: Stage, arrivals: dict[str, list[float]], ended: threading.Event) 
     consumer.close()
 
 
-def _swap(settings: Settings, versions: list[str]) -> None:
+def _swap(settings: Settings, versions: list[str], promotions: "SimpleQueue[tuple[str, float]]") -> None:
     registry, begun = Registry(settings), time.monotonic()
     for i in itertools.count(1):
         time.sleep(max(begun + i - time.monotonic(), 0))
+        promotions.put((versions[i % 2], time.time()))
         registry.promote(versions[i % 2], "bench", "swap")
+
+
+def _swap_seconds(promotions: "SimpleQueue[tuple[str, float]]", worker: Process) -> list[float]:
+    """Seconds from each promotion to the worker's swap to that version; the last one may have come too late."""
+    swaps = [
+        (line["model_version"], datetime.fromisoformat(line["timestamp"]).timestamp())
+        for line in worker.log("model_swapped")
+    ]
+    seconds = []
+    while not promotions.empty():
+        version, begun = promotions.get()
+        later = [at - begun for swapped, at in swaps if swapped == version and at >= begun]
+        seconds += later[:1]
+    return seconds

@@ -20,8 +20,18 @@ from pathlib import Path
 
 from tests.brokers import ApacheKafka, can_run_apache
 from tests.cluster import Cluster
-from tests.faults import cluster_outages, cluster_scenarios, scenarios  # noqa: F401
-from tests.faults.fuzz import FUZZERS
+
+# Each registers its scenarios as it is imported: they are listed in this order, and hostile input comes last.
+from tests.faults import (  # noqa: F401
+    cluster_outages,
+    cluster_scenarios,
+    fuzz,
+    fuzz_batches,
+    scenarios,
+    topic_scenarios,
+    training_and_soak,
+)
+from tests.faults.fuzz_world import FUZZERS
 from tests.faults.outcome import SCENARIOS, Skipped
 from tests.faults.world import Setting
 

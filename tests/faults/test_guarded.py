@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.fuzz_guarded import ROOT, TARGETS, in_child
+from tests.faults.fuzz_guarded.parent import ROOT, in_child
+from tests.faults.fuzz_guarded.targets import TARGETS
 from tests.faults.guarded import PAGE, Guarded, guarded_empty
 
 

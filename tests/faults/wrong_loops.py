@@ -3,7 +3,7 @@
 # mypy: disable-error-code="no-untyped-def"
 import numpy as np
 
-from tests.faults.fuzz_guarded import Target
+from tests.faults.fuzz_guarded.target import Target
 from worker.native.jit import compiled, read_only
 from worker.native.raw_memory import byte, put
 

@@ -4,13 +4,14 @@ A vector may have been published as an anomaly, belong to an incident, be labell
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from training.data.sensor_faults import Labels, faults
 from worker.blocks import VectorBlock
 from worker.blocks.timestamps import milliseconds
 from worker.blocks.vector_id import VectorId
@@ -18,7 +19,7 @@ from worker.kafka.reader import Reader
 from worker.native.arrays import Bytes, Int64s
 from worker.publishing.cloudevents import ANOMALY_TYPE, DRIFT_TYPE
 from worker.publishing.event_reader import EventReader
-from worker.publishing.labels import LabelVerdict, read_label
+from worker.publishing.labels import Label, read_label
 from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 
@@ -28,8 +29,6 @@ Flags = Bytes
 
 # An event is written later than its vector, and a producer's clock may be ahead of the broker's.
 _EVENT_SLACK_MS: Final = 3_600_000
-# A fault is reported after about three summaries, and again every ten summaries while it lasts.
-_UNTOLD: Final = 4
 
 
 class VectorFlags(IntFlag):
@@ -51,6 +50,14 @@ class TimeRange:
     known: int
 
 
+class AcceptedFault(NamedTuple):
+    """A sensor's fault that counts as a change of the plant: it has lasted for long, or a person has dismissed it."""
+
+    entity: str | None
+    feature: str
+    since: int
+
+
 @dataclass
 class Evidence:
     """Evidence from the anomalies, labels and drift topics; `flags` looks up the vectors of a block."""
@@ -58,22 +65,34 @@ class Evidence:
     places: dict[VectorPlace, int] = field(default_factory=dict)
     stretches: dict[PartitionEntity, list[TimeRange]] = field(default_factory=lambda: defaultdict(list))
     drift: int | None = None  # when the last drift of the model began, as far as it is known
+    accepted: list[AcceptedFault] = field(default_factory=list)
     _offsets: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
-    def read(cls, settings: Settings, since: int) -> "Evidence":
-        """Read what is known of vectors from time `since` (ms) on. Raises KafkaUnavailable."""
+    def read(cls, settings: Settings, since: int, features: Container[str]) -> "Evidence":
+        """Read what is known of vectors from time `since` (ms) on. Raises KafkaUnavailable.
+
+        Faults of sensors that are none of the `features` do not count.
+        """
         topics = settings.topics
         labels = _labels(settings)
+        accepted_after = int(settings.training.accept_fault_after * 1000)
         evidence = cls()
         evidence._take_events(_events(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, topics.sensors)
-        evidence._take_drift(
-            _events(settings, topics.drift, since - _EVENT_SLACK_MS), topics.sensors, settings.model.name
-        )
+        drift_events = list(_events(settings, topics.drift, since - _EVENT_SLACK_MS))
+        evidence.drift = _last_drift(drift_events, settings.model.name)
+        for fault in faults(drift_events, topics.sensors):
+            if fault.feature not in features:
+                continue
+            if fault.is_dismissed(labels) or fault.told_until - fault.begin >= accepted_after:
+                evidence.accepted.append(AcceptedFault(fault.entity, fault.feature, fault.begin))
+            else:
+                stretch = TimeRange(*fault.extent, int(VectorFlags.FAULTY))
+                evidence.stretches[fault.partition, fault.entity].append(stretch)
         evidence._offsets = np.unique(np.fromiter((o for _, o, _ in evidence.places), np.int64, len(evidence.places)))
         return evidence
 
-    def _take_events(self, events: Iterator[dict[str, Any]], labels: dict[str, LabelVerdict], topic: str) -> None:
+    def _take_events(self, events: Iterator[dict[str, Any]], labels: Labels, topic: str) -> None:
         extents: dict[str, list[Any]] = {}  # incident -> entity, first and last time
         for event in events:
             vector = VectorId.parse(event.get("id"), topic)
@@ -90,33 +109,6 @@ class Evidence:
         for incident, (entity, begin, end) in extents.items():
             flags = VectorFlags.INCIDENT | _said(labels.get(incident))
             self.stretches[entity].append(TimeRange(begin, end, int(flags)))
-
-    def _take_drift(self, events: Iterator[dict[str, Any]], topic: str, model: str) -> None:
-        latest: dict[tuple[Any, ...], tuple[int, int]] = {}
-        for event in events:
-            data = event.get("data")
-            if event.get("type") != DRIFT_TYPE or not isinstance(data, dict):
-                continue
-            if (
-                data.get("kind") == "shift"
-                and isinstance(data.get("model"), dict)
-                and data["model"].get("name") == model
-            ):
-                self.drift = milliseconds(data.get("since")) or self.drift
-            if data.get("kind") != "sensor":
-                continue
-            begin, latest_seen = milliseconds(data.get("since")), milliseconds(data.get("latest"))
-            if (
-                data.get("topic") != topic
-                or begin is None
-                or latest_seen is None
-                or type(data.get("partition")) is not int
-            ):
-                continue
-            end = milliseconds(data.get("until")) or latest_seen + _UNTOLD * max(latest_seen - begin, 0)
-            latest[(data["partition"], _name(data.get("entity")), str(data.get("feature")), begin)] = begin, end
-        for (partition, entity, *_), (begin, end) in latest.items():
-            self.stretches[partition, entity].append(TimeRange(begin, end, int(VectorFlags.FAULTY)))
 
     def flags(self, block: VectorBlock) -> Flags:
         """Return the flags [n] of a block's vectors.
@@ -141,14 +133,27 @@ class Evidence:
         return flags
 
 
-def _said(verdict: str | None) -> VectorFlags:
+def _last_drift(events: Iterable[dict[str, Any]], model: str) -> int | None:
+    """Return when the last drift of the model began, in ms, as far as it is known."""
+    drift = None
+    for event in events:
+        data = event.get("data")
+        if event.get("type") != DRIFT_TYPE or not isinstance(data, dict) or data.get("kind") != "shift":
+            continue
+        if isinstance(data.get("model"), dict) and data["model"].get("name") == model:
+            drift = milliseconds(data.get("since")) or drift
+    return drift
+
+
+def _said(label: Label | None) -> VectorFlags:
+    verdict = None if label is None else label.verdict
     return {"confirmed": VectorFlags.CONFIRMED, "dismissed": VectorFlags.DISMISSED}.get(verdict or "", VectorFlags(0))
 
 
-def _labels(settings: Settings) -> dict[str, LabelVerdict]:
-    """Return the latest label of each vector and incident, by id."""
+def _labels(settings: Settings) -> Labels:
+    """Return the latest label of each vector, incident and sensor's fault, by id."""
     labels = (read_label(value, settings.topics.sensors) for value in _values(settings, settings.topics.labels, None))
-    return {label.id: label.verdict for label in labels if label is not None}
+    return {label.id: label for label in labels if label is not None}
 
 
 def _events(settings: Settings, topic: str, since: int) -> Iterator[dict[str, Any]]:

@@ -116,9 +116,12 @@ def _check_length(settings: Settings, rows: Window) -> None:
     """Raise NoModelError if the window has too few rows."""
     training = settings.training
     if len(rows) < training.min_rows:
+        hint = ""
+        if rows.cold > len(rows):  # a meter that sends once an hour never fills a window, if an hour's pause ends it
+            hint = f": an entity has to send more often than OFFNORMAL_INPUT__MAX_GAP, {settings.input.max_gap:g} s"
         raise NoModelError(
             f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
-            f" ({rows.rejected} records did not parse, {rows.cold} rows had no full window); {training.min_rows} are"
+            f" ({rows.rejected}; {rows.cold} rows had no full window{hint}); {training.min_rows} are"
             " needed: wait, or change OFFNORMAL_TRAINING__MIN_ROWS or OFFNORMAL_TRAINING__LOOKBACK"
         )
 

@@ -5,17 +5,21 @@ OFFNORMAL_TRAINING__MAX_ROWS bounds the memory.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from training.data.evidence import Evidence, Flags, VectorFlags
-from training.data.features import LOOK_AT, choose
+from training.data.features import choose
 from worker.blocks import RecordBlock, VectorBlock
+from worker.blocks.timestamps import iso
 from worker.decoding import Decoder
+from worker.inference import absent
 from worker.kafka.reader import Reader
 from worker.native.arrays import Bools, Float32s, Int64s
 from worker.schema_registry import SchemaRegistry
@@ -23,8 +27,12 @@ from worker.serving.router import Router
 from worker.settings import ModelSettings, Settings
 from worker.windows import Windows
 
+log = structlog.get_logger()
+
 # The maximum number of confirmed anomalies that are kept in addition, regardless of the thinning.
 MOST_CONFIRMED: Final = 10_000
+LOOK_AT: Final = 2000  # records from which features are inferred, half of them the latest ones
+LEAST_OF_PARTITION: Final = 50
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,9 @@ class Window:
     evidence.VectorFlags. `entity` [n] are indices into `entities`.
 
     `offsets` is partition -> [first, last] offset read. `seen` counts the rows before thinning out, `rejected` the
-    records that did not parse, `cold` the rows without a full window. `confirmed` are the confirmed anomalies, at most
-    MOST_CONFIRMED. `drift` is when the last drift of the model began, in ms.
+    records that did not parse, by reason, with an example of each, and `cold` the rows without a full window.
+    `confirmed` are the confirmed anomalies, at most MOST_CONFIRMED. `drift` is when the last drift of the model began,
+    in ms.
     """
 
     features: tuple[str, ...]
@@ -46,7 +55,7 @@ class Window:
     entity: Int64s
     entities: tuple[str, ...]
     seen: int
-    rejected: int
+    rejected: "RejectedRecords"
     cold: int
     offsets: dict[int, list[int]]
     confirmed: Float32s
@@ -62,6 +71,36 @@ class Window:
         return is_set
 
 
+class RejectedRecords:
+    """The records that did not parse: how many for each reason, and the first error of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, block: VectorBlock) -> None:
+        """Count a block's rejects."""
+        for reject in block.rejects:
+            self.counts[reject.reason] += 1
+            if reject.reason not in self.examples:
+                partition, offset = (
+                    int(column[reject.record]) for column in (block.records.partition, block.records.offset)
+                )
+                self.examples[reject.reason] = f"{reject.error} (partition {partition}, offset {offset})"
+
+    def tell(self) -> None:
+        """Log them, if there are any."""
+        if self.counts:
+            log.warning("records_rejected", counts=dict(self.counts), examples=self.examples)
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def __str__(self) -> str:
+        commonest = "".join(f", mostly {self.examples[reason]} [{reason}]" for reason, _ in self.counts.most_common(1))
+        return f"{len(self)} records did not parse{commonest}"
+
+
 def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[[int], None]) -> Window:
     """Read the window of OFFNORMAL_TRAINING__LOOKBACK; `progress` gets the number of rows seen so far.
 
@@ -69,35 +108,36 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
     """
     with Reader(settings.kafka, settings.topics.sensors) as reader:
         since = reach(reader, settings.training.lookback)
-        evidence = Evidence.read(settings, since)
-        reader.seek(reader.offsets_at(since))
-        first, blocks = _look_ahead(reader.to_end())
+        begin = reader.offsets_at(since)
         registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
-        features = choose(settings.input, champion, first, registry)
-        decoder, router = Decoder(settings.input, features, registry), _router(settings.model)
+        router = _router(settings.model)
+        earliest, latest = _looked_at(reader, begin, router, settings.model.name)
+        features = choose(settings.input, champion, [*earliest, *latest], registry)
+        evidence = Evidence.read(settings, since, features)
+        features = _without_accepted(features, evidence, settings, latest, registry)
+        decoder = Decoder(settings.input, features, registry)
         windows = _windows(settings, len(features))
         entities = _Entities()
         sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
-        rejected, cold, offsets = 0, 0, dict[int, list[int]]()
-        for records in blocks:
+        rejected, cold, offsets = RejectedRecords(), 0, dict[int, list[int]]()
+        reader.seek(begin)
+        for records in reader.to_end():
             for partition, end in records.ends().items():
-                begin = int(records.offset[records.partition == partition][0])
-                offsets.setdefault(partition, [begin, begin])[1] = end - 1
-            for model, part in router.split(records):
-                if model != settings.model.name:
-                    continue
-                block = decoder.decode(part)
-                rejected += len(block.rejects)
-                rows: WindowColumns = (block.x, block.time, evidence.flags(block), entities.of(block))
-                if windows is not None:
-                    windowed = windows.push(block)
-                    cold += int(np.count_nonzero(windowed.cold))
-                    rows = tuple(column[~windowed.cold] for column in (windowed.x, *rows[1:]))
-                sample.add(rows)
-                is_confirmed = (rows[2] & VectorFlags.CONFIRMED) > 0
-                if is_confirmed.any():
-                    confirmed.add(tuple(column[is_confirmed] for column in rows))
+                first = int(records.offset[records.partition == partition][0])
+                offsets.setdefault(partition, [first, first])[1] = end - 1
+            block = decoder.decode(_routed(router, settings.model.name, records))
+            rejected.add(block)
+            rows: WindowColumns = (block.x, block.time, evidence.flags(block), entities.of(block))
+            if windows is not None:
+                windowed = windows.push(block)
+                cold += int(np.count_nonzero(windowed.cold))
+                rows = tuple(column[~windowed.cold] for column in (windowed.x, *rows[1:]))
+            sample.add(rows)
+            is_confirmed = (rows[2] & VectorFlags.CONFIRMED) > 0
+            if is_confirmed.any():
+                confirmed.add(tuple(column[is_confirmed] for column in rows))
             progress(sample.seen)
+    rejected.tell()
     nothing = (np.empty((0, len(features)), np.float32), *_NOTHING)
     x, times, flags, entity = sample.rows(nothing)
     confirmed_x, _, _, confirmed_of = confirmed.rows(nothing)
@@ -162,19 +202,54 @@ class _Entities:
         return numbers[inverse][block.record] if len(names) else np.zeros(len(block), np.int64)
 
 
-def _look_ahead(blocks: Iterator[RecordBlock]) -> tuple[list[RecordBlock], Iterator[RecordBlock]]:
-    """Return the first blocks, to infer the features from, and an iterator over all blocks, including these."""
-    first: list[RecordBlock] = []
-    for block in blocks:
-        first.append(block)
-        if sum(map(len, first)) >= LOOK_AT:
-            break
+def _looked_at(
+    reader: Reader, begin: Mapping[int, int], router: Router, model: str
+) -> tuple[list[RecordBlock], list[RecordBlock]]:
+    """Return the model's first and last records of each partition, by which the features are told."""
+    share = max(LOOK_AT // 2 // max(len(begin), 1), LEAST_OF_PARTITION)
 
-    def again() -> Iterator[RecordBlock]:
-        yield from first
-        yield from blocks
+    def wanted(records: RecordBlock) -> RecordBlock:
+        return _routed(router, model, records)
 
-    return first, again()
+    first = reader.from_each(begin, share, wanted)
+    behind = dict(begin)
+    for block in first:
+        behind |= block.ends()
+    late = {p: max(end - share, behind.get(p, 0)) for p, end in reader.ends().items()}
+    return first, reader.from_each(late, share, wanted) or first
+
+
+def _without_accepted(
+    features: tuple[str, ...],
+    evidence: Evidence,
+    settings: Settings,
+    latest: Sequence[RecordBlock],
+    registry: SchemaRegistry | None,
+) -> tuple[str, ...]:
+    """Return the features without those whose sensors are gone: at fault for long, and not in the `latest` records."""
+    for fault in evidence.accepted:
+        log.warning(
+            "sensor_fault_accepted",
+            entity=fault.entity,
+            feature=fault.feature,
+            since=iso(fault.since),
+            consequence="its rows count as normal again",
+        )
+    suspects = {fault.feature for fault in evidence.accepted}
+    gone = absent(sorted(suspects), settings.input, latest, registry) if suspects else set[str]()
+    if gone:
+        log.warning(
+            "features_left_out",
+            features=sorted(gone),
+            consequence="the new model does without them; running workers take it after a restart",
+        )
+    return tuple(name for name in features if name not in gone)
+
+
+def _routed(router: Router, model: str, records: RecordBlock) -> RecordBlock:
+    """Return the records that the model has to score."""
+    parts = dict(router.split(records))
+    return parts[model] if model in parts else records.take(np.empty(0, np.int64))
 
 
 WindowColumns = tuple[npt.NDArray[Any], ...]  # of the same length

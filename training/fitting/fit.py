@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -111,47 +111,78 @@ def fit(
     if opinions is not None:
         # A cluster of faults would be learned as one more way of running, whether or not a worker has published it yet.
         rows = rows[_known(opinions[0], opinions[0].score)]
-    torch.manual_seed(seed)
-    device = device or torch.device("cpu")
-    scaler = Scaler.fit(rows)
-    autoencoder = KINDS[kind](rows.shape[1], **(architecture or {})).to(device)
     # Early stopping must not choose the round that fits the faults best.
     looked_at = held_out if opinions is None else held_out[_known(opinions[1], opinions[1].score)]
+    trained = _trained(
+        rows,
+        looked_at,
+        kind,
+        architecture=architecture or {},
+        seed=seed,
+        steps=steps,
+        device=device or torch.device("cpu"),
+        progress=progress,
+    )
+    module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out)
+    if opinions is not None:
+        # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
+        held_out = held_out[_known(opinions[1], scores)]
+        module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out)
+    scores = _finite(scores)
+    detector = Detector(features, module, calibrate(scores), window, entities)
+    sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
+    return Fitted(
+        detector,
+        trained.loss,
+        trained.held_out_loss,
+        sparsity,
+        len(scores),
+        seconds=time.monotonic() - started,
+        rounds=trained.rounds,
+        scores=scores,
+    )
+
+
+class _Trained(NamedTuple):
+    scaler: Scaler
+    autoencoder: Autoencoder  # on the CPU, no longer to be trained
+    loss: float
+    held_out_loss: float
+    rounds: Sequence[Round]
+
+
+def _trained(
+    rows: Rows,
+    looked_at: Rows,
+    kind: str,
+    *,
+    architecture: dict[str, Any],
+    seed: int,
+    steps: int,
+    device: torch.device,
+    progress: Callable[[Round], None],
+) -> _Trained:
+    """Fit the scaler on `rows` [n, D], and train the autoencoder; the loss on `looked_at` [m, D] stops it early."""
+    torch.manual_seed(seed)
+    scaler = Scaler.fit(rows)
+    autoencoder = KINDS[kind](rows.shape[1], **architecture).to(device)
     train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, looked_at))
-    generator = torch.Generator(device).manual_seed(seed)
     rounds: list[Round] = []
 
     def report(r: Round) -> None:
         rounds.append(r)
         progress(r)
 
-    loss, held_loss = _train(
+    loss, held_out_loss = _train(
         autoencoder=autoencoder,
         train=(train[0], train[1]),
         held=(held[0], held[1]),
-        generator=generator,
+        generator=torch.Generator(device).manual_seed(seed),
         steps=steps,
         progress=report,
     )
     autoencoder.eval().requires_grad_(False)
-    module, scores = _module(scaler, autoencoder.cpu(), rows, held_out)
-    if opinions is not None:
-        # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
-        held_out = held_out[_known(opinions[1], scores)]
-        module, scores = _module(scaler, autoencoder, rows, held_out)
-    scores = _finite(scores)
-    detector = Detector(features, module, calibrate(scores), window, entities)
-    sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
-    return Fitted(
-        detector,
-        loss,
-        held_loss,
-        sparsity,
-        len(scores),
-        seconds=time.monotonic() - started,
-        rounds=rounds,
-        scores=scores,
-    )
+    return _Trained(scaler, autoencoder.cpu(), loss, held_out_loss, rounds)
 
 
 def _finite(scores: Float64s) -> Float64s:

@@ -50,7 +50,7 @@ def make_artefact(
         parent=parent,
         rows={
             "seen": rows.seen,
-            "rejected_records": rows.rejected,
+            "rejected_records": len(rows.rejected),
             "cold": rows.cold,
             "sampled": len(rows),
             **selected.counts,

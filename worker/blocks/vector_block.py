@@ -26,7 +26,7 @@ class VectorBlock:
     `x` is float32 [n, d], NaN where a reading is missing. `record` [n] is the index of the source record, and `row` [n]
     counts within it. `time` [n] is the event time in milliseconds since the epoch. `entities` maps a record to the
     entity that its payload names; other records have their key as the entity. `nulls` counts skipped records without a
-    value.
+    value, `timed` the records whose event time is in their payload.
     """
 
     records: RecordBlock
@@ -37,6 +37,7 @@ class VectorBlock:
     entities: Mapping[int, str]
     rejects: Sequence[Reject]
     nulls: int
+    timed: int = 0
 
     def __len__(self) -> int:
         return len(self.x)

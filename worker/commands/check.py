@@ -22,6 +22,7 @@ def run(settings: Settings, arguments: Namespace) -> int:
         ("topics", _topics),
         ("access", _access),
         ("champion", _champion),
+        ("records", _records),
     ]
     if settings.schema_registry.url is not None:
         checks.insert(2, ("schemas", _schemas))
@@ -103,23 +104,36 @@ def _access(settings: Settings) -> str:
 
 
 def _champion(settings: Settings) -> str:
-    """Check the champion of each model. Those that a route names may be missing."""
+    """Check the champion of each model. A model needs none of its own where another one scores its records."""
     from worker.registry import Registry
     from worker.serving.model_swap import ResidentModels
 
     findings, default = [], settings.model.name
+    models = ResidentModels(settings)
+    without = {}
     for name in settings.model.names:
         own = settings.model_copy(update={"model": settings.model.model_copy(update={"name": name})})
         view = Registry(own).view()
         version = view.champion()
-        if version is None and name == default:
-            raise view.no_champion()
         if version is None:
-            findings.append(f"no champion of {name} yet: {default}'s scores its records")
+            without[name] = view
             continue
-        resident = ResidentModels(settings).load(view.artefact(version))
+        resident = models.load(view.artefact(version))
+        models.swap(resident)
         findings.append(
             f"{name}/{version} ({resident.card.kind}, {len(resident.features)} features, window {resident.card.window})"
             " loads, and scores its probe correctly"
         )
+    if lacking := models.lacking():
+        raise without[lacking[0]].no_champion()
+    for name in without:
+        scored_by = f"{default}'s scores its records" if name != default else "all keys have to have a route"
+        findings.append(f"no champion of {name} yet: {scored_by}")
     return "; ".join(findings)
+
+
+def _records(settings: Settings) -> str:
+    """Look at the last records of the topic, as the settings and the champion would read them."""
+    from worker.inference.look import look
+
+    return look(settings).summary()

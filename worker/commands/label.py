@@ -1,4 +1,4 @@
-"""`python -m worker label ID confirmed|dismissed`: what a person says of an event or an incident."""
+"""`python -m worker label ID confirmed|dismissed`: what a person says of an event, an incident or a sensor's fault."""
 
 import json
 from argparse import Namespace
@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from worker.blocks.vector_id import VectorId
+from worker.drift.findings import is_sensor_id
 from worker.errors import SettingsError
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
@@ -17,19 +18,23 @@ from worker.settings import Settings
 
 
 def run(settings: Settings, arguments: Namespace) -> None:
-    """Write the label of an event or incident."""
+    """Write the label of an event, an incident or a sensor's fault."""
     topics = settings.topics
-    if VectorId.parse(arguments.id, topics.sensors) is None:
+    id = arguments.id.partition("#")[0] if is_sensor_id(arguments.id) else arguments.id
+    if not is_sensor_id(id) and VectorId.parse(id, topics.sensors) is None:
         raise SettingsError(
-            f"{arguments.id} is no id of an event or incident of {topics.sensors}: write topic/partition/offset/row, as"
-            " `python -m worker alerts` shows it"
+            f"{id} is no id of an event or incident of {topics.sensors}: write topic/partition/offset/row, as `python"
+            " -m worker alerts` shows it; or the id of a sensor's fault, as the log line sensor_fault_detected shows it"
         )
     require(settings, reads=[topics.incidents], writes=[topics.labels])
-    incident = _incident(settings, arguments.id)
-    label = labels.write(settings, arguments.id, arguments.verdict, arguments.who or who(), arguments.note)
-    subject = "event" if incident is None else f"incident of {incident['vectors']:,} vectors"
+    incident = None if is_sensor_id(id) else _incident(settings, id)
+    label = labels.write(settings, id, arguments.verdict, arguments.who or who(), arguments.note)
+    if is_sensor_id(id):
+        subject = "sensor's fault"
+    else:
+        subject = "event" if incident is None else f"incident of {incident['vectors']:,} vectors"
     entity = f" of {incident['entity']}" if incident is not None and incident["entity"] else ""
-    text = f"{arguments.verdict}: {subject} {arguments.id}{entity}"
+    text = f"{arguments.verdict}: {subject} {id}{entity}"
     print(json.dumps(label) if arguments.json else printable(text))
 
 

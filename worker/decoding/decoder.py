@@ -5,6 +5,7 @@ The event time comes from a field of the payload, else from a header, else from 
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, tzinfo
 from importlib import import_module
 from typing import Any
 
@@ -14,8 +15,9 @@ from worker.blocks.bytes_column import Headers
 from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH
 from worker.blocks.record_block import RecordBlock
 from worker.blocks.vector_block import Reject, VectorBlock
-from worker.decoding.format import NO_TIME, FeatureSchema, Format, Parsed, milliseconds
-from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
+from worker.decoding.event_time import NO_TIME, milliseconds
+from worker.decoding.format import FeatureSchema, Format, Parsed
+from worker.decoding.reject_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
 from worker.native.arrays import Int64s
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings, lacks_package
@@ -32,8 +34,17 @@ class Decoder:
         """
         self._default = settings.format
         self._time_header = settings.time_header
-        self._width = len(features)
-        self._schema = FeatureSchema(features, settings.entity_field, settings.time_field, settings.strict, registry)
+        self.features, self._width = tuple(features), len(features)
+        self._zone, self._rejects_empty = settings.zone, settings.reject_empty
+        self._schema = FeatureSchema(
+            features=features,
+            entity_field=settings.entity_field,
+            time_field=settings.time_field,
+            strict=settings.strict,
+            registry=registry,
+            zone=self._zone,
+            coerce=settings.coerce,
+        )
         self._formats: dict[str, Format] = {}
         self._format(self._default)
 
@@ -53,23 +64,33 @@ class Decoder:
             present = _without_long_keys(records, present, rejects)
         for name, indices in self._by_format(records, present, rejects):
             parsed.extend(self._format(name).decode(records.values, indices))
+        if self._rejects_empty:
+            parsed = [_without_empty(part) for part in parsed]
         return _join(
             records=records, parsed=parsed, rejects=rejects, width=self._width, nulls=nulls, header_times=times
         )
 
-    def documents(self, records: RecordBlock) -> list[Any]:
-        """Return the records' contents as JSON would have them, whatever the features are.
+    def documents(self, records: RecordBlock) -> list[tuple[int, Any]]:
+        """Return the records' contents as JSON would have them, with their indices, whatever the features are.
 
         Leaves out records that do not parse. Raises Refused where a format does not name features, SchemaRegistryError.
         """
-        documents: list[Any] = []
+        documents: list[tuple[int, Any]] = []
         for name, indices in self._by_format(records, np.flatnonzero(records.values.length >= 0), []):
             if not FORMATS[name].names_features and len(indices):
                 raise Refused(UNKNOWN_CONTENT_TYPE, f"{name} records do not tell how many features there are")
             for r in indices.tolist():
                 with suppress(Refused):
-                    documents.append(self._format(name).document(records.values.view(r)))
+                    documents.append((r, self._format(name).document(records.values.view(r))))
         return documents
+
+    def keys_of(self, records: RecordBlock, record: int) -> list[str]:
+        """Return the keys of a record's document, or what it is instead of an object. Raises Refused."""
+        documents = self.documents(records.take(np.array([record])))
+        document = documents[0][1] if documents else None
+        if type(document) is list and document and type(document[0]) is dict:
+            document = document[0]
+        return list(document) if type(document) is dict else [f"({type(document).__name__})"]
 
     def _header_times(
         self, records: RecordBlock, present: Int64s, rejects: list[Reject]
@@ -81,7 +102,7 @@ class Decoder:
             if header is None or records.values.length[r] < 0:
                 continue
             try:
-                times[r] = header_time(header)
+                times[r] = header_time(header, self._zone)
             except Refused as error:
                 rejects.append(Reject(r, error.reason, f"header {self._time_header}: {error}"))
         return np.setdiff1d(present, [reject.record for reject in rejects]), times
@@ -119,6 +140,15 @@ class Decoder:
         return self._formats[name]
 
 
+def _without_empty(parsed: Parsed) -> Parsed:
+    """Reject the records of which no row has any feature."""
+    of_row = np.repeat(np.arange(len(parsed.records)), parsed.counts)
+    has_feature = np.zeros(len(parsed.records), bool)
+    has_feature[of_row[~np.isnan(parsed.x).all(axis=1)]] = True
+    error = "none of the model's features is in the record"
+    return parsed.without(~has_feature, [Reject(r, NO_FEATURE, error) for r in parsed.records[~has_feature].tolist()])
+
+
 def _without_long_keys(records: RecordBlock, present: Int64s, rejects: list[Reject]) -> Int64s:
     sizes = records.keys.length[present]
     for r, size in zip(
@@ -136,13 +166,9 @@ def content_type(headers: Headers) -> str | None:
     return None
 
 
-def header_time(header: bytes) -> int:
-    """Return the time in a header: a number or ISO 8601, as text. Raises Refused."""
-    text = header.decode("utf-8", "replace").strip()
-    try:
-        return milliseconds(float(text))
-    except ValueError:
-        return milliseconds(text)
+def header_time(header: bytes, zone: tzinfo = UTC) -> int:
+    """Return the time in a header, as milliseconds. Raises Refused."""
+    return milliseconds(header.decode("utf-8", "replace"), zone)
 
 
 def _join(
@@ -165,6 +191,7 @@ def _join(
         row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
     entities = {r: e for p in parsed for r, e in p.entities.items()}
     times = header_times | {r: t for p in parsed for r, t in p.times.items()}
+    timed = sum(len(p.times) if p.row_times is None else len(p.records) for p in parsed)
     record_times = records.timestamp
     if times:
         record_times = record_times.copy()
@@ -178,5 +205,13 @@ def _join(
         record, row, x, time = record[order], row[order], x[order], time[order]
     rejects.sort(key=lambda reject: reject.record)
     return VectorBlock(
-        records=records, x=x, record=record, row=row, time=time, entities=entities, rejects=rejects, nulls=nulls
+        records=records,
+        x=x,
+        record=record,
+        row=row,
+        time=time,
+        entities=entities,
+        rejects=rejects,
+        nulls=nulls,
+        timed=timed,
     )

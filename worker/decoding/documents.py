@@ -1,11 +1,13 @@
 """The documents that the formats `json` and `avro` allow. This is the reference for what is valid.
 
 A document is an array of numbers, an array of such arrays, an object with the feature names as keys, or an object whose
-`values` is any of these. null, or an absent key, is a missing reading. Readings are numbers: no strings, no booleans.
+`values` is any of these. null, or an absent key, is a missing reading. Readings are numbers. Strings and booleans are
+refused, unless OFFNORMAL_INPUT__COERCE is set (coercion.py).
 """
 
 from array import array
 from collections.abc import Callable, Sequence
+from datetime import UTC, tzinfo
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -16,7 +18,9 @@ import numpy.typing as npt
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
-from worker.decoding.format import Parsed, milliseconds, without_infinite
+from worker.decoding.coercion import SHOWN, coerced
+from worker.decoding.event_time import milliseconds
+from worker.decoding.format import Parsed, without_infinite
 from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.native.arrays import Float32s, Int64s
 
@@ -28,7 +32,16 @@ Load = Callable[[bytes], tuple[Any, bool]]
 class Documents:
     """Reads documents, each as an object of Python."""
 
-    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
+    def __init__(
+        self,
+        features: Sequence[str],
+        entity_field: str | None,
+        time_field: str | None,
+        strict: bool,
+        zone: tzinfo = UTC,
+        coerce: bool = False,
+    ):
+        self._zone, self._coerce = zone, coerce
         self._features = tuple(features)
         self._width = len(self._features)
         self._known = {*self._features, entity_field, time_field}
@@ -57,8 +70,10 @@ class Documents:
                         raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
                 if self._has_fields and type(doc) is dict:
                     self._read_fields(r, doc, entities, times)
-                if has_booleans:  # the array would take true for 1.0, so such rows have to be checked one by one
-                    _numbers_only(parsed_rows)
+                if self._coerce:
+                    parsed_rows = [_coerced(row, self._features) for row in parsed_rows]
+                elif has_booleans:  # the array would take true for 1.0, so such rows have to be checked one by one
+                    _numbers_only(parsed_rows, self._features)
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
             else:
@@ -72,7 +87,8 @@ class Documents:
                 without_infinite(
                     self._one_by_one(
                         rows=rows, good=good, counts=counts, rejects=rejects, entities=entities, times=times
-                    )
+                    ),
+                    self._features,
                 )
             ]
         parsed = Parsed(
@@ -83,7 +99,7 @@ class Documents:
             entities=entities,
             times=times,
         )
-        return [without_infinite(parsed)]
+        return [without_infinite(parsed, self._features)]
 
     def _rows(self, doc: Any) -> Sequence[Row]:
         """Return the rows of one document. Raises Refused."""
@@ -118,7 +134,7 @@ class Documents:
 
     def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
         if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
-            times[r] = milliseconds(value)
+            times[r] = milliseconds(value, self._zone)
         if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
             if type(value) not in (str, int):
                 raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
@@ -145,7 +161,7 @@ class Documents:
             own_rows = rows[first : first + count]
             first += count
             try:
-                _numbers_only(own_rows)
+                _numbers_only(own_rows, self._features)
                 kept.append(_float32(np.array(own_rows, np.float64)))
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
@@ -183,8 +199,21 @@ def _float32(wide: npt.NDArray[Any]) -> Float32s:
 _NUMBERS = {int, float, type(None)}
 
 
-def _numbers_only(rows: Sequence[Row]) -> None:
+def _numbers_only(rows: Sequence[Row], features: Sequence[str]) -> None:
     for row in rows:
         if not _NUMBERS.issuperset(map(type, row)):
-            offending = next(value for value in row if type(value) not in _NUMBERS)
-            raise Refused(WRONG_TYPE, f"a reading is no number but {type(offending).__name__}")
+            name, value = next((n, v) for n, v in zip(features, row, strict=True) if type(v) not in _NUMBERS)
+            shown = f"{value!r:.{SHOWN}}"
+            raise Refused(WRONG_TYPE, f"{name[:100]}: the reading is no number but {type(value).__name__} {shown}")
+
+
+def _coerced(row: Row, features: Sequence[str]) -> Row:
+    if _NUMBERS.issuperset(map(type, row)):
+        return row
+    numbers = []
+    for name, value in zip(features, row, strict=True):
+        try:
+            numbers.append(coerced(value))
+        except Refused as error:
+            raise Refused(error.reason, f"{name[:100]}: {error}") from None
+    return numbers

@@ -1,6 +1,7 @@
 """Format `f32`: raw little-endian float32; n * d floats are n vectors. Decoded a block at a time."""
 
 # mypy: disable-error-code="no-untyped-def"
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from worker.native.raw_memory import move
 class F32:
     """Reads `f32`: one copy of the bytes into the matrix."""
 
-    def __init__(self, width: int):
-        self._width = width
-        self._row_bytes = 4 * width
+    def __init__(self, features: Sequence[str]):
+        self._features, self._width = features, len(features)
+        self._row_bytes = 4 * self._width
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "F32":
         """Return a reader for the feature schema."""
-        return cls(len(schema.features))
+        return cls(schema.features)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
@@ -50,7 +51,7 @@ class F32:
         buffer, bits = read_only(np.frombuffer(values.buffer, np.uint8)), x.view(np.uint32).ravel()
         infinite = _rows(buffer, values.start[records], values.length[records], x.view(np.uint8).ravel(), bits)
         parsed = Parsed(records, counts, x, rejects or ())
-        return without_infinite(parsed) if infinite else parsed
+        return without_infinite(parsed, self._features) if infinite else parsed
 
 
 @compiled

@@ -3,24 +3,18 @@
 A format is a class with `decode(values, records)`; `Decoder` joins what it has parsed to a block.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from datetime import UTC, tzinfo
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
-from worker.decoding.reject_reasons import BAD_TIME, INFINITE, Refused
-from worker.native.arrays import Float32s, Int64s
+from worker.decoding.reject_reasons import INFINITE
+from worker.native.arrays import Bools, Float32s, Int64s
 from worker.schema_registry import SchemaRegistry
-
-NO_TIME: Final = np.iinfo(np.int64).min
-LAST_SECOND: Final = 10**11  # from here on a number is milliseconds
-LAST_TIME: Final = 10**14
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +32,28 @@ class Parsed:
     times: Mapping[int, int] = field(default_factory=dict)
     row_times: Int64s | None = None
 
+    def without(self, bad: Bools, rejects: Sequence[Reject]) -> "Parsed":
+        """Return this without the `bad` records [n], for which there are `rejects`."""
+        if not bad.any():
+            return self
+        kept_rows = np.repeat(~bad, self.counts)
+        dropped = set(self.records[bad].tolist())
+        return Parsed(
+            records=self.records[~bad],
+            counts=self.counts[~bad],
+            x=self.x[kept_rows],
+            rejects=[*self.rejects, *rejects],
+            entities={r: entity for r, entity in self.entities.items() if r not in dropped},
+            times={r: time for r, time in self.times.items() if r not in dropped},
+            row_times=None if self.row_times is None else self.row_times[kept_rows],
+        )
+
 
 class FeatureSchema(NamedTuple):
     """What is read of a record: the features, and the fields that name the entity and the time.
 
-    `strict` refuses fields that are none of these. `registry` has the schemas of formats that need one.
+    `strict` refuses fields that are none of these. `registry` has the schemas of formats that need one. `zone` is the
+    time zone of times without an offset. With `coerce`, text and booleans may be numbers.
     """
 
     features: Sequence[str]
@@ -50,6 +61,8 @@ class FeatureSchema(NamedTuple):
     time_field: str | None
     strict: bool
     registry: SchemaRegistry | None
+    zone: tzinfo = UTC
+    coerce: bool = False
 
 
 class Format(Protocol):
@@ -67,7 +80,7 @@ class Format(Protocol):
         ...
 
 
-def without_infinite(parsed: Parsed) -> Parsed:
+def without_infinite(parsed: Parsed, features: Sequence[str]) -> Parsed:
     """Reject a record with an infinite reading (in float32) as a whole, since a record is atomic."""
     infinite = np.isinf(parsed.x)
     if not infinite.any():
@@ -76,41 +89,10 @@ def without_infinite(parsed: Parsed) -> Parsed:
     record_of_row = np.repeat(np.arange(len(parsed.records)), parsed.counts)
     bad = np.zeros(len(parsed.records), bool)
     bad[record_of_row[bad_row]] = True
-    rejects = [Reject(int(r), INFINITE, "a reading is infinite in float32") for r in parsed.records[bad]]
-    return Parsed(
-        records=parsed.records[~bad],
-        counts=parsed.counts[~bad],
-        x=parsed.x[~bad[record_of_row]],
-        rejects=[*parsed.rejects, *rejects],
-        entities=parsed.entities,
-        times=parsed.times,
-        row_times=None if parsed.row_times is None else parsed.row_times[~bad[record_of_row]],
-    )
-
-
-def milliseconds(value: Any) -> int:
-    """Return an event time in ms. Raises Refused.
-
-    A number is seconds since the epoch below 1e11 (the year 5138), else milliseconds. A string is ISO 8601.
-    """
-    if type(value) in (int, float) and math.isfinite(value) and 0 <= value < LAST_TIME:
-        return int(value * 1000) if value < LAST_SECOND else int(value)
-    if type(value) is str:
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            pass
-        else:
-            return _of_moment(value)
-    if type(value) is datetime and 0 <= (time_ms := _of_moment(value)) < LAST_TIME:
-        return time_ms
-    raise Refused(BAD_TIME, f"{str(value)[:40]!r} is not a valid time")
-
-
-def moment(ms: int) -> datetime:
-    """Return the time of a number of milliseconds since the epoch, which is never taken for seconds."""
-    return _EPOCH + timedelta(milliseconds=ms)
-
-
-def _of_moment(moment: datetime) -> int:
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    rows, first = np.unique(record_of_row[bad_row], return_index=True)
+    columns = infinite[bad_row][first].argmax(axis=1)
+    rejects = [
+        Reject(int(parsed.records[row]), INFINITE, f"{features[column][:100]}: the reading is infinite in float32")
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    return parsed.without(bad, rejects)

@@ -6,7 +6,8 @@ import numpy as np
 
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.limits import MAX_ENTITY_BYTES
-from worker.decoding.format import NO_TIME, Parsed
+from worker.decoding.event_time import NO_TIME
+from worker.decoding.format import Parsed
 from worker.native.arrays import Int64s
 
 # The role of a key or field. A role that is not negative is a column.

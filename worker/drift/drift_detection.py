@@ -78,6 +78,7 @@ class DriftWatch:
                 feature=finding.feature,
                 fault=finding.fault,
                 until=until,
+                id=finding.id,
             )
             return finding
         cooldown = self._settings.training.cooldown * 1000

@@ -2,9 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 Fault = Literal["frozen", "silent", "unit"]
+_SENSOR: Final = "sensor/"
+_SENSOR_PARTS: Final = 4  # slashes at least: of a model, a partition, an entity and a feature
+
+
+def sensor_id(model: str, partition: int, entity: str | None, feature: str) -> str:
+    """Return the id of a sensor, with which the ids of all of its faults begin."""
+    return f"{_SENSOR}{model}/{partition}/{entity or ''}/{feature}/"
+
+
+def is_sensor_id(id: object) -> bool:
+    """Return whether this may be the id of a sensor's fault, as a label names it."""
+    return isinstance(id, str) and id.startswith(_SENSOR) and id.count("/") >= _SENSOR_PARTS
 
 
 class Shift(NamedTuple):
@@ -56,3 +68,8 @@ class SensorFault:
     until: int | None
     before: float
     now: float | None
+
+    @property
+    def id(self) -> str:
+        """Return the fault's id, by which a person may label it."""
+        return f"{sensor_id(self.model, self.partition, self.entity, self.feature)}{self.since}"

@@ -94,6 +94,7 @@ class SensorWatch:
         units = self._jumps(summary)
         reports = []
         for j, feature in enumerate(self._features):
+            feature.since = feature.since or summary.begin  # the first summary may already show a fault
             is_present = bool(summary.present[j] > _SILENT)
             changed = is_present and bool(summary.high[j] > summary.low[j])
             if feature.fault is None:

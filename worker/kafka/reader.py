@@ -5,10 +5,11 @@ It serves everything outside of the exactly-once loop: the registry, the trainin
 
 import math
 import time
-from collections.abc import Container, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Final
 
+import numpy as np
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
 
@@ -149,8 +150,48 @@ class Reader:
             elif until < math.inf:
                 return
             elif time.monotonic() - last > self._settings.startup_timeout:
-                error = errors.KafkaTimeoutError("no more records arrive")
-                raise readable(error, f"reading {self.topic}", self._settings.bootstrap)
+                raise self._stalled()
+
+    def from_each(
+        self, offsets: Mapping[int, int], count: int, wanted: Callable[[RecordBlock], RecordBlock]
+    ) -> list[RecordBlock]:
+        """Return the first `count` records of each partition that are `wanted`, from these offsets on.
+
+        Reads to the end as of the start, at most. This moves the positions, so the caller has to seek afterwards.
+        """
+        self.seek(offsets)
+        blocks: list[RecordBlock] = []
+        missing = dict.fromkeys(self._partitions, count)
+        last = time.monotonic()
+        try:
+            while missing:
+                block = self.poll(0.2)
+                if block is not None:
+                    last = time.monotonic()
+                    part = wanted(block)
+                    kept = {
+                        place: np.flatnonzero(part.partition == place.partition)[:n] for place, n in missing.items()
+                    }
+                    blocks.append(part.take(np.sort(np.concatenate(list(kept.values())))))
+                    missing = {place: n - len(kept[place]) for place, n in missing.items()}
+                elif time.monotonic() - last > self._settings.startup_timeout:
+                    raise self._stalled()
+                enough = [place for place, n in missing.items() if not n or self._has_ended(place)]
+                self._consumer.pause(*enough)
+                for place in enough:
+                    del missing[place]
+        finally:
+            self._consumer.resume(*self._partitions)
+        return blocks
+
+    def _has_ended(self, place: TopicPartition) -> bool:
+        with self._errors(), suppress(errors.KafkaTimeoutError):
+            return waits.position(self._consumer, place) >= self._ends[place]
+        return False
+
+    def _stalled(self) -> Exception:
+        error = errors.KafkaTimeoutError("no more records arrive")
+        return readable(error, f"reading {self.topic}", self._settings.bootstrap)
 
     def close(self) -> None:
         """Close the connection."""

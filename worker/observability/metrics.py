@@ -35,6 +35,7 @@ class BatchCounts:
     vectors: "collections.Counter[str]" = _by_label()  # by model version
     events: "collections.Counter[str]" = _by_label()  # by severity
     dead_letters: "collections.Counter[str]" = _by_label()  # by reason
+    unmatched: "collections.Counter[str]" = _by_label()  # by kind: worker/runtime/field_check.py
     unscorable: int = 0
     cold: int = 0
     late: int = 0
@@ -62,9 +63,15 @@ class Metrics:
         r = self.registry
         ProcessCollector(registry=r)
         self.vectors = Counter("offnormal_vectors", "Vectors scored and committed", ["model_version"], registry=r)
+        self.unmatched = Counter(
+            "offnormal_records_unmatched",
+            "Records without any feature, or without the field of the entity or the time",
+            ["reason"],
+            registry=r,
+        )
         self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
         self.cold = Counter("offnormal_vectors_cold", "Vectors not scored: their window was not full yet", registry=r)
-        self.late = Counter("offnormal_vectors_late", "Vectors scored out of order, beyond the bound", registry=r)
+        self.late = Counter("offnormal_vectors_late", "Vectors not scored: out of order, beyond the bound", registry=r)
         self.restarted = Counter("offnormal_windows_restarted", "Windows begun anew after a gap in time", registry=r)
         self.replayed = Counter("offnormal_records_replayed", "Records read back to fill windows", registry=r)
         self.entities = Gauge("offnormal_entities", "Entities whose windows are held", registry=r)

@@ -236,6 +236,7 @@ class Feed:
             "vectors": look.vectors,
             "events": look.events,
             "dead": look.dead,
+            "unmatched": total(self._metrics.unmatched),
             "recent": {
                 "seconds": round(look.time - first.time),
                 "vectors": look.vectors - first.vectors,

@@ -71,7 +71,7 @@ class IncidentDetail:
 
         `incident` is what is known of it, if anything. Raises LookupError where there is no model.
         """
-        if self._models.default is None:
+        if self._models.lacking():
             raise LookupError("no model")
         deadline = time.monotonic() + PATIENCE
         kafka = self._settings.kafka.model_copy(update={"startup_timeout": PATIENCE / 2})
@@ -119,9 +119,9 @@ class IncidentDetail:
         """Return the entity's hash [records] of each record."""
         if self._settings.input.entity_field is None:
             return hashes(block, block.keys)
-        resident = self._models.default
-        assert resident is not None
-        return self._decoder_of(resident).decode(block).entity_hash
+        # The entity is the same whatever the features are, so any model's decoder tells it.
+        any_model = next(iter(self._models.by_name.values()))
+        return self._decoder_of(any_model).decode(block).entity_hash
 
     def _read(self, reader: Reader, place: VectorId, identity: int, begin: int, last: int, deadline: float) -> _Found:
         history, size = _Found(), 0
@@ -153,11 +153,11 @@ class IncidentDetail:
         return history
 
     def _resident(self, key: bytes | None) -> LoadedModel:
-        """Return the model of the records with this key."""
-        default = self._models.default
-        assert default is not None
-        model = self._router.model(key)
-        return default if model is None else self._models.by_name.get(model, default)
+        """Return the model of the records with this key. Raises LookupError."""
+        resident = self._models.serving(self._router.model(key) or self._settings.model.name)
+        if resident is None:
+            raise LookupError("no model")
+        return resident
 
     def _decoder_of(self, resident: LoadedModel) -> Decoder:
         if self._decoder is None or self._decoder[0] != resident.features:

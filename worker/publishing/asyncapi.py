@@ -1,10 +1,10 @@
 """All topics and messages as an AsyncAPI 3 document, made of the settings and of the schemas in schemas/."""
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, assert_never
 
 from worker import __version__
 from worker.publishing.cloudevents import SchemaName, avro_schema, schema
-from worker.settings import Settings
+from worker.settings import PerVectorOutput, Settings
 from worker.settings.formats import FORMATS, FormatSpec
 
 _DRAFT: Final = "application/schema+json;version=draft-07"
@@ -158,12 +158,16 @@ def _dead_letter() -> Document:
     }
 
 
-def _per_vector(output: str, settings: Settings) -> Document:
-    values = {
-        "scores": "score and p-value",
-        "latents": "the autoencoder's code",
-        "reconstructions": "every feature, as the model reconstructs it",
-    }[output]
+def _per_vector(output: PerVectorOutput, settings: Settings) -> Document:
+    match output:
+        case "scores":
+            values = "score and p-value"
+        case "latents":
+            values = "the autoencoder's code"
+        case "reconstructions":
+            values = "every feature, as the model reconstructs it"
+        case _:
+            assert_never(output)
     listed = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
     as_json = {"type": "object", "required": ["rows"], "properties": {"rows": listed}}
     # Arrow's and Avro's columns are theirs to say, and float32 has no schema.

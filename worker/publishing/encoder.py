@@ -1,7 +1,7 @@
 """Makes outputs of what the judge has found and of what did not parse."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from worker.native.arrays import Float32s
 from worker.observability.tracing import context
 from worker.publishing import vector_values
 from worker.publishing.vector_values import VectorRows
-from worker.settings import Settings
+from worker.settings import PerVectorOutput, Settings
 
 if TYPE_CHECKING:
     from worker.publishing.avro import AvroOut
@@ -24,8 +24,6 @@ from worker.publishing.cloudevents import STRUCTURED, STRUCTURED_HEADERS
 from worker.publishing.dead_letters import dead_letters
 from worker.publishing.findings import Finding, records_of
 from worker.publishing.incident_event import incident_record
-
-PerVector = Literal["scores", "latents", "reconstructions"]  # what OFFNORMAL_OUTPUTS may name
 
 
 class EventEncoder:
@@ -82,7 +80,7 @@ class EventEncoder:
         return dead_letters(self._topics.dead_letters, rejects, block.records)
 
     def vectors(
-        self, output: PerVector, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
+        self, output: PerVectorOutput, scores: Float32s, values: Float32s, block: VectorBlock, scorer: Scorer
     ) -> Outputs:
         """Return one record for each input record, under its key: `values` [n, k] of its rows, in the vectors' format.
 
@@ -121,8 +119,14 @@ def _contexts(anomalies: Anomalies, block: VectorBlock, span: Headers) -> list[H
     return [context(headers.get(record, ())) or span for record in block.record[anomalies.index].tolist()]
 
 
-def _columns(output: PerVector, scorer: Scorer, k: int) -> Sequence[str]:
+def _columns(output: PerVectorOutput, scorer: Scorer, k: int) -> Sequence[str]:
     """Return the names of the k values of a vector."""
-    if output == "scores":
-        return "score", "p_value"
-    return scorer.features if output == "reconstructions" else [f"z{j}" for j in range(k)]
+    match output:
+        case "scores":
+            return "score", "p_value"
+        case "latents":
+            return [f"z{j}" for j in range(k)]
+        case "reconstructions":
+            return scorer.features
+        case _:
+            assert_never(output)

@@ -59,10 +59,7 @@ def _(fault: SensorFault, topics: TopicSettings, source: str) -> list[Output]:
         "before": fault.before,
         "now": fault.now,
     }
-    sensor = f"{fault.model}/{fault.partition}/{fault.entity or ''}/{fault.feature}"
-    event = envelope(
-        DRIFT_TYPE, f"sensor/{sensor}/{fault.since}#{fault.latest}:{state}", source, iso(fault.latest), data
-    )
+    event = envelope(DRIFT_TYPE, f"{fault.id}#{fault.latest}:{state}", source, iso(fault.latest), data)
     return [event_record(topics.drift, fault.entity or fault.model, event)]
 
 

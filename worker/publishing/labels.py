@@ -1,4 +1,4 @@
-"""Labels: what a person says of an event or an incident, by the command line or the page.
+"""Labels: what a person says of an event, an incident or a sensor's fault, by the command line or the page.
 
 Training respects labels: dismissed vectors are normal, confirmed ones never are (docs/closed-loop.md).
 """
@@ -11,6 +11,7 @@ import orjson
 
 from worker.blocks.timestamps import iso
 from worker.blocks.vector_id import VectorId
+from worker.drift.findings import is_sensor_id
 from worker.kafka import connection
 from worker.settings import Settings
 
@@ -20,7 +21,7 @@ _VERDICTS: Final = get_args(LabelVerdict)
 
 @dataclass(frozen=True)
 class Label:
-    """What `author` said at `time` of the event or the incident `id`. Both texts are as the record has them."""
+    """What `author` said at `time` of the event, incident or fault `id`. All texts are as the record has them."""
 
     id: str
     verdict: LabelVerdict
@@ -29,11 +30,11 @@ class Label:
 
 
 def read_label(value: bytes | None, topic: str) -> Label | None:
-    """Return the label of a record, or None if it is malformed or not about a vector of the input `topic`."""
+    """Return the label of a record, or None if it is malformed or about another topic's vector."""
     try:
         document = orjson.loads(value or b"")
         id, verdict = document["id"], document["verdict"]
-        if VectorId.parse(id, topic) is None or verdict not in _VERDICTS:
+        if (VectorId.parse(id, topic) is None and not is_sensor_id(id)) or verdict not in _VERDICTS:
             return None
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None

@@ -9,6 +9,7 @@ from structlog.contextvars import bind_contextvars
 
 from worker.blocks import RecordBlock
 from worker.detection import Incident, Incidents
+from worker.kafka import OutsideFault
 from worker.observability.metrics import Metrics
 from worker.observability.tracing import Traces
 from worker.publishing.encoder import EventEncoder
@@ -45,10 +46,10 @@ class Dispatcher:
 
     def serve_resident_models(self) -> None:
         """Let each pipeline serve its resident model. Raises Rewind where windows have to be filled first."""
-        residents, default = self._models.by_name, self._models.default
         for model, pipeline in self.pipelines.items():
-            resident = residents.get(model, default)
-            assert resident is not None
+            resident = self._models.serving(model)
+            if resident is None:  # its records, if any come, wait for a champion
+                continue
             started = time.perf_counter()
             if pipeline.serve(resident):
                 pause = round(time.perf_counter() - started, 6)
@@ -64,11 +65,17 @@ class Dispatcher:
     def warm_up(self) -> None:
         """Warm each pipeline up."""
         for pipeline in self.pipelines.values():
-            pipeline.warm_up()
+            if pipeline.serves:
+                pipeline.warm_up()
 
     def score(self, records: RecordBlock) -> Iterator[ScoredBatch]:
-        """Score the records, those of each model as a batch."""
+        """Score the records, those of each model as a batch. Raises OutsideFault where a model has no champion."""
         for model, part in self._router.split(records):
+            if not self.pipelines[model].serves:
+                raise OutsideFault(
+                    f"no route has the key {_shown(part.keys[0])}, and there is no champion of {model} for it:"
+                    " `python -m training` makes one; or route the key (OFFNORMAL_MODEL__ROUTES)"
+                )
             with self._traces.batch(part, model) as span:
                 batch = self.pipelines[model].score(part, span)
             yield batch
@@ -76,7 +83,8 @@ class Dispatcher:
     def refill(self, records: RecordBlock) -> None:
         """Take records that were scored long ago into the windows."""
         for model, part in self._router.split(records):
-            self.pipelines[model].refill(part)
+            if self.pipelines[model].serves:
+                self.pipelines[model].refill(part)
         self._metrics.replayed.inc(len(records))
 
     def restore(self, partition: int, state: PartitionState, incidents: Mapping[int, Incident]) -> None:
@@ -126,3 +134,7 @@ class Dispatcher:
 
     def _windows(self) -> list[Windows]:
         return [pipeline.windows for pipeline in self.pipelines.values() if pipeline.windows is not None]
+
+
+def _shown(key: bytes | None) -> str:
+    return "(none)" if key is None else repr(key[:80].decode("utf-8", "replace"))

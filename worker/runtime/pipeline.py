@@ -1,8 +1,10 @@
 """A pipeline: one model's way from records to outputs. A worker has one for each model that its routes name."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, assert_never
 
 import numpy as np
 import orjson
@@ -17,15 +19,19 @@ from worker.kafka.client import produce
 from worker.native.arrays import Float32s, Int64s
 from worker.observability.metrics import BatchCounts, Metrics
 from worker.observability.tracing import Span
-from worker.publishing.encoder import EventEncoder, PerVector
+from worker.publishing.encoder import EventEncoder
 from worker.rollout import Trials
+from worker.runtime.field_check import FieldCheck
 from worker.schema_registry import SchemaRegistry
 from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
-from worker.settings import Settings
+from worker.settings import PerVectorOutput, Settings
 from worker.windows import Windowed, Windows
 
 log = structlog.get_logger()
+
+SET_BACK_TOLD_EVERY: Final = 60.0  # seconds
+_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class Pipeline:
         self._registry = SchemaRegistry.of(settings)
         self._resident: LoadedModel | None = None
         self._decoder: Decoder | None = None
+        self._field_check = FieldCheck(settings.input)
+        self._set_back_told_at = -SET_BACK_TOLD_EVERY
         self.windows: Windows | None = None
 
     @classmethod
@@ -58,6 +66,11 @@ class Pipeline:
         metrics = Metrics()
         incidents = Incidents(settings.incidents, settings.topics.sensors)
         return cls(settings, incidents, EventEncoder(settings), metrics, Trials(settings, metrics))
+
+    @property
+    def serves(self) -> bool:
+        """Return whether there is a model to score with."""
+        return self._resident is not None
 
     def serve(self, resident: LoadedModel) -> bool:
         """Score with `resident` from now on; return whether that is another model than before.
@@ -83,7 +96,10 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Score a dummy batch, so that live data do not wait for compiled code to be loaded. Has no side effects."""
-        twin = Pipeline(self._settings, Incidents(self._settings.incidents, ""), self._encoder, Metrics(), self._trials)
+        # The dummy records have neither field, and nobody is to be told of that.
+        inputs = self._settings.input.model_copy(update={"entity_field": None, "time_field": None})
+        settings = self._settings.model_copy(update={"input": inputs})
+        twin = Pipeline(settings, Incidents(settings.incidents, ""), self._encoder, Metrics(), self._trials)
         assert self._resident is not None
         twin.serve(self._resident)
         reading = np.full(len(self._resident.features), 1e30, np.float32)
@@ -111,7 +127,7 @@ class Pipeline:
     def score(self, records: RecordBlock, span: Span | None = None) -> ScoredBatch:
         """Decode, score and judge the records; return their outputs. Raises OutsideFault."""
         resident, stage = self._resident, self._metrics.stage
-        assert resident is not None
+        assert resident is not None and self._decoder is not None
         with stage.labels("decode").time():
             block = self._decode(records)
         windowed = self._window(block)
@@ -130,6 +146,7 @@ class Pipeline:
                 for name in self._settings.outputs:
                     values = per_vector(name, resident, windowed.x, scores, entity)
                     outputs.append(self._encoder.vectors(name, scores, values, block, resident))
+        has_no_score = np.isnan(scores)
         cold = int(np.count_nonzero(windowed.cold))
         if span is not None:
             span.tell(
@@ -144,7 +161,8 @@ class Pipeline:
             vectors=Counter({resident.version: len(block)}),
             events=Counter(anomalies.severities()),
             dead_letters=Counter(reject.reason for reject in block.rejects),
-            unscorable=int(np.count_nonzero(np.isnan(scores))) - cold,
+            unmatched=self._field_check.take(block, has_no_score, self._decoder),
+            unscorable=int(np.count_nonzero(has_no_score)) - cold,
             cold=cold,
             late=windowed.late,
             restarted=windowed.restarted,
@@ -177,9 +195,18 @@ class Pipeline:
 
     def _window(self, block: VectorBlock) -> Windowed:
         if self.windows is None:
-            return Windowed(block.x, np.zeros(0, bool), 0, 0)
+            return Windowed(block.x, np.zeros(0, bool), 0, 0, _NO_ROWS)
         with self._metrics.stage.labels("window").time():
-            return self.windows.push(block)
+            windowed = self.windows.push(block)
+        if len(windowed.set_back) and time.monotonic() >= self._set_back_told_at + SET_BACK_TOLD_EVERY:
+            self._set_back_told_at = time.monotonic()
+            log.warning(
+                "event_time_set_back",
+                entity=block.entity(int(windowed.set_back[0])),
+                windows=len(windowed.set_back),
+                consequence="their windows begin anew; local times need OFFNORMAL_INPUT__TIMEZONE",
+            )
+        return windowed
 
     @staticmethod
     def _entities(block: VectorBlock, resident: LoadedModel) -> Int64s | None:
@@ -196,12 +223,17 @@ class Pipeline:
 
 
 def per_vector(
-    output: PerVector, resident: LoadedModel, x: Float32s, scores: Float32s, entity: Int64s | None = None
+    output: PerVectorOutput, resident: LoadedModel, x: Float32s, scores: Float32s, entity: Int64s | None = None
 ) -> Float32s:
     """Return the values [n, k] that an output topic has of each vector."""
-    if output == "latents":
-        return resident.encode(x, entity)
-    if output == "reconstructions":
-        return resident.reconstruct(x, entity)
-    p_values = np.maximum(resident.calibration.p_value(scores), np.finfo(np.float32).tiny)  # not 0 as float32 either
-    return np.column_stack((scores, p_values)).astype(np.float32)
+    match output:
+        case "scores":
+            # Not 0 as float32 either.
+            p_values = np.maximum(resident.calibration.p_value(scores), np.finfo(np.float32).tiny)
+            return np.column_stack((scores, p_values)).astype(np.float32)
+        case "latents":
+            return resident.encode(x, entity)
+        case "reconstructions":
+            return resident.reconstruct(x, entity)
+        case _:
+            assert_never(output)

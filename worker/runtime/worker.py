@@ -103,20 +103,21 @@ class Worker:
         return Health(is_live, is_live and waits_for is None, details)
 
     def _waits_for(self) -> str | None:
-        if self.models.default is None:
+        if self.models.lacking():
             has_looked = self._watcher is not None and self._watcher.first_look.is_set()
             return "a champion" if has_looked else "the registry, which is being read"
         return None if self._state.is_member else "the consumer group"
 
     def _await_champion(self) -> bool:
-        """Wait until there is a model; return False if told to stop first."""
+        """Wait until all models that are needed are there; return False if told to stop first."""
         assert self._watcher is not None
         while not self._watcher.first_look.wait(0.05) and not self._stop.is_set():
             self._state.turned = time.monotonic()
-        if self.models.default is None and not self._stop.is_set():
-            model = self._settings.model.name
-            log.warning("champion_awaited", model=model, hint="`python -m training` makes and promotes one")
-        while self.models.default is None and not self._stop.is_set():
+        if (lacking := self.models.lacking()) and not self._stop.is_set():
+            named = "" if lacking[0] == self._settings.model.name else f"OFFNORMAL_MODEL__NAME={lacking[0]} "
+            hint = f"`{named}python -m training` makes and promotes one"
+            log.warning("champion_awaited", models=lacking, hint=hint)
+        while self.models.lacking() and not self._stop.is_set():
             self._state.turned = time.monotonic()
             self._stop.wait(0.05)
         return not self._stop.is_set()

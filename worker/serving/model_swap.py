@@ -64,10 +64,18 @@ class ResidentModels:
         self.by_name: Mapping[str, LoadedModel] = {}  # replaced as a whole
         torch.set_num_threads(settings.threads)
 
-    @property
-    def default(self) -> LoadedModel | None:
-        """Return the default model, which also scores the records of a route whose own model has no champion."""
-        return self.by_name.get(self._settings.model.name)
+    def serving(self, model: str) -> LoadedModel | None:
+        """Return what scores the records of a model: its champion, else the default model's, else nothing."""
+        return self.by_name.get(model) or self.by_name.get(self._settings.model.name)
+
+    def lacking(self) -> list[str]:
+        """Return the models that need a champion before a worker can begin.
+
+        The default model needs one only where it is needed: without routes, or for a route whose model has none. A
+        topic all of whose keys are routed does without.
+        """
+        routed = self._settings.model.routes.values()
+        return [model for model in dict.fromkeys(routed or [self._settings.model.name]) if self.serving(model) is None]
 
     def load(self, data: bytes) -> LoadedModel:
         """Check an artefact, put it on the device, check its probe there and warm it up. Raises ArtefactError.

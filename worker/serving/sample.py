@@ -48,11 +48,19 @@ class Sample:
         scaled_by: Int64s | None,
         resident: LoadedModel,
         share: float = 0.0,
-    ) -> "Sample":
-        """Return a sample of a block of at least one vector; `share` is the least share of the vectors it has."""
+    ) -> "Sample | None":
+        """Return a sample of a block of at least one vector; `share` is the least share of the vectors it has.
+
+        Vectors without any reading are left out. Returns None where all are.
+        """
         n, reference = len(block), resident.reference
         wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
         rows = np.arange(0, n, max(min(n // wanted, int(1 / share) if share else n), 1))
+        stands_for = n / len(rows)
+        # A record that has no feature at all is not of this model: it tells nothing of its sensors.
+        rows = rows[~np.isnan(block.x[rows]).all(axis=1)]
+        if not len(rows):
+            return None
         record = block.record[rows]
         sampled, inverse = np.unique(record, return_inverse=True)
         records = block.records.take(sampled)
@@ -68,7 +76,7 @@ class Sample:
             x=x,
             scores=scores[rows],
             time=block.time[rows],
-            stands_for=np.full(len(rows), n / len(rows)),
+            stands_for=np.full(len(rows), stands_for),
             entity=entity,
             names={
                 hash: (int(block.records.partition[record[i]]), block.entity_of_record(int(record[i])))

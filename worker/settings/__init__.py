@@ -3,7 +3,8 @@
 `load()` is the only way in. Settings of a section are in sections.py, their types in fields.py.
 """
 
-from worker.settings.fields import CONFIG_FILE, PREFIX, Duration, lacks_package, seconds, start_time
+from worker.settings.fields import CONFIG_FILE, PREFIX, Duration, PerVectorOutput, lacks_package, seconds, start_time
+from worker.settings.input_section import InputSettings
 from worker.settings.loading import describe, load, variables
 from worker.settings.sections import (
     BatchSettings,
@@ -11,7 +12,6 @@ from worker.settings.sections import (
     EntitySettings,
     HttpSettings,
     IncidentSettings,
-    InputSettings,
     KafkaSettings,
     LogSettings,
     ModelSettings,
@@ -34,6 +34,7 @@ __all__ = [
     "KafkaSettings",
     "LogSettings",
     "ModelSettings",
+    "PerVectorOutput",
     "SchemaRegistrySettings",
     "Settings",
     "TopicSettings",

@@ -4,7 +4,8 @@ import math
 import re
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -18,6 +19,8 @@ from worker.settings.formats import FORMATS
 
 PREFIX = "OFFNORMAL_"
 CONFIG_FILE = PREFIX + "CONFIG"
+# What OFFNORMAL_OUTPUTS may name: a topic of TopicSettings each. mypy finds what has to know a new one.
+PerVectorOutput = Literal["scores", "latents", "reconstructions"]
 SECRET_FILES = ("password_file", "signing_key_file", "token_file")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -32,6 +35,15 @@ def seconds(value: object) -> float:
     if not match:
         raise ValueError(f"{value!r} is no duration: write seconds, or a number with ms, s, m, h or d")
     return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def zone_name(name: str) -> str:
+    """Return the name of a time zone. Raises ValueError where this machine does not know it."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone: write one such as Europe/Berlin or UTC") from None
+    return name
 
 
 def _start(value: object) -> object:

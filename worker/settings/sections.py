@@ -1,21 +1,20 @@
-"""The sections of the settings, each a frozen model with a description of every field."""
+"""The sections of the settings, each a frozen model with a description of every field.
+
+The section `input` is in input_section.py.
+"""
 
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    field_validator,
     model_validator,
 )
 
 from worker.settings.fields import (
-    SECRET_FILES,
     Duration,
     HostName,
     Key,
@@ -24,37 +23,8 @@ from worker.settings.fields import (
     _cron,
     _start,
     _url,
-    seconds,
-    with_its_package,
 )
-from worker.settings.formats import FormatName
-
-
-class Section(BaseModel):
-    """A secret may lie in a file (a mounted Kubernetes secret), which `<its name>_file` names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _secrets_from_files(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        resolved = dict(values)
-        for name in cls.model_fields:
-            file = values.get(f"{name}_file")
-            if file is None or f"{name}_file" not in SECRET_FILES:
-                continue
-            if values.get(name) is not None:
-                raise ValueError(f"{name} and {name}_file are both set: set only one of them")
-            try:
-                with open(str(file), encoding="utf-8") as opened:
-                    resolved[name] = opened.read().strip("\r\n")
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{name}_file: {getattr(error, 'strerror', error)}: {file}") from None
-            if not resolved[name]:
-                raise ValueError(f"{name}_file: {file} is empty")
-        return resolved
+from worker.settings.section import Section
 
 
 class KafkaSettings(Section):
@@ -140,52 +110,6 @@ class TopicSettings(Section):
         "offnormal.reconstructions",
         description="out, if listed in OFFNORMAL_OUTPUTS: every vector as the model reconstructs it",
     )
-
-
-class InputSettings(Section):
-    """How records are read: format, entity, time, features."""
-
-    format: FormatName = Field("json", description="format of the vectors; a record's content-type header overrides it")
-    entity_field: str | None = Field(
-        None, description="JSON key that holds the entity; without it the record's key is the entity"
-    )
-    time_field: str | None = Field(
-        None,
-        description="JSON key that holds the event time; otherwise the time header, or else the record's timestamp",
-    )
-    time_header: str | None = Field(
-        None, description="Kafka header that holds the event time, as a number or in ISO 8601"
-    )
-    step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
-        None, description="expected time between two vectors of an entity; a step without one counts as missing"
-    )
-    max_gap: Duration = Field(3600.0, gt=0, description="an entity that is silent for longer starts a new window")
-    reorder: int = Field(
-        4, ge=0, le=1000, description="how many later vectors of an entity may overtake one before it counts as late"
-    )
-    strict: bool = Field(False, description="reject records with a JSON key that is no feature")
-    features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
-        None, description="number of features, or a JSON list of names; for training, where the data do not name them"
-    )
-
-    @field_validator("format")
-    @classmethod
-    def _served(cls, value: str) -> str:
-        return with_its_package(value)
-
-    @field_validator("features", mode="before")
-    @classmethod
-    def _no_flag(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError("a count or a JSON list of names")
-        return value
-
-    @field_validator("features")
-    @classmethod
-    def _named_once(cls, value: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
-        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
-            raise ValueError("list at least one feature, and each name only once")
-        return value
 
 
 class SchemaRegistrySettings(Section):
@@ -339,6 +263,11 @@ class TrainingSettings(Section):
     cooldown: Duration = Field(3600.0, description="minimum time between two requested trainings of a model")
     regime_share: float = Field(
         0.4, gt=0, le=1, description="minimum share of the window that a new regime has to fill to be learned"
+    )
+    accept_fault_after: Duration = Field(
+        86400.0,
+        gt=0,
+        description="a sensor at fault for so long counts as a change of the plant: training goes on without it",
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same model on the CPU")
     reports: str | None = Field(None, description="a directory for a report of each training, as a page")

@@ -15,8 +15,9 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from worker.settings.fields import CONFIG_FILE, PREFIX, with_its_package
+from worker.settings.fields import CONFIG_FILE, PREFIX, PerVectorOutput, with_its_package
 from worker.settings.formats import FORMATS, OutputFormatName
+from worker.settings.input_section import InputSettings
 from worker.settings.sections import (
     BatchSettings,
     DetectionSettings,
@@ -24,7 +25,6 @@ from worker.settings.sections import (
     EntitySettings,
     HttpSettings,
     IncidentSettings,
-    InputSettings,
     KafkaSettings,
     LogSettings,
     ModelSettings,
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         description="exactly_once: a fault repeats nothing; at_least_once: it may repeat outputs, with equal ids;"
         " see docs/guarantees.md",
     )
-    outputs: tuple[Literal["scores", "latents", "reconstructions"], ...] = Field(
+    outputs: tuple[PerVectorOutput, ...] = Field(
         (), description="more output topics, a JSON list of scores, latents, reconstructions"
     )
     event_format: Literal["json", "avro"] = Field(

@@ -9,7 +9,7 @@ import numpy as np
 
 from worker.native.jit import compiled
 
-COLD, LATE, RESTARTED = 1, 2, 4  # flags of a row
+COLD, LATE, RESTARTED, SET_BACK = 1, 2, 4, 8  # flags of a row
 
 
 @compiled
@@ -64,6 +64,7 @@ def push(
     head,
     count,
     last,
+    late_run,
     spans,
     step,
     max_gap,
@@ -72,6 +73,9 @@ def push(
     out,
 ):
     """Take rows [n, d] in the order of their arrival; return flags [n].
+
+    A row that is late by more than `reorder` rows has no window: a window of it would hold a jump that never was. More
+    than `reorder` such rows one after another (`late_run`) show a clock that was set back: the window begins anew.
 
     `out` [n, K d] gets the coefficients of each row's window (worker/models/wavelet.py), over the readings that are
     there; NaN where the window is not full, or the row has fewer than `min_present` readings.
@@ -104,44 +108,49 @@ def push(
             j -= 1
         newer = n - j - is_repeated
         late = newer > reorder or (step > 0 and n > 0 and j == 0 and not is_repeated)
-        if late:  # it is scored with the newest rows, and kept out of its neighbours' windows
-            flags[i] |= LATE
-            j = n
-        else:
-            if step > 0 and j == n and n > 0:
-                newest = (h + n - 1) % length
-                missing = (t - ring_time[c, newest]) // step - 1
-                # They get the offset of the row before the gap: reading back from that row finds the gap again.
-                before = ring_offset[c, newest]
-                for k in range(min(missing, length), 0, -1):
-                    if n == length:
-                        h = (h + 1) % length
-                        n -= 1
-                    slot = (h + n) % length
-                    rings[c, slot] = np.nan
-                    ring_time[c, slot] = t - k * step
-                    ring_offset[c, slot] = before
-                    n += 1
-                j = n
-            if not is_repeated:
+        late_run[c] = late_run[c] + 1 if late else 0
+        if late and late_run[c] <= reorder:  # kept out of its neighbours' windows
+            flags[i] |= LATE | COLD
+            out[i] = np.nan
+            continue
+        if late:
+            flags[i] |= RESTARTED | SET_BACK
+            late_run[c] = 0
+            n, j, is_repeated = 0, 0, False
+        if step > 0 and j == n and n > 0:
+            newest = (h + n - 1) % length
+            missing = (t - ring_time[c, newest]) // step - 1
+            # They get the offset of the row before the gap: reading back from that row finds the gap again.
+            before = ring_offset[c, newest]
+            for k in range(min(missing, length), 0, -1):
                 if n == length:
                     h = (h + 1) % length
                     n -= 1
-                    j -= 1
-                for k in range(n, j, -1):
-                    to, previous = (h + k) % length, (h + k - 1) % length
-                    rings[c, to] = rings[c, previous]
-                    ring_time[c, to] = ring_time[c, previous]
-                    ring_offset[c, to] = ring_offset[c, previous]
+                slot = (h + n) % length
+                rings[c, slot] = np.nan
+                ring_time[c, slot] = t - k * step
+                ring_offset[c, slot] = before
                 n += 1
-            slot = (h + j) % length
-            rings[c, slot] = x[i]
-            ring_time[c, slot] = t
-            if (
-                not is_repeated
-            ):  # else that of the row whose place it takes: read back from here, there would be no such step
-                ring_offset[c, slot] = offset[i]
-            head[c], count[c] = h, n
+            j = n
+        if not is_repeated:
+            if n == length:
+                h = (h + 1) % length
+                n -= 1
+                j -= 1
+            for k in range(n, j, -1):
+                to, previous = (h + k) % length, (h + k - 1) % length
+                rings[c, to] = rings[c, previous]
+                ring_time[c, to] = ring_time[c, previous]
+                ring_offset[c, to] = ring_offset[c, previous]
+            n += 1
+        slot = (h + j) % length
+        rings[c, slot] = x[i]
+        ring_time[c, slot] = t
+        if (
+            not is_repeated
+        ):  # else that of the row whose place it takes: read back from here, there would be no such step
+            ring_offset[c, slot] = offset[i]
+        head[c], count[c] = h, n
         if j + 1 < window:
             flags[i] |= COLD
             out[i] = np.nan
@@ -157,7 +166,6 @@ def push(
             more[:] = 0
             more_seen[:] = 0
             for lag in range(spans[k, 0], spans[k, 1]):
-                # A late row is not in the ring; it is treated as the one after the newest entry.
                 entry = rings[c, (h + j - lag) % length]
                 for f in range(d):
                     v = entry[f]

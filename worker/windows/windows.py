@@ -26,13 +26,15 @@ class Windowed:
     """`x` [n, K d], the coefficients of a block's windows.
 
     They are NaN where a window is not full yet (`cold` [n]) or its newest vector has too few readings. `late` vectors
-    came out of order beyond the bound. `restarted` windows began anew after a gap.
+    came out of order beyond the bound, and have no window. `restarted` windows began anew after a gap. `set_back` are
+    the rows, in ascending order, at which a window began anew since its entity's time went back and stayed back.
     """
 
     x: Float32s
     cold: Bools
     late: int
     restarted: int
+    set_back: Int64s
 
 
 class Windows:
@@ -56,6 +58,7 @@ class Windows:
         self._head = np.zeros(capacity, np.int64)
         self._count = np.zeros(capacity, np.int64)
         self._last = np.zeros(capacity, np.int64)  # event time of what came last
+        self._late_run = np.zeros(capacity, np.int64)  # late rows one after another, up to now
         self._seen = np.zeros(capacity, np.float64)
         self._owner = np.zeros(capacity, np.uint64)
         self._partition = np.zeros(capacity, np.int64)
@@ -106,6 +109,7 @@ class Windows:
                 self._head,
                 self._count,
                 self._last,
+                self._late_run,
                 self._spans,
                 self._step,
                 self._max_gap,
@@ -121,6 +125,7 @@ class Windows:
             (flags & ring.COLD) > 0,
             int(np.count_nonzero(flags & ring.LATE)),
             int(np.count_nonzero(flags & ring.RESTARTED)),
+            np.flatnonzero(flags & ring.SET_BACK),
         )
 
     def forget(self, partition: int) -> None:
@@ -160,6 +165,7 @@ class Windows:
             return
         self._owner[codes] = 0
         self._count[codes] = 0
+        self._late_run[codes] = 0
         self._free[self._n_free : self._n_free + len(codes)] = codes
         self._n_free += len(codes)
         ring.rebuild(self._slots, self._slot_codes, self._owner)

@@ -9,6 +9,7 @@ compiled loops (loop.py) that know where the columns lie. Everything else is lef
 
 import struct
 from collections.abc import Sequence
+from datetime import UTC, tzinfo
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,15 +20,8 @@ from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.arrow import loop
 from worker.decoding.arrow.flatbuffer import is_little, prefix_of, refuse_compressed
-from worker.decoding.format import (
-    LAST_SECOND,
-    LAST_TIME,
-    NO_TIME,
-    FeatureSchema,
-    Parsed,
-    milliseconds,
-    without_infinite,
-)
+from worker.decoding.event_time import FIRST_MS, LAST_MS, NO_TIME, milliseconds, times_ms_of
+from worker.decoding.format import FeatureSchema, Parsed, without_infinite
 from worker.decoding.loop_output import ENTITY, TIME, VALUES, named
 from worker.decoding.reject_reasons import (
     BAD_ENTITY,
@@ -64,8 +58,16 @@ class _Plan(NamedTuple):
 class Arrow:
     """Reads `arrow`: records of a known schema by compiled loops, others by pyarrow."""
 
-    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
+    def __init__(
+        self,
+        features: Sequence[str],
+        entity_field: str | None,
+        time_field: str | None,
+        strict: bool,
+        zone: tzinfo = UTC,
+    ):
         self._features = tuple(features)
+        self._zone = zone
         self._known = {*self._features, entity_field, time_field}
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
         self._plans: dict[bytes, _Plan | None] = {}  # how a stream begins -> None where the loop cannot read it
@@ -74,7 +76,7 @@ class Arrow:
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Arrow":
         """Return a reader for the feature schema."""
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict)
+        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.zone)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
@@ -197,7 +199,7 @@ class Arrow:
         x = self._matrix(table)
         times = None
         if self._time_field is not None and (column := _column(table, self._time_field)) is not None:
-            times = _times(column, self._time_field)
+            times = _times(column, self._time_field, self._zone)
         entities: dict[int, str] = {}
         if self._entity_field is not None and _column(table, self._entity_field) is not None:
             for r, parsed_table in alike:
@@ -205,7 +207,7 @@ class Arrow:
                     entities[r] = name
         counts = np.array([parsed_table.num_rows for _, parsed_table in alike], np.int64)
         parsed = Parsed(np.array([r for r, _ in alike], np.int64), counts, x, (), entities, row_times=times)
-        return without_infinite(parsed)
+        return without_infinite(parsed, self._features)
 
     def _matrix(self, table: pa.Table) -> Float32s:
         """Return the readings [n, d]. Raises Refused."""
@@ -283,26 +285,25 @@ def _rows(column: pa.ChunkedArray, width: int) -> Float32s:
     return _numbers(pa.chunked_array([c.flatten() for c in column.chunks], kind.value_type), _VALUES).reshape(-1, width)
 
 
-def _times(column: pa.ChunkedArray, name: str) -> Int64s:
+def _times(column: pa.ChunkedArray, name: str, zone: tzinfo) -> Int64s:
     """Return the times [n] in milliseconds, NO_TIME where null. Raises Refused."""
     kind = column.type
     missing = column.is_null().to_numpy()
     if pa.types.is_timestamp(kind):
         times, by = _TO_MS[kind.unit]
         raw_times = column.cast(pa.int64()).fill_null(0).to_numpy()
-        bad = (raw_times < 0) | (raw_times // by >= LAST_TIME // times)
-        times_ms = raw_times // by * times
+        is_valid = (raw_times // by >= FIRST_MS // times) & (raw_times // by < LAST_MS // times)
+        times_ms = np.where(is_valid, raw_times // by * times, NO_TIME)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        raw_times = column.fill_null(0).to_numpy().astype(np.float64)
-        bad = ~((raw_times >= 0) & (raw_times < LAST_TIME))
-        raw_times = np.where(bad, 0, raw_times)
-        times_ms = np.where(raw_times < LAST_SECOND, raw_times * 1000, raw_times).astype(np.int64)
+        raw_times = column.fill_null(0).to_numpy()
+        times_ms = times_ms_of(raw_times)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array([NO_TIME if v is None else milliseconds(v) for v in column.to_pylist()], np.int64)
+        return np.array([NO_TIME if v is None else milliseconds(v, zone) for v in column.to_pylist()], np.int64)
     else:
         raise Refused(BAD_TIME, f"column {name!r} holds no times, but {str(kind)[:100]}")
+    bad = (times_ms == NO_TIME) & ~missing
     if bad.any():
-        raise Refused(BAD_TIME, f"column {name!r}: {raw_times[bad][0]} is not a valid time")
+        raise Refused(BAD_TIME, f"column {name!r}: {raw_times[bad][0]} is not a valid time (1990 to 2100)")
     return np.where(missing, NO_TIME, times_ms)
 
 

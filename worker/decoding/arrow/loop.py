@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from worker.decoding.format import LAST_SECOND, LAST_TIME, NO_TIME
+from worker.decoding.event_time import FIRST_MS, LAST_MS, NO_TIME, ms_of_float, ms_of_whole
 from worker.decoding.loop_output import ENTITY, TIME, VALUES
 from worker.native.jit import compiled, inlined, read_only
 from worker.native.raw_memory import byte, eight_bytes, four_bytes
@@ -20,7 +20,6 @@ from worker.native.raw_memory import byte, eight_bytes, four_bytes
 FLOAT, DOUBLE, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, TEXT = range(11)
 PLAIN, FIXED, LIST = range(3)
 SIZES: Final = np.array([4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 4])
-_LAST_SECOND, _LAST_TIME = np.int64(LAST_SECOND), np.int64(LAST_TIME)
 _LARGEST: Final = np.float64(np.finfo(np.float32).max)
 _CONTINUES: Final = 0xFFFFFFFF
 _V5, _RECORD_BATCH = 4, 3
@@ -191,17 +190,20 @@ def fill(rows, places, columns, x, times, names):
                 if role != TIME:
                     x[to, j] = value if kind in (DOUBLE, UINT64) else np.float64(whole)
                 elif kind == INT64:
-                    if unit > 0:
-                        whole //= unit
-                    bad = whole < 0 or whole >= (_LAST_TIME // -unit if unit < 0 else _LAST_TIME)
-                    if unit < 0:
-                        whole *= -unit
-                    times[to] = whole * 1000 if unit == 0 and whole < _LAST_SECOND else whole
-                    good[i] &= not bad
+                    if unit == 0:
+                        times[to] = ms_of_whole(whole)
+                    else:
+                        if unit > 0:
+                            whole //= unit
+                        elif whole < LAST_MS // -unit:
+                            whole *= -unit
+                        else:
+                            whole = LAST_MS
+                        times[to] = whole if whole >= FIRST_MS and whole < LAST_MS else NO_TIME
+                    good[i] &= times[to] != NO_TIME
                 elif kind == DOUBLE:
-                    is_valid = value >= 0 and value < _LAST_TIME
-                    good[i] &= is_valid
-                    times[to] = np.int64((value * 1000 if value < _LAST_SECOND else value) if is_valid else 0.0)
+                    times[to] = ms_of_float(value)
+                    good[i] &= times[to] != NO_TIME
                 else:
                     good[i] = False
         row += n

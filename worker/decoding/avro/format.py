@@ -8,6 +8,7 @@ document.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,8 @@ from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
 from worker.decoding.avro import loop
 from worker.decoding.documents import Documents
-from worker.decoding.format import LAST_TIME, FeatureSchema, Parsed, moment
+from worker.decoding.event_time import FIRST_MS, LAST_MS, moment
+from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.loop_output import ENTITY, SKIP, TIME, VALUES, Taken
 from worker.decoding.reject_reasons import UNKNOWN_SCHEMA, UNPARSEABLE, Refused
 from worker.errors import SchemaRegistryError
@@ -83,7 +85,7 @@ class _Reader:
             raise Refused(UNPARSEABLE, f"{len(text) - source.tell()} bytes more than its schema describes")
         if self.unit and type(time := document[self.time_field]) is int:
             time //= self.unit
-            document[self.time_field] = moment(time) if 0 <= time < LAST_TIME else -1  # that is no time
+            document[self.time_field] = moment(time) if FIRST_MS <= time < LAST_MS else -1  # that is no time
         return document, self.has_booleans
 
 
@@ -97,8 +99,10 @@ class Avro:
         time_field: str | None,
         strict: bool,
         registry: SchemaRegistry,
+        zone: tzinfo = UTC,
+        coerce: bool = False,
     ):
-        self._documents = Documents(features, entity_field, time_field, strict)
+        self._documents = Documents(features, entity_field, time_field, strict, zone, coerce)
         self._features = tuple(features)
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
         self._registry = registry
@@ -109,7 +113,7 @@ class Avro:
     def of(cls, schema: FeatureSchema) -> "Avro":
         """Return a reader for the feature schema, whose registry must be there."""
         assert schema.registry is not None
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.registry)
+        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.registry, schema.zone)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""

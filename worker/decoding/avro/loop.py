@@ -8,14 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from worker.decoding.format import LAST_SECOND, LAST_TIME
+from worker.decoding.event_time import FIRST_MS, LAST_MS, NO_TIME, ms_of_float, ms_of_whole
 from worker.decoding.loop_output import ENTITY, SKIP, TIME, VALUES
 from worker.native.jit import compiled, inlined, read_only
 from worker.native.raw_memory import byte, eight_bytes
 
 # How a field is written. LONG is also int and enum; FLOATS and DOUBLES are arrays.
 NULL, BOOLEAN, LONG, FLOAT, DOUBLE, TEXT, BYTES, FLOATS, DOUBLES = range(9)
-_LAST_SECOND, _LAST_TIME = np.int64(LAST_SECOND), np.int64(LAST_TIME)
 _LARGEST: Final = np.float64(np.finfo(np.float32).max)
 _1, _7, _4, _8, _127 = (np.uint64(k) for k in (1, 7, 4, 8, 127))
 
@@ -69,10 +68,10 @@ def parse(buffer, start, length, kinds, roles, nulls, units, x, times, names):
                         good = False
                         break
                 elif role == TIME:
-                    if not (value >= 0 and value < _LAST_TIME):
-                        good = False
+                    times[i] = ms_of_float(value)
+                    good = times[i] != NO_TIME
+                    if not good:
                         break
-                    times[i] = np.int64(value * 1000) if value < _LAST_SECOND else np.int64(value)
                 elif role != SKIP:
                     good = False
                     break
@@ -86,12 +85,12 @@ def parse(buffer, start, length, kinds, roles, nulls, units, x, times, names):
                 elif role == TIME:
                     if units[k] > 0:
                         number //= units[k]
-                    if number < 0 or number >= _LAST_TIME:
-                        good = False
+                        times[i] = number if number >= FIRST_MS and number < LAST_MS else NO_TIME
+                    else:
+                        times[i] = ms_of_whole(number)
+                    good = times[i] != NO_TIME
+                    if not good:
                         break
-                    if units[k] == 0 and number < _LAST_SECOND:
-                        number *= 1000
-                    times[i] = number
                 elif role != SKIP:
                     good = False
                     break

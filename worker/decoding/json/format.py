@@ -6,8 +6,10 @@ them byte for byte. All other records are left to worker/decoding/documents.py, 
 have escapes, other scripts, another key order, nesting, a number that is hard to round, or an error.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from datetime import UTC, tzinfo
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -43,8 +45,16 @@ class _Layout(NamedTuple):
 class Json:
     """Reads `json`: records of a learned layout by a compiled loop, others by Documents."""
 
-    def __init__(self, features: Sequence[str], entity_field: str | None, time_field: str | None, strict: bool):
-        self._any = Documents(features, entity_field, time_field, strict)
+    def __init__(
+        self,
+        features: Sequence[str],
+        entity_field: str | None,
+        time_field: str | None,
+        strict: bool,
+        zone: tzinfo = UTC,
+        coerce: bool = False,
+    ):
+        self._any = Documents(features, entity_field, time_field, strict, zone, coerce)
         self._features = tuple(features)
         self._columns = {name: j for j, name in enumerate(self._features)}
         self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
@@ -53,7 +63,7 @@ class Json:
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Json":
         """Return a reader for the feature schema."""
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict)
+        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.zone, schema.coerce)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
@@ -134,7 +144,23 @@ def load(text: bytes) -> tuple[Any, bool]:
     try:
         return orjson.loads(text), b"true" in text or b"false" in text
     except orjson.JSONDecodeError as error:
-        raise Refused(UNPARSEABLE, str(error)) from None
+        document = _with_nan(text)
+        if document is None:
+            raise Refused(UNPARSEABLE, str(error)) from None
+        return document, b"true" in text or b"false" in text
+
+
+def _with_nan(text: bytes) -> Any:
+    """Return a document that holds NaN or Infinity, as Python and JavaScript write them; None if it is none.
+
+    They are no JSON, but json.dumps, pandas and others write them for readings that are missing or infinite.
+    """
+    if b"NaN" not in text and b"Infinity" not in text:
+        return None
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
 
 
 def _words(texts: Sequence[bytes]) -> UInt64s:

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from worker.decoding.event_time import NO_TIME, ms_of_float, ms_of_whole
 from worker.decoding.json.numbers import extent, plain_number
 from worker.decoding.loop_output import ENTITY, REFUSED, SKIP, TIME, VALUES
 from worker.native.jit import compiled, inlined
@@ -19,6 +20,7 @@ _POWERS: Final = np.array([float(f"1e{k}") for k in range(309)])
 _TENTHS: Final = np.array([1 / _POWERS[:9], -1 / _POWERS[:9]])
 _EXACT_POWER, _EXACT_DIGITS, _MOST_DIGITS = 22, 2**53, 19
 _LEAST, _MOST = 1.2e-38, 3.4e38  # float32 is exact to the last of its bits in between
+_LARGEST_INT: Final = np.uint64(2**63 - 1)
 _1, _2, _3, _4, _8, _10 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 10))
 _QUOTE, _COMMA, _BACKSLASH, _MINUS, _POINT, _DIGIT_0 = 34, 44, 92, 45, 46, np.uint64(48)
 _OPEN_ARRAY, _CLOSE_ARRAY, _CLOSE_OBJECT = 91, 93, 125
@@ -124,6 +126,14 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
                 if role >= 0:
                     x[i, role] = np.nan
                 cursor += _4
+            elif first == 78:  # N of NaN, which Python's json.dumps writes
+                if role in (ENTITY, TIME) or end - cursor < 3 or byte(cursor + _1) != 97:
+                    break
+                if byte(cursor + _2) != 78:
+                    break
+                if role >= 0:
+                    x[i, role] = np.nan
+                cursor += _3
             elif first == 116 or first == 102:  # t, f
                 if role != SKIP or end - cursor < 4:
                     break
@@ -160,12 +170,11 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
                         break
                     x[i, role] = value
                 elif role == TIME:
-                    if not exact or negative or value >= 1e14:
+                    if negative or (exponent == 0 and mantissa > _LARGEST_INT) or (exponent != 0 and not exact):
                         break
-                    if exponent == 0:
-                        times[i] = np.int64(mantissa) * (1000 if mantissa < 100_000_000_000 else 1)
-                    else:
-                        times[i] = np.int64(value * 1000) if value < 1e11 else np.int64(value)
+                    times[i] = ms_of_whole(np.int64(mantissa)) if exponent == 0 else ms_of_float(value)
+                    if times[i] == NO_TIME:
+                        break
 
             # what stands after it
             if in_array:

@@ -129,8 +129,9 @@ function showNow(first) {
   put("observed", recent == null ? "–" : share(recent));
   put("observed-more", `${model ? `promised ${share(model.budget)} of normal ones` : "no promise yet"}; ${all == null ? "–" : share(all)} in all`);
   put("dead", count(n.dead));
-  put("dead-more", n.dead === 0 ? "every record was read" : `${count(n.recent.dead)} in the last ten minutes`);
-  $("dead").classList.toggle("bad", n.recent.dead > 0);
+  const unmatched = n.unmatched ? `; ${count(n.unmatched)} records had no feature, or not the field of entity or time` : "";
+  put("dead-more", (n.dead === 0 ? "every record was read" : `${count(n.recent.dead)} in the last ten minutes`) + unmatched);
+  $("dead").classList.toggle("bad", n.recent.dead > 0 || n.unmatched > 0);
   put("state", n.refused.length ? "model refused" : n.ready ? "ready" : n.live ? "waiting" : "stuck");
   put("state-more", n.refused.length ? n.refused.join(", ") : n.waits_for ? `for ${n.waits_for}` : n.live ? "reads, scores, publishes" : "its main loop makes no progress");
   $("state-tile").classList.toggle("bad", !n.ready || n.refused.length > 0);

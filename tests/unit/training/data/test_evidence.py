@@ -28,7 +28,7 @@ def told(monkeypatch: pytest.MonkeyPatch, **topics: list[Any]) -> Evidence:
         yield from (json.dumps(doc).encode() for doc in names.get(topic, []))
 
     monkeypatch.setattr(evidence, "_values", values)
-    return Evidence.read(SETTINGS, T)
+    return Evidence.read(SETTINGS, T, ("a", "b"))
 
 
 def event(offset: int, incident: int | None = None, entity: str | None = "m") -> dict[str, Any]:
@@ -86,6 +86,69 @@ def test_a_faulty_sensors_stretch_ends_when_it_is_told_or_soon_after_it_was_last
     assert known(told(monkeypatch, drift=[drift, closed])).count(VectorFlags.FAULTY) == 4
 
 
+HOUR = 3_600_000
+
+
+def fault(begin: int, latest: int, until: int | None = None, feature: str = "a") -> dict[str, Any]:
+    data = {
+        "kind": "sensor",
+        "model": {"name": "default"},
+        "topic": SENSORS,
+        "partition": 0,
+        "entity": "m",
+        "feature": feature,
+        "since": iso(begin),
+        "latest": iso(latest),
+        "until": None if until is None else iso(until),
+    }
+    return {"type": "offnormal.drift.v1", "data": data}
+
+
+def test_a_fault_of_a_sensor_that_the_model_does_not_have_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = told(monkeypatch, drift=[fault(T, T + 9000, feature="c")])
+    assert not any(known(found)) and not found.accepted
+
+
+def test_a_fault_that_lasts_for_a_day_is_a_change_of_the_plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = told(monkeypatch, drift=[fault(T - 24 * HOUR + 1, T)])
+    assert all(known(shorter)) and not shorter.accepted
+    found = told(monkeypatch, drift=[fault(T - 24 * HOUR, T)])
+    assert not any(known(found))
+    assert found.accepted == [("m", "a", T - 24 * HOUR)]
+
+
+def test_a_fault_that_each_new_worker_tells_anew_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts = [fault(T - 3 * hours * HOUR, T - (3 * hours - 2) * HOUR) for hours in range(9, 0, -1)]
+    assert told(monkeypatch, drift=restarts).accepted == [("m", "a", T - 27 * HOUR)]
+
+
+def test_a_fault_that_was_over_and_one_that_came_long_after_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = [fault(T - 30 * HOUR, T - 20 * HOUR, T - 19 * HOUR), fault(T - 18 * HOUR, T)]
+    assert not told(monkeypatch, drift=over).accepted
+    long_ago = [fault(T - 30 * HOUR, T - 30 * HOUR + 1000), fault(T - 18 * HOUR, T)]
+    assert not told(monkeypatch, drift=long_ago).accepted
+
+
+@pytest.mark.parametrize(
+    ("id", "verdict", "when", "accepted"),
+    [
+        (f"sensor/default/0/m/a/{T + 3000}", "dismissed", T + 9000, True),
+        ("sensor/default/0/m/a/17", "dismissed", T + 9000, True),  # of an earlier telling of the same sensor
+        (f"sensor/default/0/m/a/{T + 3000}", "confirmed", T + 9000, False),
+        (f"sensor/default/0/m/a/{T + 3000}", "dismissed", T + 1000, False),  # of a fault before this one
+        (f"sensor/default/0/m/ab/{T + 3000}", "dismissed", T + 9000, False),
+        (f"sensor/other/0/m/a/{T + 3000}", "dismissed", T + 9000, False),
+    ],
+)
+def test_a_person_can_dismiss_a_fault(
+    monkeypatch: pytest.MonkeyPatch, id: str, verdict: str, when: int, accepted: bool
+) -> None:
+    label = {"id": id, "verdict": verdict, "time": iso(when)}
+    found = told(monkeypatch, drift=[fault(T + 3000, T + 9000)], labels=[label])
+    assert bool(found.accepted) == accepted
+    assert any(known(found)) != accepted
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -103,7 +166,14 @@ def distorted(draw: st.DrawFn) -> Any:
                 {"id": f"{SENSORS}/0/5/0", "verdict": "dismissed"},
                 {
                     "type": "offnormal.drift.v1",
-                    "data": {"kind": "sensor", "topic": SENSORS, "partition": 0, "since": iso(T), "latest": iso(T)},
+                    "data": {
+                        "kind": "sensor",
+                        "topic": SENSORS,
+                        "partition": 0,
+                        "feature": "a",
+                        "since": iso(T),
+                        "latest": iso(T),
+                    },
                 },
                 {
                     "type": "offnormal.drift.v1",

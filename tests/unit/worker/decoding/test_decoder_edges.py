@@ -74,7 +74,11 @@ def test_rows_count_within_their_record() -> None:
     ("value", "reason"),
     [
         (b"\xff\xfe", "unparseable"),
-        (b"[NaN, 1]", "unparseable"),
+        (b"[nan, 1]", "unparseable"),
+        (b"[NaN, 1] x", "unparseable"),
+        (b"[Na, 1]", "unparseable"),
+        (b"[-NaN, 1]", "unparseable"),
+        (b'{"a": 1, "b": "NaN"}', "wrong-type"),
         (b"[1, 2] x", "unparseable"),
         (b"[1e400, 1]", "unparseable"),
         (b'["\\ud800", 1]', "unparseable"),
@@ -95,6 +99,8 @@ def test_rows_count_within_their_record() -> None:
         (b"[[1, 2], null]", "wrong-type"),
         (b"[[[1, 2]], [1, 2]]", "wrong-length"),
         (b"[1e39, null]", "infinite"),
+        (b"[Infinity, 1]", "infinite"),
+        (b'{"a": NaN, "b": -Infinity}', "infinite"),
         (b'{"a": -3.5e38}', "infinite"),
         (b"[[1, 2], [1e300, 2]]", "infinite"),
     ],
@@ -127,25 +133,53 @@ def test_a_bad_f32_record_has_its_reason_and_its_neighbours_stay(value: bytes, r
     [
         (b'{"a": 1, "when": true}', "bad-time"),
         (b'{"a": 1, "when": -1}', "bad-time"),
-        (b'{"a": 1, "when": 1e15}', "bad-time"),
+        (b'{"a": 1, "when": 0}', "bad-time"),
+        (b'{"a": 1, "when": 5.5}', "bad-time"),
+        (b'{"a": 1, "when": 631151999}', "bad-time"),
+        (b'{"a": 1, "when": 4102444800}', "bad-time"),
+        (b'{"a": 1, "when": 100000000000}', "bad-time"),  # 1973, if these are milliseconds
+        (b'{"a": 1, "when": 1e14}', "bad-time"),
+        (b'{"a": 1, "when": 5e18}', "bad-time"),
+        (b'{"a": 1, "when": 9223372036854775808}', "bad-time"),
+        (b'{"a": 1, "when": NaN}', "bad-time"),
+        (b'{"a": 1, "when": "0"}', "bad-time"),
+        (b'{"a": 1, "when": "soon"}', "bad-time"),
+        (b'{"a": 1, "when": "1970-01-01"}', "bad-time"),
+        (b'{"a": 1, "when": "1759123412345"}', None),  # as a date without dashes it would be of the year 1759
         (b'{"a": 1, "when": {}}', "bad-time"),
         (b'{"a": 1, "who": 1.5}', "bad-entity"),
         (b'{"a": 1, "who": false}', "bad-entity"),
         (b'{"a": 1, "who": {"id": 1}}', "bad-entity"),
     ],
 )
-def test_a_field_that_is_none_is_a_dead_letter(value: bytes, reason: str) -> None:
+def test_a_field_that_is_none_is_a_dead_letter(value: bytes, reason: str | None) -> None:
     block = decode([value, b"[1, 2]"], entity_field="who", time_field="when")
-    assert reasons(block) == [(0, reason)]
-    assert block.time.tolist() == [WHEN]
+    assert reasons(block) == ([] if reason is None else [(0, reason)])
+    assert block.time.tolist()[-1] == WHEN
 
 
 @pytest.mark.parametrize(
     ("when", "milliseconds"),
     [
-        (b"0", 0),
-        (b"1700000000.25", 1_700_000_000_250),
-        (b"1700000000250", 1_700_000_000_250),
+        (b"1700000000", WHEN),
+        (b"1700000000.25", WHEN + 250),
+        (b"1700000000250", WHEN + 250),
+        (b"1700000000250.7", WHEN + 250),
+        (b"1700000000250999", WHEN + 250),
+        (b"1700000000250999.5", WHEN + 250),
+        (b"1700000000250999999", WHEN + 250),
+        (b"1.7e9", WHEN),
+        (b"1.7e18", WHEN),
+        (b"631152000", 631_152_000_000),
+        (b"4102444799999999999", 4_102_444_799_999),
+        (b'"1700000000"', WHEN),
+        (b'"1700000000.25"', WHEN + 250),
+        (b'"1700000000250999999"', WHEN + 250),
+        (b'"2023-11-14 22:13:20 UTC"', WHEN),
+        (b'"2023-11-14T22:13:20.000000Z"', WHEN),
+        (b'"Tue, 14 Nov 2023 22:13:20 GMT"', WHEN),
+        (b'"Tue, 14 Nov 2023 23:13:20 +0100"', WHEN),
+        (b'"20231114T221320"', WHEN),
         (b'"2023-11-14T22:13:20"', WHEN),
         (b'"2023-11-14T23:13:20+01:00"', WHEN),
         (b"null", WHEN),
@@ -156,9 +190,26 @@ def test_the_time_field_is_the_event_time(when: bytes, milliseconds: int) -> Non
     assert block.time.tolist() == [milliseconds]
 
 
+@pytest.mark.parametrize(
+    ("when", "milliseconds"),
+    [
+        (b'"2023-11-14T23:13:20"', WHEN),
+        (b'"Tue, 14 Nov 2023 23:13:20"', WHEN),
+        (b'"2023-11-14T22:13:20Z"', WHEN),
+        (b"1700000000", WHEN),
+    ],
+)
+def test_a_time_without_an_offset_is_of_the_time_zone(when: bytes, milliseconds: int) -> None:
+    for header in (False, True):
+        value = b'{"a": 1}' if header else b'{"a": 1, "when": %s}' % when
+        headers = {0: [("at", when.strip(b'"'))]} if header else {}
+        block = decode([value], time_field="when", time_header="at", timezone="Europe/Berlin", headers=headers)
+        assert block.time.tolist() == [milliseconds]
+
+
 def test_the_time_of_a_record_is_that_of_all_its_rows() -> None:
-    block = decode([b"[0, 0]", b'{"values": [[1, 2], [3, 4]], "when": 7}'], time_field="when")
-    assert block.time.tolist() == [WHEN, 7000, 7000]
+    block = decode([b"[0, 0]", b'{"values": [[1, 2], [3, 4]], "when": 1700000007}'], time_field="when")
+    assert block.time.tolist() == [WHEN, WHEN + 7000, WHEN + 7000]
 
 
 def test_the_entity_is_that_of_the_payload_else_the_key_else_none() -> None:
@@ -168,7 +219,7 @@ def test_the_entity_is_that_of_the_payload_else_the_key_else_none() -> None:
 
 
 def test_strict_allows_features_and_named_fields_only() -> None:
-    fine = [b'{"a": 1, "who": "x", "when": 1}', b'{"values": {"a": 1}, "who": "x"}', b"[1, 2]"]
+    fine = [b'{"a": 1, "who": "x", "when": 1700000000}', b'{"values": {"a": 1}, "who": "x"}', b"[1, 2]"]
     block = decode([*fine, b'{"a": 1, "z": null}'], strict=True, entity_field="who", time_field="when")
     assert reasons(block) == [(3, "unknown-key")]
 
@@ -307,10 +358,11 @@ def test_the_ends_are_those_of_each_partition() -> None:
 )
 def test_the_time_header_is_the_event_time_unless_a_field_says_it(told: bytes, time: int) -> None:
     records = block_of(
-        [b'{"a": 1, "b": 2}', b'{"a": 1, "b": 2, "at": 5}', b"[1, 2]"], headers={r: [("t", told)] for r in (0, 1)}
+        [b'{"a": 1, "b": 2}', b'{"a": 1, "b": 2, "at": 1700000005}', b"[1, 2]"],
+        headers={r: [("t", told)] for r in (0, 1)},
     )
     block = Decoder(InputSettings(time_header="t", time_field="at"), ["a", "b"]).decode(records)
-    assert block.time.tolist() == [time, 5000, records.timestamp[2]]
+    assert block.time.tolist() == [time, WHEN + 5000, records.timestamp[2]]
 
 
 @pytest.mark.parametrize("told", [b"soon", b"", b"nan", b"-1", b"\xff", b"1e300"])
@@ -320,3 +372,64 @@ def test_a_time_header_that_is_no_time_makes_a_dead_letter_of_its_record_alone(t
     assert [(r.record, r.reason) for r in block.rejects] == [(0, "bad-time")]
     assert block.x.tolist() == [[3, 4]]
     assert block.nulls == 1
+
+
+def test_nan_is_a_missing_reading_in_every_shape() -> None:
+    """As Python's json.dumps, pandas and JavaScript write it."""
+    values = [
+        b"[NaN, 1]",
+        b'{"a": NaN, "b": 1}',
+        b'{"a":NaN,"b":1}',
+        b'{"values": [[NaN, 1]]}',
+        b'{"b": 1, "a": NaN}',
+        b'{"a": NaN, "b": 1, "c": NaN, "d": "\\u00e4"}',
+    ]
+    block = decode(values)
+    assert reasons(block) == []
+    np.testing.assert_array_equal(block.x, np.array([[NAN, 1]] * len(values), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b'{"a": 1, "b": "12,5"}', "b: the reading is no number but str '12,5'"),
+        (b'[1, "on"]', "b: the reading is no number but str 'on'"),
+        (b'{"a": true, "b": 2}', "a: the reading is no number but bool True"),
+        (b'{"a": 1, "b": 1e39}', "b: the reading is infinite in float32"),
+    ],
+)
+def test_a_refused_reading_is_told_with_its_sensor_and_its_value(value: bytes, error: str) -> None:
+    (reject,) = decode([value]).rejects
+    assert reject.error == error
+
+
+@pytest.mark.parametrize(
+    ("value", "row"),
+    [
+        (b'{"a": "12.5", "b": "-3"}', [12.5, -3]),
+        (b'{"a": "12,5", "b": " 7 "}', [12.5, 7]),
+        (b'["1e3", ".5"]', [1000, 0.5]),
+        (b'{"a": true, "b": false}', [1, 0]),
+        (b'{"a": "", "b": "NaN"}', [NAN, NAN]),
+        (b'{"a": "n/a", "b": null}', [NAN, NAN]),
+        (b'{"a": 1, "b": 2}', [1, 2]),
+    ],
+)
+def test_with_coerce_text_and_booleans_are_readings(value: bytes, row: list[float]) -> None:
+    block = decode([value], coerce=True)
+    assert reasons(block) == []
+    np.testing.assert_array_equal(block.x, np.array([row], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "error"),
+    [
+        (b'{"a": "1.234,5", "b": 2}', "wrong-type", "a: '1.234,5' is no number"),
+        (b'{"a": "on", "b": 2}', "wrong-type", "a: 'on' is no number"),
+        (b'{"a": [1], "b": 2}', "wrong-type", "a: the reading is no number but list [1]"),
+        (b'{"a": "inf", "b": 2}', "infinite", "a: the reading is infinite in float32"),
+    ],
+)
+def test_with_coerce_what_is_no_number_is_still_refused(value: bytes, reason: str, error: str) -> None:
+    (reject,) = decode([value], coerce=True).rejects
+    assert (reject.reason, reject.error) == (reason, error)

@@ -153,6 +153,18 @@ def test_a_sensor_at_fault_is_told_and_is_no_drift(resident: LoadedModel, fault:
     assert watched.watch.faults == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "to"), [("frozen", lambda x: np.full_like(x, 9.5)), ("silent", lambda x: np.full_like(x, np.nan))]
+)
+def test_a_fault_that_a_worker_finds_when_it_starts_began_then(resident: LoadedModel, fault: str, to) -> None:  # type: ignore[no-untyped-def]
+    watched = Watched(resident)
+    watched.time = begin = 1_790_000_000_000
+    bad = normal_rows(40 * ROWS, np.random.default_rng(10))
+    bad[:, 0] = to(bad[:, 0])
+    watched.send(bad)
+    assert {(each.fault, each.feature, each.since) for each in watched.faults} == {(fault, FEATURES[0], begin)}
+
+
 def test_a_reading_that_often_stands_still_is_not_frozen(artefact: Artefact) -> None:
     rng = np.random.default_rng(11)
 

@@ -13,10 +13,10 @@ from worker.decoding import Decoder
 from worker.detection import Judge
 from worker.models import Artefact
 from worker.publishing.cloudevents import schema
-from worker.publishing.encoder import EventEncoder, PerVector
+from worker.publishing.encoder import EventEncoder
 from worker.serving.loaded_model import LoadedModel
 from worker.serving.model_swap import ResidentModels
-from worker.settings import DetectionSettings, InputSettings, Settings
+from worker.settings import DetectionSettings, InputSettings, PerVectorOutput, Settings
 
 BUDGET = 0.01
 
@@ -127,7 +127,7 @@ def test_published_p_values_are_never_zero(resident: LoadedModel) -> None:
 
 @pytest.mark.parametrize("output", ["latents", "reconstructions"])
 def test_latents_and_cleaned_vectors_are_what_the_model_says(
-    resident: LoadedModel, rng: np.random.Generator, output: PerVector
+    resident: LoadedModel, rng: np.random.Generator, output: PerVectorOutput
 ) -> None:
     x = normal_rows(3, rng)
     x[0, 1], x[1] = np.nan, np.nan

@@ -51,10 +51,10 @@ def test_another_window_is_refused(data: bytes) -> None:
 def test_other_features_are_refused_once_a_model_is_in_service(data: bytes, features: tuple[str, ...]) -> None:
     running = models()
     running.swap(running.load(data))
-    before = running.default
+    before = running.serving("default")
     with pytest.raises(ArtefactError, match="features"):
         running.load(make_artefact(seed=1, features=features).dump())
-    assert running.default is before
+    assert running.serving("default") is before
 
 
 def test_any_features_are_taken_while_none_is_in_service() -> None:
@@ -64,21 +64,21 @@ def test_any_features_are_taken_while_none_is_in_service() -> None:
 def test_a_damaged_artefact_leaves_the_one_in_service(data: bytes) -> None:
     running = models()
     running.swap(running.load(data))
-    before, x = running.default, normal_rows(10, np.random.default_rng(0))
+    before, x = running.serving("default"), normal_rows(10, np.random.default_rng(0))
     assert before is not None
     scores = before.score(x)
     with pytest.raises(ArtefactError):
         running.load(data[:-1])
-    assert running.default is before
+    assert running.serving("default") is before
     np.testing.assert_array_equal(before.score(x), scores)
 
 
 def test_loading_alone_does_not_swap(data: bytes) -> None:
     running = models()
     loaded = running.load(data)
-    assert running.default is None
+    assert running.serving("default") is None
     running.swap(loaded)
-    assert running.default is loaded
+    assert running.serving("default") is loaded
 
 
 def test_the_resident_scores_and_explains_as_the_artefact_does(artefact: Artefact, data: bytes) -> None:

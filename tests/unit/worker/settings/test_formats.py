@@ -14,11 +14,11 @@ from worker.decoding import Decoder
 from worker.decoding.format import FeatureSchema, Format, Parsed
 from worker.native.arrays import Int64s
 from worker.publishing import asyncapi
-from worker.publishing.encoder import EventEncoder, PerVector
+from worker.publishing.encoder import EventEncoder
 from worker.publishing.vector_values import VectorRows
 from worker.runtime.pipeline import per_vector
 from worker.serving.model_swap import ResidentModels
-from worker.settings import InputSettings, Settings
+from worker.settings import InputSettings, PerVectorOutput, Settings
 from worker.settings.formats import FORMATS, FormatName, FormatSpec, OutputFormatName, format_of
 
 
@@ -59,7 +59,7 @@ def settings_of(format: str, **more: Any) -> Settings:
 
 
 def test_a_new_format_is_read_written_and_described_by_its_entry_alone(csv: None) -> None:
-    outputs: tuple[PerVector, ...] = ("scores", "latents", "reconstructions")
+    outputs: tuple[PerVectorOutput, ...] = ("scores", "latents", "reconstructions")
     settings = settings_of("csv", outputs=outputs)
     resident = ResidentModels(settings).load(make_artefact(1).dump())
     x = normal_rows(5, np.random.default_rng(0))

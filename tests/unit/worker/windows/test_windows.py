@@ -1,6 +1,6 @@
 """Windows: those of a plain definition whatever the batches, and the same again after a replay."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -68,7 +68,9 @@ def batches(records: Sequence[Record], sizes: Sequence[int]) -> Iterator[Sequenc
 
 def joined(parts: Sequence[Windowed]) -> Windowed:
     x, cold = np.concatenate([p.x for p in parts]), np.concatenate([p.cold for p in parts])
-    return Windowed(x, cold, sum(p.late for p in parts), sum(p.restarted for p in parts))
+    begins = np.cumsum([0, *(len(p.cold) for p in parts)])
+    set_back = np.concatenate([begin + p.set_back for begin, p in zip(begins, parts, strict=False)])
+    return Windowed(x, cold, sum(p.late for p in parts), sum(p.restarted for p in parts), set_back)
 
 
 def push(windows: Windows, records: Sequence[Record], setup: Setup, sizes: Sequence[int] = (1000,)) -> Windowed:
@@ -83,7 +85,7 @@ def same(a: Windowed, b: Windowed) -> None:
     """To the bit."""
     np.testing.assert_array_equal(a.x.view(np.uint32), b.x.view(np.uint32))
     np.testing.assert_array_equal(a.cold, b.cold)
-    assert (a.late, a.restarted) == (b.late, b.restarted)
+    assert (a.late, a.restarted, a.set_back.tolist()) == (b.late, b.restarted, b.set_back.tolist())
 
 
 class Definition:
@@ -94,6 +96,9 @@ class Definition:
         self.step = int(setup.step * 1000) if setup.step else 0
         self.entities: dict[tuple[int, bytes | None], list[tuple[int, Rows]]] = defaultdict(list)
         self.last: dict[tuple[int, bytes | None], int] = {}
+        self.late_run: Counter[tuple[int, bytes | None]] = Counter()
+        self.set_back: list[int] = []
+        self.rows = 0
         self.lengths = [n for n in (1, 2, 4, 8, 16) if n < setup.window]
         self.late = self.restarted = 0
 
@@ -103,7 +108,13 @@ class Definition:
         cold = np.array([window is None for window in rows], bool)
         x = [self._coefficients(window) for window in rows]
         columns = (1 + len(self.lengths)) * self.setup.width
-        return Windowed(np.array(x, np.float32).reshape(len(rows), columns), cold, self.late, self.restarted)
+        return Windowed(
+            np.array(x, np.float32).reshape(len(rows), columns),
+            cold,
+            self.late,
+            self.restarted,
+            np.array(self.set_back, np.int64),
+        )
 
     def _row(self, record: Record, time: int, x: Rows) -> Rows | None:
         """The row's window, the newest first; None where it is not full."""
@@ -117,17 +128,23 @@ class Definition:
         self.last[entity] = time
         newer = sum(t > time for t, _ in rows)
         before_all = self.step > 0 and len(rows) > 0 and time < rows[0][0]
+        self.rows += 1
         if newer > self.setup.reorder or before_all:
-            self.late += 1
-            seen = [*rows, (time, x)]
-        else:
-            if self.step:
-                while rows and rows[-1][0] + self.step < time:
-                    rows.append((rows[-1][0] + self.step, np.full_like(x, np.nan)))
-                rows[:] = [row for row in rows if row[0] != time]
-            rows.append((time, x))
-            rows.sort(key=lambda row: row[0])  # stable: of equal times the later comes last
-            seen = [row for row in rows if row[0] <= time]
+            self.late_run[entity] += 1
+            if self.late_run[entity] <= self.setup.reorder:
+                self.late += 1
+                return None
+            rows.clear()
+            self.restarted += 1
+            self.set_back.append(self.rows - 1)
+        self.late_run[entity] = 0
+        if self.step:
+            while rows and rows[-1][0] + self.step < time:
+                rows.append((rows[-1][0] + self.step, np.full_like(x, np.nan)))
+            rows[:] = [row for row in rows if row[0] != time]
+        rows.append((time, x))
+        rows.sort(key=lambda row: row[0])  # stable: of equal times the later comes last
+        seen = [row for row in rows if row[0] <= time]
         window = np.array([x for _, x in reversed(seen)][: self.setup.window])
         return window if len(window) == self.setup.window else None
 
@@ -147,7 +164,7 @@ def mean(rows: Rows) -> npt.NDArray[np.float64]:
 def close(a: Windowed, b: Windowed) -> None:
     np.testing.assert_allclose(a.x, b.x, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(a.cold, b.cold)
-    assert (a.late, a.restarted) == (b.late, b.restarted)
+    assert (a.late, a.restarted, a.set_back.tolist()) == (b.late, b.restarted, b.set_back.tolist())
 
 
 setups = st.builds(

@@ -133,7 +133,7 @@ def test_compressed_buffers_are_refused_dictionaries_included(codec: str) -> Non
         assert reject.reason == "unparseable" and "compressed" in reject.error
 
 
-@pytest.mark.parametrize("field, value", [("ts", -1.0), ("ts", 1e15), ("ts", "noon"), ("ts", True)])
+@pytest.mark.parametrize("field, value", [("ts", -1.0), ("ts", 1e13), ("ts", "noon"), ("ts", True)])
 def test_a_bad_time_is_one_dead_letter(field: str, value: Any) -> None:
     block = decode(
         [ipc({"a": pa.array([1.0]), field: pa.array([value])}), ipc({"a": pa.array([1.0])})], time_field="ts"
@@ -228,7 +228,7 @@ def test_a_record_of_too_many_readings_is_refused() -> None:
 )
 def test_training_finds_the_features_whatever_stands_beside_them(odd: pa.Array) -> None:
     records = block_of([ipc({"a": pa.array([1.0]), "odd": odd, "values": pa.array([[1.0]])}), b"no arrow"])
-    documents = Decoder(InputSettings(format="arrow"), ()).documents(records)
+    documents = [document for _, document in Decoder(InputSettings(format="arrow"), ()).documents(records)]
     assert documents == [[{"a": 1.0, "values": [1.0]}]]
 
 

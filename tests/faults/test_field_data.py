@@ -1,0 +1,302 @@
+"""What plants really send, end to end. Each was reported by users of such systems, and went wrong here once."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.brokers import Broker
+from tests.models import FEATURES, normal_rows
+from tests.plant import ROWS, SETTINGS, Plant, drift_events
+from tests.stage import Process, Stage, until
+from worker.registry import Registry
+
+MakeStage = Callable[..., Stage]
+QUICK = {"OFFNORMAL_TRAINING__STEPS": "300", "OFFNORMAL_MODEL__KIND": "stacked"}
+Message = tuple[bytes, int, Any]  # key, seconds, document
+
+
+def press(rng: np.random.Generator) -> dict[str, float]:
+    speed = rng.normal(50, 10)
+    return {
+        "speed": round(speed, 3),
+        "pressure": round(10 + 0.2 * speed + rng.normal(0, 0.2), 3),
+        "flow": round(0.6 * speed + rng.normal(0, 0.5), 3),
+        "heat": round(20 + 0.3 * speed + rng.normal(0, 0.5), 3),
+    }
+
+
+def send(s: Stage, messages: Iterable[Message], partition: int | None = None) -> list[tuple[int, int]]:
+    keys, seconds, documents = zip(*messages, strict=True)
+    values = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in documents]
+    return s.send(values, keys, partition, times=[1000 * each for each in seconds])
+
+
+def presses(rng: np.random.Generator, n: int, begin: int, machines: int = 1, **more: Any) -> Iterator[Message]:
+    for i in range(n):
+        extra = {key: value(begin + i) for key, value in more.items()}
+        yield b"press-%d" % (i % machines), begin + i, {**extra, **press(rng)}
+
+
+@pytest.fixture
+def begin() -> int:
+    return int(time.time()) // 60 * 60 - 20_000
+
+
+def trained(s: Stage, **settings: str) -> dict[str, Any]:
+    run = s.training("--json", **settings)
+    assert run.wait() == 0, run.errors
+    told: dict[str, Any] = json.loads(run.output.splitlines()[-1])
+    return told | {"features": list(Registry(s.settings).view().card(told["version"]).features), "run": run}
+
+
+def scored_to_the_end(s: Stage, **settings: str) -> Process:
+    worker = s.worker("--until-end", **settings)
+    assert worker.wait(90) == 0, worker.errors
+    return worker
+
+
+def named(s: Stage, places: Iterable[tuple[int, int]]) -> int:
+    """How many of these records were published as anomalies."""
+    events = {tuple(map(int, event["id"].split("/")[1:3])) for event in s.events()}
+    return len(events & set(places))
+
+
+@pytest.mark.parametrize(
+    ("document", "clock"),
+    [
+        (lambda t, readings: {"fields": readings, "name": "press", "tags": {"host": "a"}, "timestamp": t}, "timestamp"),
+        (lambda t, readings: {"before": None, "after": readings, "op": "c", "ts_ms": 1000 * t}, "ts_ms"),
+    ],
+    ids=["Telegraf", "Debezium"],
+)
+def test_no_model_is_made_of_the_clock_of_an_envelope(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int, document: Callable[..., Any], clock: str
+) -> None:
+    s = stage(**QUICK).make_topics(3)
+    send(s, ((b"press-%d" % (i % 2), begin + i, document(begin + i, press(rng))) for i in range(1500)))
+    run = s.training()
+    assert run.wait() == 5, run.errors
+    assert f"time: {clock}" in run.errors
+    assert '"speed": ' in run.errors, "a record is shown"
+    assert not Registry(s.settings).view().versions()
+
+
+def test_a_time_in_the_record_is_no_sensor_and_later_ones_are_no_anomalies(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK).make_topics(3)
+    send(s, presses(rng, 6000, begin, machines=4, ts=lambda t: 1000 * t))
+    model = trained(s)
+    assert model["features"] == ["speed", "pressure", "flow", "heat"]
+    (told,) = model["run"].log("time_column_found")
+    assert (told["column"], told["unit"]) == ("ts", "ms")
+    assert "OFFNORMAL_INPUT__TIME_FIELD=ts" in told["hint"]
+    later = send(s, presses(rng, 800, begin + 18_000, machines=4, ts=lambda t: 1000 * t))
+    scored_to_the_end(s)
+    assert named(s, later) <= 800 * 3 * max(model["quality"]["false_alarm_rate"]["promised"], 0.01)
+
+
+def test_nan_of_json_dumps_is_a_missing_reading(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK).make_topics(1)
+    messages = list(presses(rng, 3000, begin))
+    for _, _, document in messages[::10]:
+        document["flow"] = math.nan
+    send(s, messages)
+    assert trained(s)["rows"]["rejected_records"] == 0
+    scored_to_the_end(s)
+    assert not s.read(s.topics.dead_letters)
+    assert not any(np.isnan(score.rows[0][0]) for scores in s.scores().values() for score in scores)
+
+
+def test_each_route_is_trained_on_its_own_features_and_no_default_is_needed(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK, OFFNORMAL_MODEL__ROUTES='{"pump-*": "pumps", "fan-*": "fans"}').make_topics(2)
+
+    def messages(n: int, at: int) -> Iterator[Message]:
+        for i in range(n):
+            speed, rpm = rng.normal(50, 10), rng.normal(900, 50)
+            if i % 30:  # nearly all are pumps
+                yield b"pump-1", at + i, {"speed": speed, "flow": 0.6 * speed + rng.normal(0, 0.5)}
+            else:
+                yield b"fan-1", at + i, {"rpm": rpm, "current": rpm / 100 + rng.normal(0, 0.2)}
+
+    send(s, messages(9000, begin))
+    more = {"OFFNORMAL_TRAINING__MIN_ROWS": "200"}
+    assert trained(s, OFFNORMAL_MODEL__NAME="pumps", **more)["features"] == ["speed", "flow"]
+    waiting = s.worker()
+    (told,) = waiting.await_log("champion_awaited")
+    assert told["models"] == ["fans"] and "OFFNORMAL_MODEL__NAME=fans" in told["hint"]
+    waiting.stop()
+    run = s.training("--json", OFFNORMAL_MODEL__NAME="fans", **more)
+    assert run.wait() == 0, run.errors
+    worker = s.worker()
+    until(lambda: sum(s.committed().values()) == 9000, 60)
+    assert len(s.scores()) == 9000
+    check = s.worker("check")
+    assert check.wait() == 0, check.output + check.errors
+    # A key that no route has is neither skipped nor lost: it waits for a model.
+    (stray,) = send(s, [(b"saw-1", begin + 9000, {"speed": 50.0, "flow": 30.0})])
+    (told, *_) = worker.await_log("work_redone")
+    assert "saw-1" in told["reason"] and "champion of default" in told["reason"]
+    fallback = s.training(OFFNORMAL_INPUT__FEATURES='["speed", "flow"]', OFFNORMAL_MODEL__NAME="default", **more)
+    assert fallback.wait() == 5, "there are no records to train on"
+    assert worker.stop() == 0
+    routes = '{"pump-*": "pumps", "fan-*": "fans", "saw-*": "pumps"}'
+    routed = s.worker(OFFNORMAL_MODEL__ROUTES=routes)
+    until(lambda: sum(s.committed().values()) == 9001, 60)
+    assert routed.stop() == 0
+    assert stray in s.scores()
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Europe/Berlin"])
+def test_a_clock_that_is_set_back_makes_no_incident(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, timezone: str
+) -> None:
+    """By ten minutes; and the hour that comes twice when summer time ends, in local time without an offset."""
+    begin = int(datetime.fromisoformat("2026-10-24T18:00:00+00:00").timestamp())
+
+    def boiler(t: int) -> dict[str, float]:
+        w, v = math.sin(2 * math.pi * t / 5400), math.cos(2 * math.pi * t / 7200)
+        return {"a": 50 + 20 * w + rng.normal(0, 0.3), "b": 10 + 4 * w + 2 * v + rng.normal(0, 0.1), "c": 5 * v}
+
+    def local(t: int) -> str:
+        hours = 2 if t < datetime.fromisoformat("2026-10-25T01:00:00+00:00").timestamp() else 1
+        return datetime.utcfromtimestamp(t + 3600 * hours).isoformat()
+
+    stamp: Callable[[int], Any] = (lambda t: t * 1000) if timezone == "UTC" else local
+    s = stage(
+        **QUICK,
+        OFFNORMAL_MODEL__WINDOW="8",
+        OFFNORMAL_INPUT__TIME_FIELD="ts",
+        OFFNORMAL_INPUT__TIMEZONE=timezone,
+        OFFNORMAL_DETECTION__FALSE_ALARM_RATE="0.001",
+    ).make_topics(1)
+    t = [begin + 5 * i for i in range(4800)]
+    send(s, ((b"m1", each, {**boiler(each), "ts": stamp(each)}) for each in t))
+    trained(s)
+    scored_to_the_end(s)
+    incidents = len(s.read(s.topics.incidents))
+    after = [t[-1] + 5 * (i + 1) for i in range(1400)]
+    back = 600 if timezone == "UTC" else 0
+    later = send(
+        s, ((b"m1", each, {**boiler(each), "ts": stamp(each - back * (i >= 240))}) for i, each in enumerate(after))
+    )
+    worker = scored_to_the_end(s)
+    (told,) = worker.log("event_time_set_back")
+    assert told["entity"] == "m1"
+    assert len(s.read(s.topics.incidents)) == incidents
+    scores = s.scores()
+    unscored = sum(bool(np.isnan(scores[place][0].rows[0][0])) for place in later)
+    assert 8 <= unscored <= 4 + 8, "the late ones, and those until the window is full again"
+
+
+def test_what_is_refused_is_told_with_reason_and_place(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK, OFFNORMAL_INPUT__FEATURES='["speed","pressure","flow","heat"]').make_topics(1)
+    texts = [
+        (key, t, {name: str(value) for name, value in document.items()})
+        for key, t, document in presses(rng, 1200, begin)
+    ]
+    send(s, texts)
+    run = s.training()
+    assert run.wait() == 5
+    assert "1200 records did not parse" in run.errors
+    assert "speed: the reading is no number but str" in run.errors and "offset 0" in run.errors
+    assert trained(s, OFFNORMAL_INPUT__COERCE="true")["features"] == ["speed", "pressure", "flow", "heat"]
+
+
+def test_records_without_any_feature_are_told_and_are_no_silent_sensor(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK).make_topics(1)
+    send(s, presses(rng, 3000, begin))
+    trained(s)
+    enveloped = ((b"press-0", begin + 3000 + i, {"fields": press(rng), "tags": {}}) for i in range(3000))
+    send(s, enveloped)
+    worker = scored_to_the_end(s)
+    (told, *_) = worker.log("records_unmatched")
+    assert (told["reason"], told["keys"]) == ("no-feature", ["fields", "tags"])
+    assert not s.read(s.topics.drift) and not worker.log("sensor_fault_detected")
+    check = s.worker("check")
+    assert check.wait() == 2, check.output
+    assert "none of the features (speed, pressure, flow, heat); keys: fields, tags" in check.output
+    rejected = send(s, ((b"press-0", begin + 6000 + i, {"fields": press(rng)}) for i in range(10)))
+    scored_to_the_end(s, OFFNORMAL_INPUT__REJECT_EMPTY="true")
+    letters = s.read(s.topics.dead_letters)
+    assert len(letters) == len(rejected)
+    assert all(("offnormal-reason", b"no-feature") in letter.headers for letter in letters)
+
+
+def test_fields_that_no_record_has_are_told(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK, OFFNORMAL_INPUT__TIME_FIELD="timestmap", OFFNORMAL_INPUT__ENTITY_FIELD="tags.host").make_topics(
+        1
+    )
+    send(s, presses(rng, 3000, begin))
+    trained(s)
+    worker = scored_to_the_end(s)
+    assert {line["reason"] for line in worker.log("records_unmatched")} == {"no-entity-field", "no-time-field"}
+    check = s.worker("check")
+    assert check.wait() == 2, check.output
+    assert "timestmap" in check.output and "tags.host" in check.output
+
+
+def test_a_meter_that_sends_once_an_hour_is_told_which_setting_to_change(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK, OFFNORMAL_MODEL__WINDOW="8", OFFNORMAL_TRAINING__LOOKBACK="100d").make_topics(1)
+    send(s, ((b"meter", begin - (1500 - i) * 3600 + int(rng.integers(-20, 20)), press(rng)) for i in range(1500)))
+    run = s.training()
+    assert run.wait() == 5
+    assert "OFFNORMAL_INPUT__MAX_GAP" in run.errors
+    assert trained(s, OFFNORMAL_INPUT__MAX_GAP="3h")["rows"]["cold"] == 7
+
+
+@pytest.mark.parametrize("way_out", ["wait", "dismiss", "features", "accept"])
+def test_a_sensor_that_is_taken_out_does_not_block_training(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, way_out: str
+) -> None:
+    """The worker is started anew while the sensor is gone, so that nothing has seen when it fell silent."""
+    s = stage(**SETTINGS | {"OFFNORMAL_TRAINING__MIN_ROWS": "1000"}).make_topics(1)
+    plant = Plant(s)
+    plant.send(normal_rows(3000, rng))
+    assert s.training().wait() == 0
+    assert s.worker("--until-end").wait() == 0
+    without = normal_rows(4000, rng)
+    without[:, 3] = np.nan
+    began = plant.time
+    plant.send(without)
+    worker = s.worker()
+    (told,) = worker.await_log("sensor_fault_detected")
+    assert (told["feature"], told["fault"]) == (FEATURES[3], "silent")
+    until(lambda: sum(s.committed().values()) == plant.sent)
+    assert worker.stop() == 0
+    (fault, *_) = drift_events(s)
+    assert datetime.fromisoformat(fault["since"]).timestamp() == pytest.approx(began, abs=ROWS)
+    more = {}
+    if way_out == "dismiss":
+        label = s.worker("label", told["id"], "dismissed")
+        assert label.wait() == 0, label.errors
+    elif way_out == "features":
+        more = {"OFFNORMAL_INPUT__FEATURES": json.dumps(FEATURES[:3])}
+    elif way_out == "accept":
+        more = {"OFFNORMAL_TRAINING__ACCEPT_FAULT_AFTER": "20m"}
+    training = s.training("--json", **more)
+    assert training.wait() == 0, training.errors
+    version = json.loads(training.output.splitlines()[-1])["version"]
+    card = Registry(s.settings).view().card(version)
+    is_left_out = way_out != "wait"
+    assert card.features == (FEATURES[:3] if is_left_out else FEATURES)
+    assert bool(training.log("features_left_out")) == (way_out in ("dismiss", "accept"))
+    assert card.rows["faulty"] == (0 if is_left_out else pytest.approx(4000, abs=ROWS))

@@ -1,0 +1,48 @@
+"""The even sample of the training window."""
+
+import numpy as np
+from hypothesis import given, settings as budget, strategies as st
+
+from tests.record_blocks import block_of
+from training.data.window import _EvenSample
+from worker.blocks import VectorBlock
+from worker.decoding import Decoder
+from worker.settings import InputSettings
+
+
+def rows(begin: int, end: int) -> VectorBlock:
+    data = np.arange(begin, end, dtype="<f4")
+    return Decoder(InputSettings(format="f32"), ["a"]).decode(block_of([data.tobytes() or None], time=begin))
+
+
+@budget(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.lists(st.integers(0, 90), min_size=1, max_size=12))
+def test_a_sample_is_bounded_even_and_in_order(limit: int, sizes: list[int]) -> None:
+    sample, total = _EvenSample(limit), 0
+    for size in sizes:
+        block = rows(total, total + size)
+        sample.add((block.x, block.time, block.x[:, 0].astype(int) % 3 == 0))
+        total += size
+    x, times, flags = sample.rows(())
+    kept = x[:, 0].astype(int)
+    assert sample.seen == total
+    assert len(kept) == len(times) == len(flags) <= limit
+    assert min(total, max(limit // 2, 1)) <= len(kept)
+    assert kept.tolist() == list(range(0, total, sample._stride))
+    assert flags.tolist() == (kept % 3 == 0).tolist()
+
+
+def test_a_sample_below_its_limit_is_everything() -> None:
+    sample = _EvenSample(100)
+    for begin in (0, 40):
+        block = rows(begin, begin + 40)
+        sample.add((block.x, block.time, np.ones(40, bool)))
+    x, times, flags = sample.rows(())
+    assert x[:, 0].tolist() == list(range(80))
+    assert times.tolist() == [0] * 40 + [40] * 40
+    assert flags.all()
+
+
+def test_a_sample_of_nothing_is_what_stands_for_nothing() -> None:
+    nothing = (np.empty((0, 3)),)
+    assert _EvenSample(10).rows(nothing) is nothing

@@ -1,0 +1,112 @@
+"""A look at the last records of the input topic, as the settings and the champions' decoders read them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from worker.blocks import RecordBlock
+from worker.decoding import Decoder
+from worker.decoding.reject_reasons import Refused
+from worker.errors import SettingsError
+from worker.inference.features import infer
+from worker.kafka.reader import Reader
+from worker.registry import Registry
+from worker.schema_registry import SchemaRegistry
+from worker.serving.router import Router
+from worker.settings import Settings
+
+OF_PARTITION: Final = 200  # records
+SHOWN: Final = 10  # names in a line
+MOSTLY: Final = 0.5  # share of the records from which on what is wrong with them is an error
+
+
+@dataclass
+class RecordsSeen:
+    """What was seen in the last records. `examples` has a text for each thing that is wrong with some of them."""
+
+    records: int = 0
+    nulls: int = 0
+    wrong: "Counter[str]" = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    inferred: Sequence[str] = ()  # the features that training would take, where there is no champion
+
+    def add(self, kind: str, count: int, example: str) -> None:
+        """Count records that something is wrong with."""
+        if count:
+            self.wrong[kind] += count
+            self.examples.setdefault(kind, example)
+
+    def summary(self) -> str:
+        """Return one line. Raises SettingsError where something is wrong with most of the records."""
+        if not self.records:
+            return "the topic has no records yet"
+        total = self.records - self.nulls
+        parts = [f"{count} of the last {total}: {self.examples[kind]}" for kind, count in self.wrong.most_common()]
+        if any(count > MOSTLY * total for count in self.wrong.values()):
+            raise SettingsError("; ".join(parts))
+        features = f"; training would take the features {', '.join(self.inferred[:SHOWN])}" if self.inferred else ""
+        return "; ".join(parts or [f"the last {total} records fit"]) + features
+
+
+def look(settings: Settings) -> RecordsSeen:
+    """Read the last records of each partition, and decode them for the model of each. Raises OffnormalError."""
+    seen = RecordsSeen()
+    registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
+    router = Router(settings.model.routes, settings.model.name)
+    features = {model: _features(settings, model) for model in settings.model.names}
+    blocks = _last_records(settings)
+    for block in blocks:
+        seen.records += len(block)
+        seen.nulls += int((block.values.length < 0).sum())
+        for model, part in router.split(block):
+            if features[model]:
+                _look_at(seen, settings, part, Decoder(settings.input, features[model], registry))
+    if seen.records and not any(features.values()) and settings.input.features is None:
+        seen.inferred = infer(settings.input, blocks, registry)
+    return seen
+
+
+def _last_records(settings: Settings) -> list[RecordBlock]:
+    with Reader(settings.kafka, settings.topics.sensors) as reader:
+        first = reader.starts()
+        begin = {p: max(end - OF_PARTITION, first[p]) for p, end in reader.ends().items()}
+        return reader.from_each(begin, OF_PARTITION, lambda block: block)
+
+
+def _features(settings: Settings, model: str) -> tuple[str, ...]:
+    """Return the features of the model that scores the records; none where there is no champion yet."""
+    for name in dict.fromkeys((model, settings.model.name)):
+        own = settings.model_copy(update={"model": settings.model.model_copy(update={"name": name})})
+        view = Registry(own).view()
+        version = view.champion()
+        if version is not None:
+            return tuple(view.card(version).features)
+    return ()
+
+
+def _look_at(seen: RecordsSeen, settings: Settings, records: RecordBlock, decoder: Decoder) -> None:
+    block = decoder.decode(records)
+    for reject in block.rejects:
+        seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
+    empty = np.unique(block.record[np.isnan(block.x).all(axis=1)])
+    if len(empty):
+        names = ", ".join(decoder.features[:SHOWN])
+        seen.add("no-feature", len(empty), f"none of the features ({names}); keys: {_keys(records, empty[0], decoder)}")
+    parsed = len(records) - block.nulls - len(block.rejects)
+    inputs = settings.input
+    if parsed and inputs.entity_field is not None:
+        text = f"no {inputs.entity_field} (OFFNORMAL_INPUT__ENTITY_FIELD); keys: {_keys(records, 0, decoder)}"
+        seen.add("no-entity-field", parsed - len(block.entities), text)
+    if parsed and inputs.time_field is not None:
+        text = f"no {inputs.time_field} (OFFNORMAL_INPUT__TIME_FIELD); keys: {_keys(records, 0, decoder)}"
+        seen.add("no-time-field", parsed - block.timed, text)
+
+
+def _keys(records: RecordBlock, record: int, decoder: Decoder) -> str:
+    try:
+        return ", ".join(map(str, decoder.keys_of(records, int(record))[:SHOWN]))
+    except Refused as error:
+        return str(error)

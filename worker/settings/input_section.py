@@ -1,0 +1,69 @@
+"""The section `input`: how records are read."""
+
+from datetime import UTC, tzinfo
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from worker.settings.fields import Duration, seconds, with_its_package, zone_name
+from worker.settings.formats import FormatName
+from worker.settings.section import Section
+
+
+class InputSettings(Section):
+    """How records are read: format, entity, time, features."""
+
+    format: FormatName = Field("json", description="format of the vectors; a record's content-type header overrides it")
+    entity_field: str | None = Field(
+        None, description="JSON key that holds the entity; without it the record's key is the entity"
+    )
+    time_field: str | None = Field(
+        None,
+        description="JSON key that holds the event time; otherwise the time header, or else the record's timestamp",
+    )
+    time_header: str | None = Field(
+        None, description="Kafka header that holds the event time, as a number or in ISO 8601"
+    )
+    timezone: Annotated[str, AfterValidator(zone_name)] = Field(
+        "UTC", description="time zone of event times without an offset, such as Europe/Berlin"
+    )
+    step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
+        None, description="expected time between two vectors of an entity; a step without one counts as missing"
+    )
+    max_gap: Duration = Field(3600.0, gt=0, description="an entity that is silent for longer starts a new window")
+    reorder: int = Field(
+        4, ge=0, le=1000, description="how many later vectors of an entity may overtake one before it counts as late"
+    )
+    strict: bool = Field(False, description="reject records with a JSON key that is no feature")
+    reject_empty: bool = Field(False, description="reject records in which none of the model's features is found")
+    coerce: bool = Field(
+        False, description="read numbers that are written as text, also with a decimal comma, and booleans as 0 and 1"
+    )
+    features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
+        None, description="number of features, or a JSON list of names; for training, where the data do not name them"
+    )
+
+    @property
+    def zone(self) -> tzinfo:
+        """Return the time zone of event times without an offset."""
+        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+
+    @field_validator("format")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        return with_its_package(value)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _no_flag(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("a count or a JSON list of names")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _named_once(cls, value: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("list at least one feature, and each name only once")
+        return value
