@@ -29,6 +29,9 @@ MARGIN = 30.0
 MEDIAN_OF = 3  # a median of fewer is not held against its limit
 
 LEAST = 0.3  # what is shorter is a batch on its way
+IN_FLIGHT = (
+    1.0  # a record may be in the input so long before the fault that stops it: a commit interval, and its commit
+)
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,18 @@ def standstills(bootstrap: str, topics: Any) -> list[Standstill]:
 
 
 def judge(interruptions: Sequence[Interruption], found: Iterable[Standstill]) -> tuple[str, list[str]]:
-    """What is told of them, and what is broken. A standstill is due to the first interruption that it overlaps."""
+    """What is told of them, and what is broken.
+
+    A standstill is due to the last interruption before it; its record may have been in flight then. If none came
+    before, it is due to the first one during it, from which on it counts.
+    """
     worst = [0.0] * len(interruptions)
-    ends = [each.began for each in interruptions[1:]] + [float("inf")]
     for each in found:
-        for k, (interruption, end) in enumerate(zip(interruptions, ends, strict=True)):
-            if each.began < end and each.ended > interruption.began:
-                if each.partition not in interruption.spares:
-                    worst[k] = max(worst[k], each.ended - max(each.began, interruption.began))
-                break
+        before = [k for k, one in enumerate(interruptions) if one.began <= each.began + IN_FLIGHT][-1:]
+        during = [k for k, one in enumerate(interruptions) if each.began < one.began < each.ended][:1]
+        for k in before or during:
+            if each.partition not in interruptions[k].spares:
+                worst[k] = max(worst[k], each.ended - max(each.began, interruptions[k].began))
     told, complaints = [], []
     by_name: dict[str, list[int]] = defaultdict(list)
     for k, interruption in enumerate(interruptions):

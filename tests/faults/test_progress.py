@@ -4,7 +4,13 @@ from tests.cluster import _java_hash
 from tests.faults.progress import MARGIN, Interruption, Standstill, judge
 
 
-def test_a_standstill_is_due_to_the_first_interruption_that_it_overlaps() -> None:
+def test_a_record_that_was_in_flight_when_a_fault_began_stands_still_by_that_fault() -> None:
+    interruptions = [Interruption("first", 3.0, began=100.0), Interruption("second", 3.0, began=105.0)]
+    told, _ = judge(interruptions, [Standstill(0, 104.5, 111.0), Standstill(1, 99.5, 101.0)])
+    assert "first x 1: median 1.0 s" in told and "second x 1: median 6.0 s" in told
+
+
+def test_a_standstill_is_due_to_the_last_interruption_before_it() -> None:
     interruptions = [Interruption("first", 3.0, began=100.0), Interruption("second", 3.0, began=110.0)]
     long = 3.0 + MARGIN + 4
     told, complaints = judge(interruptions, [Standstill(0, 104.0, 104.0 + long)])

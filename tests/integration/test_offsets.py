@@ -122,6 +122,15 @@ def test_a_partition_that_rests_has_a_lag_though_no_fetch_tells_its_end(stage: M
         assert source.lag() == {0: 0, 1: 0}
 
 
+def test_a_partition_that_never_had_a_record_has_no_lag(stage: MakeStage, apache: Broker) -> None:
+    s = stage().make_topics(3)
+    s.send([b"x"] * 10, partition=1)
+    with closing(source_of(s)) as source:
+        drain(source, 10)
+        until(lambda: _is_settled(source, 3) and len(source.lag()) == 3, 15)
+        assert source.lag() == {0: 0, 1: 0, 2: 0}
+
+
 def _ends_told(source: Source) -> set[int | None]:
     """The ends of the partitions by the client's fetches."""
     return {source._consumer.highwater(place) for place in source._consumer.assignment()}

@@ -239,7 +239,7 @@ def _without_accepted(
     gone = absent(sorted(suspects), settings.input, latest, registry) if suspects else set[str]()
     if gone:
         log.warning(
-            "features_left_out",
+            "features_excluded",
             features=sorted(gone),
             consequence="the new model does without them; running workers take it after a restart",
         )

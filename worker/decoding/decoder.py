@@ -32,7 +32,7 @@ class Decoder:
 
         `registry` has the schemas of formats that need them; without one such records are refused.
         """
-        self._default = settings.format
+        self._default, self._ignores_content_type = settings.format, settings.ignore_content_type
         self._time_header = settings.time_header
         self.features, self._width = tuple(features), len(features)
         self._zone, self._rejects_empty = settings.zone, settings.reject_empty
@@ -114,7 +114,8 @@ class Decoder:
         named: dict[str, list[int]] = {}
         for r in present.tolist():
             content_type_given = content_type(records.headers.get(r, ()))
-            name = self._default if content_type_given is None else format_of(content_type_given)
+            own_format = content_type_given is None or self._ignores_content_type
+            name = self._default if own_format else format_of(content_type_given or "")
             if content_type_given == RECORD_BATCH and BY_US in records.headers[r]:
                 error_text = dict(records.headers[r]).get("offnormal-error") or b""
                 rejects.append(Reject(r, UNREADABLE, error_text.decode("utf-8", "replace")))

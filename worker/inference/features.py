@@ -201,11 +201,11 @@ def _log_left_out(columns: Sequence[Column]) -> None:
     for column in columns:
         if column.kind == "time":
             hint = HINTS["time"].format(column=column.name)
-            log.warning("time_column_found", column=column.name, unit=column.unit, hint=hint)
+            log.warning("time_column_detected", column=column.name, unit=column.unit, hint=hint)
     for kind, names in _by_kind(columns).items():
         if kind != "time":
             hint = HINTS[kind].format(column=names[0])
-            log.warning("columns_left_out", kind=kind, columns=names[:_SHOWN], count=len(names), hint=hint)
+            log.warning("columns_excluded", kind=kind, columns=names[:_SHOWN], count=len(names), hint=hint)
 
 
 def _no_reading(columns: Sequence[Column], found: _Rows) -> NoModelError:

@@ -298,14 +298,18 @@ class Source:
 
     def lag(self) -> dict[int, int]:
         """Return the number of records not yet committed, by partition, from the last known high water marks."""
-        lags = {}
-        places = self._consumer.assignment() & self._marks.resume.keys()
-        ends = {place: self._consumer.highwater(place) for place in places}
+        begins = {place: self._uncommitted_from(place) for place in self._consumer.assignment()}
+        known = {place: begin for place, begin in begins.items() if begin is not None}
+        ends = {place: self._consumer.highwater(place) for place in known}
         ends |= self._ends_of([place for place, end in ends.items() if end is None])
-        for place, end in ends.items():
-            if end is not None:
-                lags[place.partition] = max(end - self._marks.resume[place], 0)
-        return lags
+        return {place.partition: max(end - known[place], 0) for place, end in ends.items() if end is not None}
+
+    def _uncommitted_from(self, place: TopicPartition) -> int | None:
+        """Return where a partition's uncommitted work begins: at its position, if it has had no record yet."""
+        if place in self._marks.resume or place in self._marks.unadopted:
+            return self._marks.resume.get(place)
+        position = internals.position(self._consumer, place)
+        return None if position is None else int(position.offset)
 
     def _ends_of(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Ask for the ends of partitions that no fetch has reported: a broker reports an idle one only once."""

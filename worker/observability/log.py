@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 import time
 
@@ -14,6 +15,7 @@ from worker.settings import LogSettings
 def configure(settings: LogSettings) -> None:
     """Send structlog and the libraries' logging to standard error in one format."""
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    colors = not os.environ.get("NO_COLOR")  # https://no-color.org
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -24,7 +26,7 @@ def configure(settings: LogSettings) -> None:
     last: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
         *(
-            [_clean, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+            [_clean, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
             if console
             else [structlog.processors.JSONRenderer(default=str)]
         ),

@@ -201,10 +201,10 @@ class Pipeline:
         if len(windowed.set_back) and time.monotonic() >= self._set_back_told_at + SET_BACK_TOLD_EVERY:
             self._set_back_told_at = time.monotonic()
             log.warning(
-                "event_time_set_back",
+                "event_time_reversed",
                 entity=block.entity(int(windowed.set_back[0])),
-                windows=len(windowed.set_back),
-                consequence="their windows begin anew; local times need OFFNORMAL_INPUT__TIMEZONE",
+                entities=len(windowed.set_back),
+                consequence="no score until their time has caught up; local times need OFFNORMAL_INPUT__TIMEZONE",
             )
         return windowed
 

@@ -1,5 +1,6 @@
 """The types of settings: durations, names, secrets, what a start may be."""
 
+import json
 import math
 import re
 from datetime import UTC, datetime
@@ -35,6 +36,18 @@ def seconds(value: object) -> float:
     if not match:
         raise ValueError(f"{value!r} is no duration: write seconds, or a number with ms, s, m, h or d")
     return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def listed(value: object) -> object:
+    """Return the parts of a text with commas, or the list that it spells as JSON; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('neither names with commas, such as a,b, nor a JSON list, such as ["a", "b"]') from None
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def zone_name(name: str) -> str:

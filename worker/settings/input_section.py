@@ -1,20 +1,26 @@
 """The section `input`: how records are read."""
 
+import re
 from datetime import UTC, tzinfo
-from typing import Annotated
+from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from worker.settings.fields import Duration, seconds, with_its_package, zone_name
+from worker.settings.fields import Duration, listed, seconds, with_its_package, zone_name
 from worker.settings.formats import FormatName
 from worker.settings.section import Section
+
+_NO_NAMES: Final = re.compile(r"[-+.\d]+|{.*|true|false", re.IGNORECASE)
 
 
 class InputSettings(Section):
     """How records are read: format, entity, time, features."""
 
     format: FormatName = Field("json", description="format of the vectors; a record's content-type header overrides it")
+    ignore_content_type: bool = Field(
+        False, description="read all records in this format, whatever their content-type header says"
+    )
     entity_field: str | None = Field(
         None, description="JSON key that holds the entity; without it the record's key is the entity"
     )
@@ -41,7 +47,7 @@ class InputSettings(Section):
         False, description="read numbers that are written as text, also with a decimal comma, and booleans as 0 and 1"
     )
     features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
-        None, description="number of features, or a JSON list of names; for training, where the data do not name them"
+        None, description="number of features, or their names (a,b or a JSON list), where the data do not name them"
     )
 
     @property
@@ -57,9 +63,12 @@ class InputSettings(Section):
     @field_validator("features", mode="before")
     @classmethod
     def _no_flag(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError("a count or a JSON list of names")
-        return value
+        text = value.strip() if isinstance(value, str) else ""
+        if text.isdecimal():
+            return value
+        if isinstance(value, bool) or _NO_NAMES.fullmatch(text):
+            raise ValueError("a count, or names with commas, or a JSON list of names")
+        return listed(value)
 
     @field_validator("features")
     @classmethod

@@ -1,10 +1,11 @@
 """Reads the settings. `load()` is the only way in: it turns whatever is wrong into one line that names the setting."""
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -60,7 +61,7 @@ def load(**overrides: Any) -> Settings:
 
 def _readable(error: Any) -> str:
     by_name = dict(variables())
-    parts = [str(part).upper() for part in error["loc"]]
+    parts = [str(part).upper() for part in error["loc"] if not isinstance(part, int)]  # without a list's index
     name = PREFIX + "__".join(parts)
     while name not in by_name and len(parts) > 2:  # pydantic adds the branch of a union to the place
         parts.pop()
@@ -80,11 +81,19 @@ _SECRET = re.compile("PASSWORD|KEY|TOKEN|URL")  # of a URL it may hold a passwor
 
 
 def _unparseable(message: str) -> str:
-    """Return the error for a value that is no valid JSON: pydantic-settings names the field, not the variable."""
+    """Return the error for a value that is no valid JSON: pydantic-settings names the field or section at most."""
     field = re.search(r'field "(\w+)"', message)
-    name = field[1].upper() if field else ""
-    guilty = [n for n, _ in variables() if n in os.environ and n.removeprefix(PREFIX).split("__")[-1] == name]
-    return f'{guilty[0] if guilty else PREFIX + name}: not valid JSON, such as \'["a", "b"]\' or \'{{"a": "b"}}\''
+    name = PREFIX + (field[1].upper() if field else "")
+    guilty = [n for n, f in variables() if n.startswith(name) and get_origin(f.annotation) and _is_no_json(n)]
+    return f'{guilty[0] if guilty else name}: not valid JSON, such as \'["a", "b"]\' or \'{{"a": "b"}}\''
+
+
+def _is_no_json(name: str) -> bool:
+    try:
+        json.loads(os.environ.get(name) or "{}")
+    except ValueError:
+        return True
+    return False
 
 
 def _suggestion(name: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
+from pydantic_settings import NoDecode
 
 from worker.settings.fields import (
     Duration,
@@ -23,6 +24,7 @@ from worker.settings.fields import (
     _cron,
     _start,
     _url,
+    listed,
 )
 from worker.settings.section import Section
 
@@ -281,9 +283,9 @@ class HttpSettings(Section):
     page: bool = Field(True, description="the page for people, at /")
     token: Key | None = Field(None, description="token that opens the page; probes and metrics need none")
     token_file: str | None = Field(None, description="a file that holds the token")
-    hosts: tuple[HostName, ...] = Field(
+    hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(listed)] = Field(
         (),
-        description="host names with a dot that the page answers to, a JSON list; with a token it answers to all",
+        description="host names with a dot that the page answers to (a,b or a JSON list); all, with a token",
     )
     labels: bool = Field(False, description="whether viewers of the page may confirm and dismiss incidents")
 

@@ -4,18 +4,20 @@ import os
 from typing import Annotated, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     field_validator,
     model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
 
-from worker.settings.fields import CONFIG_FILE, PREFIX, PerVectorOutput, with_its_package
+from worker.settings.fields import CONFIG_FILE, PREFIX, PerVectorOutput, listed, with_its_package
 from worker.settings.formats import FORMATS, OutputFormatName
 from worker.settings.input_section import InputSettings
 from worker.settings.sections import (
@@ -59,8 +61,8 @@ class Settings(BaseSettings):
         description="exactly_once: a fault repeats nothing; at_least_once: it may repeat outputs, with equal ids;"
         " see docs/guarantees.md",
     )
-    outputs: tuple[PerVectorOutput, ...] = Field(
-        (), description="more output topics, a JSON list of scores, latents, reconstructions"
+    outputs: Annotated[tuple[PerVectorOutput, ...], NoDecode, BeforeValidator(listed)] = Field(
+        (), description="more output topics, of scores,latents,reconstructions (or a JSON list)"
     )
     event_format: Literal["json", "avro"] = Field(
         "json", description="format of anomaly events: json (CloudEvents), or avro with a schema in the registry"

@@ -75,7 +75,8 @@ def push(
     """Take rows [n, d] in the order of their arrival; return flags [n].
 
     A row that is late by more than `reorder` rows has no window: a window of it would hold a jump that never was. More
-    than `reorder` such rows one after another (`late_run`) show a clock that was set back: the window begins anew.
+    than `reorder` such rows one after another (`late_run`) show a clock that was set back. They do not change the ring:
+    where a replay begins must not change what it finds.
 
     `out` [n, K d] gets the coefficients of each row's window (worker/models/wavelet.py), over the readings that are
     there; NaN where the window is not full, or the row has fewer than `min_present` readings.
@@ -109,14 +110,10 @@ def push(
         newer = n - j - is_repeated
         late = newer > reorder or (step > 0 and n > 0 and j == 0 and not is_repeated)
         late_run[c] = late_run[c] + 1 if late else 0
-        if late and late_run[c] <= reorder:  # kept out of its neighbours' windows
-            flags[i] |= LATE | COLD
+        if late:  # kept out of its neighbours' windows
+            flags[i] |= LATE | COLD | (SET_BACK if late_run[c] == reorder + 1 else 0)
             out[i] = np.nan
             continue
-        if late:
-            flags[i] |= RESTARTED | SET_BACK
-            late_run[c] = 0
-            n, j, is_repeated = 0, 0, False
         if step > 0 and j == n and n > 0:
             newest = (h + n - 1) % length
             missing = (t - ring_time[c, newest]) // step - 1

@@ -27,7 +27,7 @@ class Windowed:
 
     They are NaN where a window is not full yet (`cold` [n]) or its newest vector has too few readings. `late` vectors
     came out of order beyond the bound, and have no window. `restarted` windows began anew after a gap. `set_back` are
-    the rows, in ascending order, at which a window began anew since its entity's time went back and stayed back.
+    the rows, in ascending order, at which an entity's time had gone back and stayed back for more rows than the bound.
     """
 
     x: Float32s

@@ -58,7 +58,7 @@ def test_wrong_usage_says_where_to_look(arguments: list[str], capsys: pytest.Cap
         ("OFFNORMAL_KAFKA__BOOTSTRAPS", "x", "did you mean OFFNORMAL_KAFKA__BOOTSTRAP?"),
         ("OFFNORMAL_QQQ", "x", "`python -m worker --help-settings` lists all settings"),
         ("OFFNORMAL_CONFIG", "/nowhere.yaml", "name a YAML file, or unset it"),
-        ("OFFNORMAL_OUTPUTS", "scores", """such as '["a", "b"]' or '{"a": "b"}'"""),
+        ("OFFNORMAL_MODEL__ROUTES", "scores", """such as '["a", "b"]' or '{"a": "b"}'"""),
     ],
 )
 def test_a_wrong_setting_says_what_to_do(name: str, value: str, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_refused_artefact_says_what_to_do() -> None:
 
 
 def test_what_is_suggested_for_json_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OFFNORMAL_OUTPUTS", "scores")
+    monkeypatch.setenv("OFFNORMAL_MODEL__ROUTES", "scores")
     with pytest.raises(SettingsError) as refused:
         load()
     shown = str(refused.value).split("'")[1::2]

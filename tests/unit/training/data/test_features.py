@@ -61,7 +61,7 @@ def rows(n: int) -> list[bytes | None]:
 def test_a_clock_among_the_champions_features_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert choose(rows(50), ("at", "a", "b")) == ("a", "b")
     told = capsys.readouterr()
-    assert "time_column_found" in told.out + told.err
+    assert "time_column_detected" in told.out + told.err
     assert "features_changed" in told.out + told.err
 
 

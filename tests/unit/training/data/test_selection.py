@@ -5,7 +5,7 @@ import pytest
 
 from training.data.evidence import VectorFlags
 from training.data.selection import OLD, Learned, select
-from training.data.window import Window
+from training.data.window import RejectedRecords, Window
 from worker.errors import NoModelError
 from worker.settings import Settings, TrainingSettings
 
@@ -18,7 +18,9 @@ def window(n: int, known: dict[VectorFlags, list[int]] | None = None, drift: int
         flags[rows] |= int(what)
     x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
     nobody = np.zeros(n, np.int64)
-    return Window(("a", "b"), x, np.arange(n), flags, nobody, ("",), n, 0, 0, {}, x[:0], nobody[:0], drift)
+    return Window(
+        ("a", "b"), x, np.arange(n), flags, nobody, ("",), n, RejectedRecords(), 0, {}, x[:0], nobody[:0], drift
+    )
 
 
 def test_each_row_is_of_one_use_and_what_is_held_out_is_spread() -> None:

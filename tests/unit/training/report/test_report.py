@@ -22,7 +22,7 @@ from training.data import selection
 from training.data.evidence import VectorFlags
 from training.data.selection import Selection
 from training.data.series import windows
-from training.data.window import Window
+from training.data.window import RejectedRecords, Window
 from training.fitting.champion_scores import ChampionScores
 from training.fitting.fit import Fitted
 from training.gate.gate import Verdict
@@ -77,7 +77,7 @@ def window(
     confirmed = (known & VectorFlags.CONFIRMED) > 0
     time = TIME + 1000 * np.arange(n)
     of = (x[confirmed], entity[confirmed])
-    return Window(names, x, time, known, entity, entities, 3 * n, 0, 0, {0: [0, n]}, *of, drift)
+    return Window(names, x, time, known, entity, entities, 3 * n, RejectedRecords(), 0, {0: [0, n]}, *of, drift)
 
 
 class Made:

@@ -158,60 +158,6 @@ def test_a_field_that_is_none_is_a_dead_letter(value: bytes, reason: str | None)
     assert block.time.tolist()[-1] == WHEN
 
 
-@pytest.mark.parametrize(
-    ("when", "milliseconds"),
-    [
-        (b"1700000000", WHEN),
-        (b"1700000000.25", WHEN + 250),
-        (b"1700000000250", WHEN + 250),
-        (b"1700000000250.7", WHEN + 250),
-        (b"1700000000250999", WHEN + 250),
-        (b"1700000000250999.5", WHEN + 250),
-        (b"1700000000250999999", WHEN + 250),
-        (b"1.7e9", WHEN),
-        (b"1.7e18", WHEN),
-        (b"631152000", 631_152_000_000),
-        (b"4102444799999999999", 4_102_444_799_999),
-        (b'"1700000000"', WHEN),
-        (b'"1700000000.25"', WHEN + 250),
-        (b'"1700000000250999999"', WHEN + 250),
-        (b'"2023-11-14 22:13:20 UTC"', WHEN),
-        (b'"2023-11-14T22:13:20.000000Z"', WHEN),
-        (b'"Tue, 14 Nov 2023 22:13:20 GMT"', WHEN),
-        (b'"Tue, 14 Nov 2023 23:13:20 +0100"', WHEN),
-        (b'"20231114T221320"', WHEN),
-        (b'"2023-11-14T22:13:20"', WHEN),
-        (b'"2023-11-14T23:13:20+01:00"', WHEN),
-        (b"null", WHEN),
-    ],
-)
-def test_the_time_field_is_the_event_time(when: bytes, milliseconds: int) -> None:
-    block = decode([b'{"a": 1, "when": %s}' % when], time_field="when")
-    assert block.time.tolist() == [milliseconds]
-
-
-@pytest.mark.parametrize(
-    ("when", "milliseconds"),
-    [
-        (b'"2023-11-14T23:13:20"', WHEN),
-        (b'"Tue, 14 Nov 2023 23:13:20"', WHEN),
-        (b'"2023-11-14T22:13:20Z"', WHEN),
-        (b"1700000000", WHEN),
-    ],
-)
-def test_a_time_without_an_offset_is_of_the_time_zone(when: bytes, milliseconds: int) -> None:
-    for header in (False, True):
-        value = b'{"a": 1}' if header else b'{"a": 1, "when": %s}' % when
-        headers = {0: [("at", when.strip(b'"'))]} if header else {}
-        block = decode([value], time_field="when", time_header="at", timezone="Europe/Berlin", headers=headers)
-        assert block.time.tolist() == [milliseconds]
-
-
-def test_the_time_of_a_record_is_that_of_all_its_rows() -> None:
-    block = decode([b"[0, 0]", b'{"values": [[1, 2], [3, 4]], "when": 1700000007}'], time_field="when")
-    assert block.time.tolist() == [WHEN, WHEN + 7000, WHEN + 7000]
-
-
 def test_the_entity_is_that_of_the_payload_else_the_key_else_none() -> None:
     values = [b'{"who": "press", "a": 1}', b'{"who": 7}', b'{"who": null}', b"[1, 2]", b"[1, 2]", b"[1, 2]"]
     block = decode(values, keys=[b"k0", b"k1", b"k2", b"k3", None, b"\xff"], entity_field="who")
@@ -228,6 +174,13 @@ def test_content_types_alternate_and_the_order_stays() -> None:
     values = [f32(i, i) if i % 2 else b"[%d, %d]" % (i, i) for i in range(20)]
     block = decode(values, headers={i: F32 if i % 2 else JSON for i in range(20)})
     assert block.x[:, 0].tolist() == block.record.tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/octet-stream", b"f32", b'"application/json"', b""])
+def test_the_content_type_may_be_ignored(kind: bytes) -> None:
+    block = decode([b"[1, 2]"], headers={0: [("content-type", kind)]}, ignore_content_type=True)
+    assert reasons(block) == []
+    assert block.x.tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("kind", [b"avro/binary", b"", b"application/jsonx", b"\xff"])
@@ -348,32 +301,6 @@ def test_the_ends_are_those_of_each_partition() -> None:
     assert block.ends() == {2: 10, 0: 3}
 
 
-@pytest.mark.parametrize(
-    ("told", "time"),
-    [
-        (b"1700000000", 1_700_000_000_000),
-        (b"1700000000123", 1_700_000_000_123),
-        (b"2024-01-01T00:00:00Z", 1704067200000),
-    ],
-)
-def test_the_time_header_is_the_event_time_unless_a_field_says_it(told: bytes, time: int) -> None:
-    records = block_of(
-        [b'{"a": 1, "b": 2}', b'{"a": 1, "b": 2, "at": 1700000005}', b"[1, 2]"],
-        headers={r: [("t", told)] for r in (0, 1)},
-    )
-    block = Decoder(InputSettings(time_header="t", time_field="at"), ["a", "b"]).decode(records)
-    assert block.time.tolist() == [time, WHEN + 5000, records.timestamp[2]]
-
-
-@pytest.mark.parametrize("told", [b"soon", b"", b"nan", b"-1", b"\xff", b"1e300"])
-def test_a_time_header_that_is_no_time_makes_a_dead_letter_of_its_record_alone(told: bytes) -> None:
-    records = block_of([b"[1, 2]", b"[3, 4]", None], headers={0: [("t", told)], 2: [("t", told)]})
-    block = Decoder(InputSettings(time_header="t"), ["a", "b"]).decode(records)
-    assert [(r.record, r.reason) for r in block.rejects] == [(0, "bad-time")]
-    assert block.x.tolist() == [[3, 4]]
-    assert block.nulls == 1
-
-
 def test_nan_is_a_missing_reading_in_every_shape() -> None:
     """As Python's json.dumps, pandas and JavaScript write it."""
     values = [
@@ -401,35 +328,3 @@ def test_nan_is_a_missing_reading_in_every_shape() -> None:
 def test_a_refused_reading_is_told_with_its_sensor_and_its_value(value: bytes, error: str) -> None:
     (reject,) = decode([value]).rejects
     assert reject.error == error
-
-
-@pytest.mark.parametrize(
-    ("value", "row"),
-    [
-        (b'{"a": "12.5", "b": "-3"}', [12.5, -3]),
-        (b'{"a": "12,5", "b": " 7 "}', [12.5, 7]),
-        (b'["1e3", ".5"]', [1000, 0.5]),
-        (b'{"a": true, "b": false}', [1, 0]),
-        (b'{"a": "", "b": "NaN"}', [NAN, NAN]),
-        (b'{"a": "n/a", "b": null}', [NAN, NAN]),
-        (b'{"a": 1, "b": 2}', [1, 2]),
-    ],
-)
-def test_with_coerce_text_and_booleans_are_readings(value: bytes, row: list[float]) -> None:
-    block = decode([value], coerce=True)
-    assert reasons(block) == []
-    np.testing.assert_array_equal(block.x, np.array([row], np.float32))
-
-
-@pytest.mark.parametrize(
-    ("value", "reason", "error"),
-    [
-        (b'{"a": "1.234,5", "b": 2}', "wrong-type", "a: '1.234,5' is no number"),
-        (b'{"a": "on", "b": 2}', "wrong-type", "a: 'on' is no number"),
-        (b'{"a": [1], "b": 2}', "wrong-type", "a: the reading is no number but list [1]"),
-        (b'{"a": "inf", "b": 2}', "infinite", "a: the reading is infinite in float32"),
-    ],
-)
-def test_with_coerce_what_is_no_number_is_still_refused(value: bytes, reason: str, error: str) -> None:
-    (reject,) = decode([value], coerce=True).rejects
-    assert (reject.reason, reject.error) == (reason, error)

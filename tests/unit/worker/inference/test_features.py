@@ -113,7 +113,7 @@ def test_a_time_in_the_record_is_told_and_left_out(shuffled: bool, capsys: pytes
     found = choose(values, keys=[b"press-%d" % (i % 4) for i in order], seconds=order)
     assert found == ("speed", "pressure")
     told = capsys.readouterr()
-    assert "time_column_found" in told.out + told.err
+    assert "time_column_detected" in told.out + told.err
     assert "OFFNORMAL_INPUT__TIME_FIELD=when" in told.out + told.err
 
 

@@ -130,3 +130,13 @@ def test_what_the_client_says_again_and_again_is_said_once_in_a_while() -> None:
     assert all(passes("worker", "ours") for _ in range(3))
     seldom._last = dict.fromkeys(seldom._last, time.monotonic() - log._Seldom.EVERY)
     assert passes("kafka.coordinator", "Marking the coordinator dead (node %s)", 1)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    log.configure(LogSettings(format="console"))
+    structlog.get_logger().warning("model_swapped")
+    assert ("\x1b[" in said.getvalue()) == (not no_color)

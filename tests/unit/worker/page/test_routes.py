@@ -280,7 +280,7 @@ def test_viewers_leave_room_for_probes(serve: Callable[..., int]) -> None:
 
 
 def test_who_does_not_read_is_hung_up_on(serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "STREAM_PATIENCE", 0.5)
+    monkeypatch.setattr(http_server, "STREAM_PATIENCE", 2.0)
     monkeypatch.setattr(feeds, "_event", lambda _: b"data: " + b"x" * 1_000_000 + b"\n\n")
     port = serve()
     deaf = [stream(port) for _ in range(feeds.VIEWERS)]

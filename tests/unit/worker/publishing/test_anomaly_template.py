@@ -132,13 +132,15 @@ def test_the_id_is_the_place_of_the_row(resident: LoadedModel) -> None:
 
 
 def test_the_entity_of_the_payload_is_the_key_of_the_event(resident: LoadedModel) -> None:
-    block = vectors([b'{"flow": 900, "who": "\xc3\xbcber", "at": 5}'], keys=[b"k"], entity_field="who", time_field="at")
+    block = vectors(
+        [b'{"flow": 900, "who": "\xc3\xbcber", "at": 1700000005}'], keys=[b"k"], entity_field="who", time_field="at"
+    )
     scores = np.array([1e6], np.float32)
     found = Judge(4).anomalies(block, scores, resident)
     (output,) = EventEncoder(Settings()).anomalies(found, block, resident)
     told = json.loads(output.value)
     VALIDATOR.validate(told)
-    assert (output.key, told["subject"], told["time"]) == ("über".encode(), "über", "1970-01-01T00:00:05.000Z")
+    assert (output.key, told["subject"], told["time"]) == ("über".encode(), "über", "2023-11-14T22:13:25.000Z")
 
 
 @pytest.mark.parametrize(("key", "entity"), [(None, None), (b"", "")])

@@ -59,13 +59,29 @@ def test_a_whole_section_may_be_json(load_with: Loader) -> None:
 
 @pytest.mark.parametrize(
     ("given", "features"),
-    [("4", 4), ('["a", "b"]', ("a", "b")), ('["temp °C"]', ("temp °C",))],
+    [
+        ("4", 4),
+        ('["a", "b"]', ("a", "b")),
+        ('["temp °C"]', ("temp °C",)),
+        ("a,b", ("a", "b")),
+        (" temp °C , x1", ("temp °C", "x1")),
+    ],
 )
 def test_features_are_a_count_or_names(load_with: Loader, given: str, features: int | tuple[str, ...]) -> None:
     assert load_with(INPUT__FEATURES=given).input.features == features
 
 
-@pytest.mark.parametrize("given", ["a,b", "0", "-1", "4.5", "[]", "[1, 2]", '["a", "a"]', '{"a": 1}'])
+@pytest.mark.parametrize("given", ["scores,latents", '["scores", "latents"]', " scores , latents ,"])
+def test_a_list_is_names_with_commas_or_json(load_with: Loader, given: str) -> None:
+    assert load_with(OUTPUTS=given).outputs == ("scores", "latents")
+
+
+def test_a_wrong_member_of_a_list_is_told_with_the_variable(load_with: Loader) -> None:
+    line = refused(load_with, OUTPUTS="scores,sores")
+    assert line.startswith("OFFNORMAL_OUTPUTS: ") and "'sores'" in line
+
+
+@pytest.mark.parametrize("given", ["[a,b]", "a,,a", ",", "0", "-1", "4.5", "[]", "[1, 2]", '["a", "a"]', '{"a": 1}'])
 def test_wrong_features_are_one_line_with_the_variable(load_with: Loader, given: str) -> None:
     line = refused(load_with, INPUT__FEATURES=given)
     assert line.startswith("OFFNORMAL_INPUT__FEATURES") and "\n" not in line

@@ -40,11 +40,11 @@ def test_environment_over_file_over_defaults(tmp_path: Path) -> None:
         ("OFFNORMAL_BATCH__MAX_DELAY", "5 parsecs", "is no duration"),
         ("OFFNORMAL_INPUT__FORMAT", "avro", "OFFNORMAL_SCHEMA_REGISTRY__URL"),
         ("OFFNORMAL_INPUT__FEATURES", '["a", "a"]', "only once"),
-        ("OFFNORMAL_INPUT__FEATURES", "true", "a count or"),
+        ("OFFNORMAL_INPUT__FEATURES", "true", "a count, or"),
         ("OFFNORMAL_KAFKA__START", "yesterday", "earliest, latest"),
         ("OFFNORMAL_DELIVERY", "maybe_once", "exactly_once"),
         ("OFFNORMAL_DETECTION__FALSE_ALARM_RATE", "2", "less than 1"),
-        ("OFFNORMAL_OUTPUTS", "scores", "OUTPUTS"),
+        ("OFFNORMAL_OUTPUTS", "sores", "OUTPUTS"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, told: str) -> None:

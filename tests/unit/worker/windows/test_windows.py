@@ -130,13 +130,11 @@ class Definition:
         before_all = self.step > 0 and len(rows) > 0 and time < rows[0][0]
         self.rows += 1
         if newer > self.setup.reorder or before_all:
+            self.late += 1
             self.late_run[entity] += 1
-            if self.late_run[entity] <= self.setup.reorder:
-                self.late += 1
-                return None
-            rows.clear()
-            self.restarted += 1
-            self.set_back.append(self.rows - 1)
+            if self.late_run[entity] == self.setup.reorder + 1:
+                self.set_back.append(self.rows - 1)
+            return None
         self.late_run[entity] = 0
         if self.step:
             while rows and rows[-1][0] + self.step < time:
