@@ -5,6 +5,7 @@ python -m tests.faults.doomed POINT N [worker's arguments]
 python -m tests.faults.doomed hold FOLDER [worker's arguments]
 python -m tests.faults.doomed clock SEED [worker's arguments]
 python -m tests.faults.doomed deaf N [worker's arguments]
+python -m tests.faults.doomed reconnect FILE [worker's arguments]
 """
 
 import os
@@ -20,6 +21,7 @@ from kafka import KafkaConsumer
 
 from worker.kafka import AtLeastOnceSink, ExactlyOnceSink, Source
 from worker.kafka.client.produce import Produce
+from worker.runtime.connections import Connections
 from worker.runtime.pipeline import Pipeline
 
 # point -> what is called there, and whether it dies before or after it
@@ -137,12 +139,30 @@ def deafen(count: int) -> None:
     KafkaConsumer.poll = deaf
 
 
+def reconnect_late(file: Path) -> None:
+    """The first client goes deaf, and the worker connects again only once the file is there."""
+    deafen(1)
+    begin = Connections.__init__
+    made = 0
+
+    def wait_and_begin(connections: Connections, *arguments: Any) -> None:
+        nonlocal made
+        made += 1
+        while made > 1 and not file.exists():
+            time.sleep(0.05)
+        begin(connections, *arguments)
+
+    Connections.__init__ = wait_and_begin  # type: ignore[method-assign]
+
+
 def main() -> int:
     what, which, *rest = sys.argv[1:]
     if what == "clock":
         jump(int(which))
     elif what == "deaf":
         deafen(int(which))
+    elif what == "reconnect":
+        reconnect_late(Path(which))
     elif what == "hold":
         hold(Path(which))
     else:

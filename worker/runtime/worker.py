@@ -4,13 +4,13 @@ import gc
 import threading
 import time
 import uuid
-from contextlib import ExitStack
+from concurrent.futures import Future
 from typing import Final
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from worker.kafka import Source, open_sink
+from worker.errors import KafkaUnavailable
 from worker.kafka.topics import require
 from worker.native.malloc import keep_freed
 from worker.observability.http_server import Health, HttpServer
@@ -20,8 +20,8 @@ from worker.publishing.encoder import EventEncoder
 from worker.rollout import Trials
 from worker.rollout.champion_watcher import ChampionWatcher
 from worker.runtime.analysis_thread import AnalysisThread
+from worker.runtime.connections import Connections
 from worker.runtime.dispatcher import Dispatcher
-from worker.runtime.incident_log import IncidentLog
 from worker.runtime.partition_adoption import PartitionAdoption
 from worker.runtime.session import LoopState, Parts, Session
 from worker.runtime.watchdog import REBUILDS, Stuck, Watchdog
@@ -31,6 +31,7 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 STALLED_AFTER: Final = 60.0  # seconds without a turn of the loop before liveness fails
+RECONNECT_PAUSE: Final = 1.0  # seconds between two tries to connect again
 REBUILD_HELPS: Final = 3  # a rebuild has helped if no other follows within this many times the watchdog's patience
 
 
@@ -130,41 +131,65 @@ class Worker:
         gc.freeze()
         self._watchdog.start()
         try:
-            while True:
+            connections: Connections | None = Connections(self._settings, self._id)
+            while connections is not None:
                 try:
-                    self._run_session()
+                    self._run_session(connections)
                     return
                 except Stuck as reason:
                     self._rebuild(reason)
+                finally:
+                    connections.close()
+                connections = self._connect_again()
         finally:
             self._watchdog.close()
 
-    def _run_session(self) -> None:
-        """Run the loop by connections of its own. Raises Stuck where they are to be made anew."""
-        settings = self._settings
-        with ExitStack() as stack:
-            source = Source(settings.kafka, settings.topics.sensors)
-            stack.callback(source.close)
-            incident_log = IncidentLog(settings)
-            stack.callback(incident_log.close)
-            sink = open_sink(settings, source, self._id)
-            stack.callback(sink.close)
-            parts = Parts(
-                settings=settings,
-                metrics=self.metrics,
-                dispatcher=self._dispatcher,
-                encoder=self._encoder,
-                analysis=self._analysis,
-                watchdog=self._watchdog,
-                stop=self._stop,
-            )
-            adoption = PartitionAdoption(settings, source, incident_log, self._dispatcher)
-            session = Session(parts, self._state, source, sink, adoption)
+    def _run_session(self, connections: Connections) -> None:
+        """Run the loop by these connections. Raises Stuck where they are to be made anew."""
+        settings, (source, incident_log, sink) = self._settings, connections.all
+        parts = Parts(
+            settings=settings,
+            metrics=self.metrics,
+            dispatcher=self._dispatcher,
+            encoder=self._encoder,
+            analysis=self._analysis,
+            watchdog=self._watchdog,
+            stop=self._stop,
+        )
+        adoption = PartitionAdoption(settings, source, incident_log, self._dispatcher)
+        session = Session(parts, self._state, source, sink, adoption)
+        try:
+            session.run(self._until_end)
+        except Stuck:
+            session.abandon()
+            raise
+
+    def _connect_again(self) -> Connections | None:
+        """Connect, however long the brokers are away: unlike a start, a worker that has run does not end by that.
+
+        Returns None if told to stop first. A try may take longer than SIGTERM leaves time for, so it has its own
+        thread, which ends with the process.
+        """
+        while not self._stop.is_set():
+            attempt: Future[Connections] = Future()
+            threading.Thread(target=self._connect, args=(attempt,), name="connecting", daemon=True).start()
+            while not attempt.done() and not self._stop.wait(0.05):
+                self._state.turned = time.monotonic()
+            if not attempt.done():
+                break
             try:
-                session.run(self._until_end)
-            except Stuck:
-                session.abandon()
-                raise
+                return attempt.result()
+            except KafkaUnavailable as error:
+                log.warning("reconnection_failed", error=str(error))
+            self._watchdog.restart()
+            self._stop.wait(RECONNECT_PAUSE)
+        return None
+
+    def _connect(self, attempt: "Future[Connections]") -> None:
+        try:
+            attempt.set_result(Connections(self._settings, self._id))
+        except BaseException as error:
+            attempt.set_exception(error)
 
     def _rebuild(self, reason: Stuck) -> None:
         """Make the connections anew. Liveness fails where several times in a row do not help."""
