@@ -197,7 +197,7 @@ def _wrong(
     models: Mapping[str, Offline],
     how: list[str],
 ) -> list[Place]:
-    """Scores that differ from the offline score of their version by more than 1e-5 of it, and more than 1e-8: a vector
+    """Scores that differ from the offline score of their version by more than 1e-5 of it, and more than 1e-6: a vector
     that the model expects to the last digits has a score of what rounding leaves. And how some of them differ.
     """
     by_version: dict[str, list[tuple[Place, float]]] = defaultdict(list)
@@ -212,7 +212,7 @@ def _wrong(
             continue
         x = np.array([vectors[place] for place, _ in told], np.float32)
         got, want = np.array([score for _, score in told]), models[version](x)
-        for i in np.flatnonzero(~(np.abs(got - want) <= 1e-5 * np.abs(want) + 1e-8)).tolist():
+        for i in np.flatnonzero(~(np.abs(got - want) <= 1e-5 * np.abs(want) + 1e-6)).tolist():
             wrong.append(told[i][0])
             by = {name: float(score(x[i : i + 1])[0]) for name, score in models.items()}
             how.append(f"{got[i]!r}, not {want[i]!r} by {version}; of {x[i].tolist()}; by all {by}")
