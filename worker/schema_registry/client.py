@@ -207,12 +207,15 @@ class _Clock:
         self._timer.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Raise TimeoutError instead of the effect of hanging up, which may look like the end of the response."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raise TimeoutError instead of the effect of hanging up, which may look like the end of the response.
+
+        A socket that was silent for as long may be the first to time out.
+        """
         self._timer.cancel()
         with self._lock:
             self._sockets.clear()
-            if self._is_over:
+            if self._is_over or (kind is not None and issubclass(kind, TimeoutError)):
                 raise TimeoutError(f"no whole answer within {self._timeout:g} s") from None
 
     def watch(self, connected: socket.socket) -> None:
