@@ -18,7 +18,7 @@ BAD = {
     b"": "unparseable",
     b"{": "unparseable",
     b"\xff\xfe": "unparseable",
-    b"[1, 2, 3, NaN]": "unparseable",
+    b"[1, 2, 3, nan]": "unparseable",
     b"[" * 2000: "unparseable",
     b"[1, 2, 3]": "wrong-length",
     b"[]": "wrong-length",
