@@ -163,25 +163,19 @@ class Reader:
         blocks: list[RecordBlock] = []
         missing = dict.fromkeys(self._partitions, count)
         last = time.monotonic()
-        try:
-            while missing:
-                block = self.poll(0.2)
-                if block is not None:
-                    last = time.monotonic()
-                    part = wanted(block)
-                    kept = {
-                        place: np.flatnonzero(part.partition == place.partition)[:n] for place, n in missing.items()
-                    }
-                    blocks.append(part.take(np.sort(np.concatenate(list(kept.values())))))
-                    missing = {place: n - len(kept[place]) for place, n in missing.items()}
-                elif time.monotonic() - last > self._settings.startup_timeout:
-                    raise self._stalled()
-                enough = [place for place, n in missing.items() if not n or self._has_ended(place)]
-                self._consumer.pause(*enough)
-                for place in enough:
-                    del missing[place]
-        finally:
-            self._consumer.resume(*self._partitions)
+        while missing:
+            block = self.poll(0.2)
+            if block is not None:
+                last = time.monotonic()
+                part = wanted(block)
+                kept = {place: np.flatnonzero(part.partition == place.partition)[:n] for place, n in missing.items()}
+                blocks.append(part.take(np.sort(np.concatenate(list(kept.values())))))
+                missing = {place: n - len(kept[place]) for place, n in missing.items()}
+            elif time.monotonic() - last > self._settings.startup_timeout:
+                raise self._stalled()
+            for place in [place for place, n in missing.items() if not n or self._has_ended(place)]:
+                del missing[place]
+                self._consumer.seek(place, self._ends[place])  # what is behind is not needed
         return blocks
 
     def _has_ended(self, place: TopicPartition) -> bool:
