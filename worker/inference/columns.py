@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from worker.decoding.event_time import FIRST_MS, LAST_MS
 from worker.native.arrays import Bools, Float64s, Int64s
 
 ColumnKind = Literal["reading", "time", "counter", "constant", "id"]
@@ -27,8 +28,6 @@ _MIN_RISES: Final = 4
 _NEAR: Final = 86_400.0  # seconds between a clock and the time of its record
 _NEARLY_ALL: Final = 0.95
 _STEADY: Final = 0.05  # relative difference of the rates at which a clock goes forward, beside the record's time
-_FIRST_SECOND: Final = 631_152_000  # 1990
-_LAST_SECOND: Final = 4_102_444_800  # 2100
 _UNITS: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _TIME_NAME: Final = re.compile(
     r"(?:^|[^a-z])(?:ts|timestamp|datetime|epoch|event_?time|record_?time|created_?at|updated_?at)(?:$|[^a-z])"
@@ -99,7 +98,7 @@ def _epoch_unit(values: Float64s, time: Int64s, rises: bool) -> str | None:
     """
     for unit, per_second in _UNITS.items():
         seconds = values / per_second
-        if ((seconds >= _FIRST_SECOND) & (seconds < _LAST_SECOND)).all():
+        if ((seconds >= FIRST_MS / 1000) & (seconds < LAST_MS / 1000)).all():
             is_near = (np.abs(seconds - time / 1000) <= _NEAR).mean() >= _NEARLY_ALL
             return unit if rises or is_near else None
     return None

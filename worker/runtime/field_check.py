@@ -4,6 +4,7 @@ Such records are scored as far as possible, so nothing else would tell of a miss
 changed its format.
 """
 
+import math
 import time
 from collections import Counter
 from typing import Final, Literal
@@ -43,38 +44,46 @@ class FieldCheck:
     def take(self, block: VectorBlock, has_no_score: Bools, decoder: Decoder) -> "Counter[str]":
         """Return how many records do not fit, by kind. `has_no_score` [n] are the vectors without a score."""
         parsed = len(block.records) - block.nulls - len(block.rejects)
-        if not parsed:
+        if parsed <= 0 or not len(block):
             return Counter()
-        examples: dict[Unmatched, tuple[int, int]] = {}  # how many, and the index of one
+        counts: Counter[Unmatched] = Counter()
+        empty = np.empty(0, np.int64)
         if has_no_score.any():
             rows = np.flatnonzero(has_no_score)
             empty = np.unique(block.record[rows[np.isnan(block.x[rows]).all(axis=1)]])
-            if len(empty):
-                examples["no-feature"] = len(empty), int(empty[0])
-        if self._settings.entity_field is not None and len(block.entities) < parsed:
-            lacking = next(r for r in block.record.tolist() if r not in block.entities)
-            examples["no-entity-field"] = parsed - len(block.entities), lacking
-        if self._settings.time_field is not None and block.timed < parsed:
-            examples["no-time-field"] = parsed - block.timed, int(block.record[0])
-        for kind, (count, record) in examples.items():
-            self._tell(kind, count, block.records, record, decoder)
-        return Counter({kind: count for kind, (count, _) in examples.items()})
+            counts["no-feature"] = len(empty)
+        if self._settings.entity_field is not None:
+            counts["no-entity-field"] = parsed - len(block.entities)
+        if self._settings.time_field is not None:
+            counts["no-time-field"] = parsed - block.timed
+        counts = +counts
+        for kind, count in counts.items():
+            self._untold[kind] += count
+            if self._is_due(kind):
+                self._tell(kind, block, int(empty[0]) if kind == "no-feature" else _without(kind, block), decoder)
+        return Counter({str(kind): count for kind, count in counts.items()})
 
-    def _tell(self, kind: Unmatched, count: int, records: RecordBlock, record: int, decoder: Decoder) -> None:
-        self._untold[kind] += count
-        now = time.monotonic()
-        if now - self._told_at.get(kind, -TOLD_EVERY) < TOLD_EVERY:
-            return
-        self._told_at[kind] = now
+    def _is_due(self, kind: Unmatched) -> bool:
+        return time.monotonic() - self._told_at.get(kind, -math.inf) >= TOLD_EVERY
+
+    def _tell(self, kind: Unmatched, block: VectorBlock, record: int, decoder: Decoder) -> None:
+        self._told_at[kind] = time.monotonic()
         log.warning(
             "records_unmatched",
             reason=kind,
             records=self._untold.pop(kind),
-            partition=int(records.partition[record]),
-            offset=int(records.offset[record]),
-            keys=_keys(records, record, decoder),
+            partition=int(block.records.partition[record]),
+            offset=int(block.records.offset[record]),
+            keys=_keys(block.records, record, decoder),
             hint=_HINTS[kind],
         )
+
+
+def _without(kind: Unmatched, block: VectorBlock) -> int:
+    """Return a record that has not the field. Which ones have a time is not known, so that may be another one."""
+    if kind == "no-time-field":
+        return int(block.record[0])
+    return next((r for r in map(int, block.record) if r not in block.entities), int(block.record[0]))
 
 
 def _keys(records: RecordBlock, record: int, decoder: Decoder) -> list[str] | str:
