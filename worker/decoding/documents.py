@@ -7,7 +7,6 @@ refused, unless OFFNORMAL_INPUT__COERCE is set (coercion.py).
 
 from array import array
 from collections.abc import Callable, Sequence
-from datetime import UTC, tzinfo
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -20,7 +19,7 @@ from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.coercion import SHOWN, coerced
 from worker.decoding.event_time import milliseconds
-from worker.decoding.format import Parsed, without_infinite
+from worker.decoding.format import FeatureSchema, Parsed, without_infinite
 from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.native.arrays import Float32s, Int64s
 
@@ -32,22 +31,13 @@ Load = Callable[[bytes], tuple[Any, bool]]
 class Documents:
     """Reads documents, each as an object of Python."""
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        entity_field: str | None,
-        time_field: str | None,
-        strict: bool,
-        zone: tzinfo = UTC,
-        coerce: bool = False,
-    ):
-        self._zone, self._coerce = zone, coerce
-        self._features = tuple(features)
-        self._width = len(self._features)
-        self._known = {*self._features, entity_field, time_field}
-        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+    def __init__(self, schema: FeatureSchema):
+        self._zone, self._coerce, self._strict = schema.zone, schema.coerce, schema.strict
+        self._features, self._width = tuple(schema.features), len(schema.features)
+        self._entity_field, self._time_field = schema.entity_field, schema.time_field
+        self._known = {*self._features, schema.entity_field, schema.time_field}
         self._nested = "values" not in self._features
-        self._has_fields = entity_field is not None or time_field is not None
+        self._has_fields = schema.entity_field is not None or schema.time_field is not None
         # itemgetter of one name gives no tuple
         self._pick: Callable[[Any], Row] = (
             itemgetter(*self._features) if self._width > 1 else lambda doc: tuple(doc[name] for name in self._features)

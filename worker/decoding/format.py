@@ -57,10 +57,10 @@ class FeatureSchema(NamedTuple):
     """
 
     features: Sequence[str]
-    entity_field: str | None
-    time_field: str | None
-    strict: bool
-    registry: SchemaRegistry | None
+    entity_field: str | None = None
+    time_field: str | None = None
+    strict: bool = False
+    registry: SchemaRegistry | None = None
     zone: tzinfo = UTC
     coerce: bool = False
 

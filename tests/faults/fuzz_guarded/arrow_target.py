@@ -14,7 +14,7 @@ from worker.decoding.arrow import loop as arrow_loop
 from worker.decoding.arrow.flatbuffer import prefix_of
 from worker.decoding.arrow.format import Arrow
 from worker.decoding.event_time import NO_TIME
-from worker.decoding.format import Parsed
+from worker.decoding.format import FeatureSchema, Parsed
 from worker.native.jit import read_only
 
 
@@ -26,7 +26,7 @@ class ArrowTarget(FormatTarget):
         if not self._pool:
             self._pool.extend(_arrow_records(random.Random(0)))
         options = OPTIONS[self.rng.randrange(3)]
-        self.form, self.reference = (Arrow(FEATURES, *options) for _ in range(2))
+        self.form, self.reference = (Arrow(FeatureSchema(FEATURES, *options)) for _ in range(2))
         self.reference._plan = lambda prefix: None
         # Few schemas a chunk: as many are known at a time as a worker knows.
         self._mine = self.rng.sample(self._pool, 6)

@@ -14,6 +14,7 @@ from tests.faults.fuzz_guarded.format_target import FEATURES, OPTIONS, ZERO, For
 from tests.faults.fuzz_guarded.mutations import VARINTS, mutated
 from worker.decoding.avro import loop as avro_loop
 from worker.decoding.avro.format import HEADER, Avro
+from worker.decoding.format import FeatureSchema
 from worker.schema_registry import UnknownSchema
 
 
@@ -55,7 +56,7 @@ class AvroTarget(FormatTarget):
         if not self._pool:
             self._pool.extend(_avro_records(random.Random(0)))
         options = OPTIONS[self.rng.randrange(3)]
-        self.form, self.reference = (Avro(FEATURES, *options, Schemas()) for _ in range(2))  # type: ignore[arg-type]
+        self.form, self.reference = (Avro(FeatureSchema(FEATURES, *options, Schemas())) for _ in range(2))  # type: ignore[arg-type]
         self.reference._plan = lambda schema: None
 
     def value(self) -> bytes:

@@ -11,7 +11,7 @@ from tests.faults.fuzz_guarded.format_target import OPTIONS, ZERO, FormatTarget
 from tests.faults.fuzz_guarded.mutations import TEXTS, mutated
 from worker.blocks import BytesColumn
 from worker.decoding.documents import Documents
-from worker.decoding.format import Parsed
+from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.json import loop as json_loop
 from worker.decoding.json.format import Json, load
 
@@ -21,13 +21,14 @@ class JsonTarget(FormatTarget):
         self.width = self.rng.choice([1, 2, 3, 3, 4, 9])
         self._features = tuple("abcdefghi"[: self.width])
         options = OPTIONS[self.rng.randrange(len(OPTIONS))]
-        self.form, self.reference = Json(self._features, *options), Documents(self._features, *options)
+        schema = FeatureSchema(self._features, *options)
+        self.form, self.reference = Json(schema), Documents(schema)
         # Each is written by one of few programs, whose layout the loop is told of: it would else leave most.
         programs = [self.rng.random() for _ in range(3)]
         self._seeds = [self._seed(random.Random(program)) for program in programs * 20]
         self._layouts = []
         for seed in self._seeds[: len(programs)]:
-            learner = Json(self._features, *options)
+            learner = Json(schema)
             learner._learn(BytesColumn.of([seed]), ZERO)
             self._layouts.append(learner._layout)
         self._written_by: deque[int] = deque()

@@ -8,8 +8,7 @@ compiled loops (loop.py) that know where the columns lie. Everything else is lef
 """
 
 import struct
-from collections.abc import Sequence
-from datetime import UTC, tzinfo
+from datetime import tzinfo
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -58,25 +57,17 @@ class _Plan(NamedTuple):
 class Arrow:
     """Reads `arrow`: records of a known schema by compiled loops, others by pyarrow."""
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        entity_field: str | None,
-        time_field: str | None,
-        strict: bool,
-        zone: tzinfo = UTC,
-    ):
-        self._features = tuple(features)
-        self._zone = zone
-        self._known = {*self._features, entity_field, time_field}
-        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+    def __init__(self, schema: FeatureSchema):
+        self._features, self._zone = tuple(schema.features), schema.zone
+        self._known = {*self._features, schema.entity_field, schema.time_field}
+        self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
         self._plans: dict[bytes, _Plan | None] = {}  # how a stream begins -> None where the loop cannot read it
         loop.warm_up()
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Arrow":
         """Return a reader for the feature schema."""
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.zone)
+        return cls(schema)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""

@@ -6,9 +6,8 @@ document.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +26,7 @@ from worker.decoding.reject_reasons import UNKNOWN_SCHEMA, UNPARSEABLE, Refused
 from worker.errors import SchemaRegistryError
 from worker.native.arrays import Int64s
 from worker.native.jit import read_only
-from worker.schema_registry import Schema, SchemaRegistry, UnknownSchema
+from worker.schema_registry import Schema, UnknownSchema
 
 HEADER: Final = 5  # bytes: 0, and the schema's number
 _KINDS: Final = {
@@ -92,28 +91,19 @@ class _Reader:
 class Avro:
     """Reads `avro`. `decode` raises SchemaRegistryError if it needs a schema and the registry is unavailable."""
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        entity_field: str | None,
-        time_field: str | None,
-        strict: bool,
-        registry: SchemaRegistry,
-        zone: tzinfo = UTC,
-        coerce: bool = False,
-    ):
-        self._documents = Documents(features, entity_field, time_field, strict, zone, coerce)
-        self._features = tuple(features)
-        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
-        self._registry = registry
+    def __init__(self, schema: FeatureSchema):
+        """Read for this schema, whose registry must be there."""
+        assert schema.registry is not None
+        self._documents = Documents(schema)
+        self._features, self._registry = tuple(schema.features), schema.registry
+        self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
         self._readers: dict[int, _Reader] = {}
         loop.warm_up()
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Avro":
         """Return a reader for the feature schema, whose registry must be there."""
-        assert schema.registry is not None
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.registry, schema.zone)
+        return cls(schema)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""

@@ -9,7 +9,6 @@ have escapes, other scripts, another key order, nesting, a number that is hard t
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, tzinfo
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -45,25 +44,17 @@ class _Layout(NamedTuple):
 class Json:
     """Reads `json`: records of a learned layout by a compiled loop, others by Documents."""
 
-    def __init__(
-        self,
-        features: Sequence[str],
-        entity_field: str | None,
-        time_field: str | None,
-        strict: bool,
-        zone: tzinfo = UTC,
-        coerce: bool = False,
-    ):
-        self._any = Documents(features, entity_field, time_field, strict, zone, coerce)
-        self._features = tuple(features)
+    def __init__(self, schema: FeatureSchema):
+        self._any = Documents(schema)
+        self._features = tuple(schema.features)
         self._columns = {name: j for j, name in enumerate(self._features)}
-        self._entity_field, self._time_field, self._strict = entity_field, time_field, strict
+        self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
         self._layout = self._layout_of(())
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Json":
         """Return a reader for the feature schema."""
-        return cls(schema.features, schema.entity_field, schema.time_field, schema.strict, schema.zone, schema.coerce)
+        return cls(schema)
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""

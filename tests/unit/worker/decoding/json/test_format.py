@@ -12,6 +12,7 @@ from tests.record_blocks import block_of
 from worker.blocks import VectorBlock
 from worker.decoding.decoder import _join
 from worker.decoding.documents import Documents
+from worker.decoding.format import FeatureSchema
 from worker.decoding.json.format import Json, load
 
 FEATURES = ("a", "b", "c")
@@ -26,9 +27,9 @@ def decode(form: Any, values: Sequence[bytes], *more: Any) -> tuple[VectorBlock,
 
 def check(values: Sequence[bytes], features: Sequence[str] = FEATURES, **options: Any) -> int:
     """Both ways give the same; -> how many records the compiled loop took, when it had seen the like before."""
-    options = {"entity_field": None, "time_field": None, "strict": False} | options
-    form = Json(features, **options)
-    want, _ = decode(Documents(features, **options), values, load)
+    schema = FeatureSchema(features, **options)
+    form = Json(schema)
+    want, _ = decode(Documents(schema), values, load)
     for _ in range(2):
         got, taken = decode(form, values)
         assert got.record.tolist() == want.record.tolist()
@@ -66,7 +67,7 @@ def test_one_unusual_record_costs_the_others_nothing() -> None:
 
 
 def test_another_program_is_learned_from() -> None:
-    form = Json(FEATURES, None, None, False)
+    form = Json(FeatureSchema(FEATURES))
     # Keys are read eight bytes at a time: not the last one before the end of the buffer.
     assert decode(form, [b'{"a":1,"b":2,"c":3}'] * 9)[1] == 8
     assert decode(form, [b'{"c":1,"x":"y","b":2}'] * 9)[1] == 8
