@@ -43,9 +43,11 @@ def another_member(s: Stage) -> Iterator[Source]:
 
         thread = threading.Thread(target=poll_on)
         thread.start()
-        yield source
-        ended.set()
-        thread.join()
+        try:
+            yield source
+        finally:
+            ended.set()
+            thread.join()
 
 
 def poll_some(source: Source, timeout: float = 20) -> RecordBlock:
@@ -235,6 +237,26 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
     assert set(s.committed()) == set(mine.ends())
     assert [r.value for r in s.read(s.topics.anomalies)] == [b"new generation"]
     assert len(first) == 4
+
+
+@pytest.mark.parametrize("pause", [0.1, 0.4, 1.5])
+def test_join_that_completes_between_polls_is_not_begun_again(
+    stage: MakeStage, apache: Broker, pause: float
+) -> None:
+    """A leader that was busy whenever its join completed kept itself and the others joining for ever."""
+    s = stage().make_topics(2)
+    with closing(source_of(s)) as source:
+        until(lambda: poll(source, 0.1, 1) is None and source.joined(), 30)
+        with another_member(s) as second:
+
+            def shared() -> bool:
+                with suppress(Rewind):
+                    poll(source, 0.0, 1)
+                time.sleep(pause)
+                return len(source.partitions()) == len(second.partitions()) == 1 and source.joined()
+
+            until(shared, 30)
+            assert source._consumer.group_metadata().generation_id <= 4
 
 
 def test_start_latest_is_held_fast_at_once(stage: MakeStage, apache: Broker) -> None:

@@ -39,9 +39,6 @@ from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-# kafka-python forgets a join that completes between two polls. It then joins again, which makes the whole group
-# rebalance again. During a rebalance no records can arrive, so wait for its end inside of a poll.
-REBALANCE_POLL: Final = 1.0
 # A join waits this long for members that do not poll, and a little longer for an unresponsive coordinator.
 POLL_INTERVAL: Final = 60.0
 ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two requests for end offsets, and the timeout of each
@@ -68,6 +65,7 @@ class Source:
         self._blocks = block_maker(self._consumer, settings)
         self._patience = Patience(self._consumer)
         internals.pace_lookups(self._consumer)
+        internals.keep_joins(self._consumer)
         self._consumer.subscribe([topic], listener=_Listener(self))
         self._await_metadata()
         self._marks = Marks()
@@ -101,8 +99,6 @@ class Source:
         Waits for a broker that is away.
         """
         internals.finish_join(self._consumer)
-        if internals.joins(self._consumer):
-            timeout = max(timeout, REBALANCE_POLL)
         try:
             fetched = self._fetch(timeout, max_records)
         except FATAL as error:

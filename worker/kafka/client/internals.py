@@ -55,6 +55,29 @@ def finish_join(consumer: KafkaConsumer) -> None:
         coordinator.request_rejoin()
 
 
+def keep_joins(consumer: KafkaConsumer) -> None:
+    """Make a poll use the result of a join that has completed between two polls.
+
+    kafka-python discards the result, and sends another join request. If the member leads the group, everybody has to
+    join again. Two members can keep each other joining like this for ever.
+    """
+    coordinator = consumer._coordinator
+    join = coordinator._do_join_and_sync_async
+    completed: tuple[Any, Any] | None = None  # the generation and the assignment
+
+    async def join_or_use_completed() -> Any:
+        nonlocal completed
+        kept, completed = completed, None
+        # Once a result was processed, the member is STABLE: what follows is another rebalance.
+        if kept and coordinator.state is MemberState.REBALANCING and kept[0] == coordinator._generation:
+            return kept[1]
+        assignment = await join()
+        completed = coordinator._generation, assignment
+        return assignment
+
+    coordinator._do_join_and_sync_async = join_or_use_completed
+
+
 def bound_requests(consumer: KafkaConsumer, seconds: float, session: float) -> None:
     """Give up a request, and its connection, if it is not answered within `seconds`; kafka-python waits for 30 s.
 
