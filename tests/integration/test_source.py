@@ -240,9 +240,7 @@ def test_rebalance_voids_what_was_begun_before_it(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("pause", [0.1, 0.4, 1.5])
-def test_join_that_completes_between_polls_is_not_begun_again(
-    stage: MakeStage, apache: Broker, pause: float
-) -> None:
+def test_join_that_completes_between_polls_is_not_begun_again(stage: MakeStage, apache: Broker, pause: float) -> None:
     """A leader that was busy whenever its join completed kept itself and the others joining for ever."""
     s = stage().make_topics(2)
     with closing(source_of(s)) as source:
