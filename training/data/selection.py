@@ -16,6 +16,7 @@ from training.rows.thinning import spread_evenly
 from worker.errors import NoModelError
 from worker.native.arrays import Bools, Float64s, Int64s
 from worker.settings import Settings, TrainingSettings
+from worker.windows import max_gap
 
 log = structlog.get_logger()
 GATE: Final = 0.05  # of the rows, held out from calibration as well
@@ -118,7 +119,8 @@ def _check_length(settings: Settings, rows: Window) -> None:
     if len(rows) < training.min_rows:
         hint = ""
         if rows.cold > len(rows):  # a meter that sends once an hour never fills a window, if an hour's pause ends it
-            hint = f": an entity has to send more often than OFFNORMAL_INPUT__MAX_GAP, {settings.input.max_gap:g} s"
+            gap = max_gap(settings.input, rows.interval)
+            hint = f": an entity has to send more often than OFFNORMAL_INPUT__MAX_GAP, {gap:g} s"
         raise NoModelError(
             f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
             f" ({rows.rejected}; {rows.cold} rows had no full window{hint}); {training.min_rows} are"

@@ -5,8 +5,8 @@ OFFNORMAL_TRAINING__MAX_ROWS bounds the memory.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 MOST_CONFIRMED: Final = 10_000
 LOOK_AT: Final = 2000  # records from which features are inferred, half of them the latest ones
 LEAST_OF_PARTITION: Final = 50
+LEAST_INTERVALS: Final = 4  # between an entity's vectors, to know its rhythm
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Window:
     `offsets` is partition -> [first, last] offset read. `seen` counts the rows before thinning out, `rejected` the
     records that did not parse, by reason, with an example of each, and `cold` the rows without a full window.
     `confirmed` are the confirmed anomalies, at most MOST_CONFIRMED. `drift` is when the last drift of the model began,
-    in ms.
+    in ms. `interval` is that between two vectors of the slowest entity, in seconds; 0 if it is not known.
     """
 
     features: tuple[str, ...]
@@ -61,6 +62,7 @@ class Window:
     confirmed: Float32s
     confirmed_of: Int64s
     drift: int | None = None
+    interval: float = 0.0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -116,7 +118,8 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         evidence = Evidence.read(settings, since, features)
         features = _without_accepted(features, evidence, settings, latest, registry)
         decoder = Decoder(settings.input, features, registry)
-        windows = _windows(settings, len(features))
+        interval = _interval(decoder.decode(block) for block in [*earliest, *latest])
+        windows = _windows(settings, len(features), interval)
         entities = _Entities()
         sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
         rejected, cold, offsets = RejectedRecords(), 0, dict[int, list[int]]()
@@ -156,6 +159,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         confirmed=confirmed_x,
         confirmed_of=confirmed_of,
         drift=evidence.drift,
+        interval=interval,
     )
 
 
@@ -177,11 +181,23 @@ def _router(model: ModelSettings) -> Router:
     return Router(model.routes, None if model.name in model.routes.values() else model.name)
 
 
-def _windows(settings: Settings, width: int) -> Windows | None:
+def _windows(settings: Settings, width: int, interval: float) -> Windows | None:
     window = settings.model.window
     if window == 1:
         return None
-    return Windows(window, width, settings.detection.max_missing, settings.input, settings.entities)
+    return Windows(window, width, settings.detection.max_missing, settings.input, settings.entities, interval=interval)
+
+
+def _interval(blocks: Iterable[VectorBlock]) -> float:
+    """Return the median time in seconds between two vectors of an entity, of the slowest one; 0 if it is not known."""
+    intervals: dict[int, list[Int64s]] = defaultdict(list)
+    for block in blocks:
+        entity = block.entity_hash[block.record]
+        for one in np.unique(entity).tolist():
+            apart = np.diff(np.sort(block.time[entity == one]))
+            intervals[one].append(apart[apart > 0])
+    known = (np.concatenate(parts) for parts in intervals.values())
+    return max((float(np.median(apart)) / 1000 for apart in known if len(apart) >= LEAST_INTERVALS), default=0.0)
 
 
 class _Entities:

@@ -62,6 +62,7 @@ def make_artefact(
             "offsets": {str(partition): offsets for partition, offsets in sorted(rows.offsets.items())},
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
+            "interval": rows.interval,
             "drift": None if selected.drift is None else iso(int(rows.time[selected.drift])),
             "regime": None if selected.learned is None else [iso(time_ms) for time_ms in selected.learned],
             "new_regime": selected.new,

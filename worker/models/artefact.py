@@ -64,6 +64,12 @@ class ModelCard(BaseModel):
     seed: int = 0
     libraries: dict[str, str] = {}
 
+    @property
+    def interval(self) -> float:
+        """Return the seconds between two vectors of the slowest entity that training looked at; 0 if unknown."""
+        interval = self.trained_on.get("interval", 0.0)
+        return float(interval) if isinstance(interval, int | float) and interval >= 0 else 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class Artefact:

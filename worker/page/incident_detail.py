@@ -170,7 +170,14 @@ class IncidentDetail:
         if settings.model.window == 1:
             return decoder, None
         one = settings.entities.model_copy(update={"max": 1})
-        return decoder, Windows(settings.model.window, width, settings.detection.max_missing, settings.input, one)
+        return decoder, Windows(
+            settings.model.window,
+            width,
+            settings.detection.max_missing,
+            settings.input,
+            one,
+            interval=resident.card.interval,
+        )
 
     @staticmethod
     def _take(history: _Found, vectors: VectorBlock, rows: Float32s, n: int, first: int, last: int) -> None:

@@ -26,7 +26,7 @@ from worker.schema_registry import SchemaRegistry
 from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
 from worker.settings import PerVectorOutput, Settings
-from worker.windows import Windowed, Windows
+from worker.windows import Windowed, Windows, max_gap
 
 log = structlog.get_logger()
 
@@ -80,19 +80,25 @@ class Pipeline:
         before, self._resident = self._resident, resident
         if before is resident:
             return False
-        if before is None or before.features != resident.features:
+        same_features = before is not None and before.features == resident.features
+        if not same_features:
             self._decoder = Decoder(self._settings.input, resident.features, self._registry)
-            if self._settings.model.window > 1:
-                self.windows = Windows(
-                    self._settings.model.window,
-                    len(resident.features),
-                    self._settings.detection.max_missing,
-                    self._settings.input,
-                    self._settings.entities,
-                )
-                if before is not None:
-                    raise Rewind(f"model {resident.name} has other features: its windows are to be filled")
+        if self._settings.model.window > 1 and not (same_features and self._same_max_gap(before, resident)):
+            self.windows = Windows(
+                self._settings.model.window,
+                len(resident.features),
+                self._settings.detection.max_missing,
+                self._settings.input,
+                self._settings.entities,
+                interval=resident.card.interval,
+            )
+            if before is not None:
+                raise Rewind(f"model {resident.name} has other features or intervals: its windows are to be filled")
         return True
+
+    def _same_max_gap(self, before: LoadedModel | None, resident: LoadedModel) -> bool:
+        inputs = self._settings.input
+        return before is not None and max_gap(inputs, before.card.interval) == max_gap(inputs, resident.card.interval)
 
     def warm_up(self) -> None:
         """Score a dummy batch, so that live data do not wait for compiled code to be loaded. Has no side effects."""
@@ -204,7 +210,7 @@ class Pipeline:
                 "event_time_reversed",
                 entity=block.entity(int(windowed.set_back[0])),
                 entities=len(windowed.set_back),
-                consequence="no score until their time has caught up; local times need OFFNORMAL_INPUT__TIMEZONE",
+                consequence="no score until their windows are full again; local times need OFFNORMAL_INPUT__TIMEZONE",
             )
         return windowed
 

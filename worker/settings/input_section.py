@@ -37,7 +37,11 @@ class InputSettings(Section):
     step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
         None, description="expected time between two vectors of an entity; a step without one counts as missing"
     )
-    max_gap: Duration = Field(3600.0, gt=0, description="an entity that is silent for longer starts a new window")
+    max_gap: Annotated[Duration, Field(gt=0)] | None = Field(
+        None,
+        description="an entity that is silent for longer starts a new window (default: an hour, or four times the"
+        " interval between its vectors that training saw, if that is longer)",
+    )
     reorder: int = Field(
         4, ge=0, le=1000, description="how many later vectors of an entity may overtake one before it counts as late"
     )

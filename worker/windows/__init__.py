@@ -3,6 +3,6 @@
 windows.py defines a window, ring.py keeps it, and worker/models/wavelet.py says what a model sees of it.
 """
 
-from worker.windows.windows import Windowed, Windows
+from worker.windows.windows import Windowed, Windows, max_gap
 
-__all__ = ["Windowed", "Windows"]
+__all__ = ["Windowed", "Windows", "max_gap"]

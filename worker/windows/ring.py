@@ -10,6 +10,7 @@ import numpy as np
 from worker.native.jit import compiled
 
 COLD, LATE, RESTARTED, SET_BACK = 1, 2, 4, 8  # flags of a row
+SET_BACK_RUN = 4  # as many late rows one after another may be disorder, even where `reorder` is smaller
 
 
 @compiled
@@ -53,6 +54,16 @@ def rebuild(slots, slot_codes, owner):
 
 
 @compiled
+def first_offset(ring_offset, c, head, count):
+    """Return the smallest offset in the ring of the entity `c`."""
+    length = ring_offset.shape[1]
+    lowest = ring_offset[c, head]
+    for j in range(1, count):
+        lowest = min(lowest, ring_offset[c, (head + j) % length])
+    return lowest
+
+
+@compiled
 def push(
     x,
     time,
@@ -65,6 +76,9 @@ def push(
     count,
     last,
     late_run,
+    anchor,
+    high,
+    in_order,
     spans,
     step,
     max_gap,
@@ -74,9 +88,13 @@ def push(
 ):
     """Take rows [n, d] in the order of their arrival; return flags [n].
 
-    A row that is late by more than `reorder` rows has no window: a window of it would hold a jump that never was. More
-    than `reorder` such rows one after another (`late_run`) show a clock that was set back. They do not change the ring:
-    where a replay begins must not change what it finds.
+    A row that is late by more than `reorder` rows has no window: a window of it would hold a jump that never was. It
+    does not change the ring. More such rows one after another (`late_run`) than disorder explains show a clock that was
+    set back: the window begins anew.
+
+    A replay that begins within such a run would not find it. So `anchor` keeps the offset from which the run is found
+    again, -1 for none, until it no longer matters: once a whole ring of rows has come in order (`in_order`), each later
+    than all rows before the run (`high`).
 
     `out` [n, K d] gets the coefficients of each row's window (worker/models/wavelet.py), over the readings that are
     there; NaN where the window is not full, or the row has fewer than `min_present` readings.
@@ -98,6 +116,8 @@ def push(
         if n > 0 and (t - ring_time[c, (h + n - 1) % length] > max_gap or last[c] - t > max_gap):
             n = 0
             flags[i] |= RESTARTED
+            if last[c] - t > max_gap:
+                anchor[c] = -1
         last[c] = t
         j = n
         while j > 0 and ring_time[c, (h + j - 1) % length] > t:
@@ -110,10 +130,23 @@ def push(
         newer = n - j - is_repeated
         late = newer > reorder or (step > 0 and n > 0 and j == 0 and not is_repeated)
         late_run[c] = late_run[c] + 1 if late else 0
+        if late_run[c] > max(reorder, SET_BACK_RUN):
+            begin = first_offset(ring_offset, c, h, n)
+            newest_time = ring_time[c, (h + n - 1) % length]
+            high[c] = max(high[c], newest_time) if anchor[c] >= 0 else newest_time
+            anchor[c] = min(anchor[c], begin) if anchor[c] >= 0 else begin
+            in_order[c] = late_run[c] = n = j = newer = 0
+            is_repeated = late = False
+            flags[i] |= RESTARTED | SET_BACK
         if late:  # kept out of its neighbours' windows
-            flags[i] |= LATE | COLD | (SET_BACK if late_run[c] == reorder + 1 else 0)
+            in_order[c] = 0
+            flags[i] |= LATE | COLD
             out[i] = np.nan
             continue
+        if anchor[c] >= 0:
+            in_order[c] = in_order[c] + 1 if newer == 0 and t > high[c] else 0
+            if in_order[c] == length:
+                anchor[c] = -1
         if step > 0 and j == n and n > 0:
             newest = (h + n - 1) % length
             missing = (t - ring_time[c, newest]) // step - 1
@@ -180,19 +213,16 @@ def push(
 
 
 @compiled
-def oldest(owner, owner_partition, ring_offset, head, count, partition, earliest):
-    """Return the smallest offset in the rings of a partition, except for entities that reach below `earliest`; else -1.
+def oldest(owner, owner_partition, ring_offset, head, count, anchor, partition, earliest):
+    """Return the smallest offset that the rings of a partition need, except for entities that reach below `earliest`.
 
-    Also returns how many entities do reach below `earliest`.
+    It is -1 if there is none. Also returns how many entities do reach below `earliest`.
     """
-    length = ring_offset.shape[1]
     result, beyond = np.int64(-1), 0
     for c in range(len(owner)):
         if owner[c] == 0 or owner_partition[c] != partition or count[c] == 0:
             continue
-        lowest = ring_offset[c, head[c]]
-        for j in range(1, count[c]):
-            lowest = min(lowest, ring_offset[c, (head[c] + j) % length])
+        lowest = anchor[c] if anchor[c] >= 0 else first_offset(ring_offset, c, head[c], count[c])
         if lowest < earliest:
             beyond += 1
         elif result < 0 or lowest < result:

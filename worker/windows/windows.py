@@ -18,6 +18,8 @@ from worker.settings import EntitySettings, InputSettings
 from worker.windows import ring
 
 _SWEEP_EVERY: Final = 10.0  # seconds
+LEAST_MAX_GAP: Final = 3600.0  # seconds
+INTERVALS: Final = 4  # an entity that is silent for so many of its intervals has been away
 _SPARE: Final = 0.1  # share of the entities to evict at once if there are too many: it costs a pass over all
 
 
@@ -26,8 +28,8 @@ class Windowed:
     """`x` [n, K d], the coefficients of a block's windows.
 
     They are NaN where a window is not full yet (`cold` [n]) or its newest vector has too few readings. `late` vectors
-    came out of order beyond the bound, and have no window. `restarted` windows began anew after a gap. `set_back` are
-    the rows, in ascending order, at which an entity's time had gone back and stayed back for more rows than the bound.
+    came out of order beyond the bound, and have no window. `restarted` windows began anew, after a gap or because the
+    entity's clock was set back. `set_back` are the rows, in ascending order, at which the latter was detected.
     """
 
     x: Float32s
@@ -37,19 +39,36 @@ class Windowed:
     set_back: Int64s
 
 
+def max_gap(inputs: InputSettings, interval: float) -> float:
+    """Return how many seconds an entity may be silent without starting a new window.
+
+    `interval` is the time in seconds between two of its vectors, 0 if unknown.
+    """
+    return inputs.max_gap if inputs.max_gap is not None else max(LEAST_MAX_GAP, INTERVALS * interval)
+
+
 class Windows:
     """The windows of all entities, of vectors with d features.
 
-    They take entities * (w + reorder) * (4 d + 16) bytes, as entities appear.
+    They take entities * (w + reorder) * (4 d + 16) bytes, as entities appear. `interval` is as in `max_gap`.
     """
 
-    def __init__(self, window: int, width: int, max_missing: float, inputs: InputSettings, entities: EntitySettings):
+    def __init__(
+        self,
+        window: int,
+        width: int,
+        max_missing: float,
+        inputs: InputSettings,
+        entities: EntitySettings,
+        *,
+        interval: float = 0.0,
+    ):
         length, capacity = window + inputs.reorder, entities.max
         self._columns = blocks(window) * width
         self._spans = np.array(spans(window), np.int64).reshape(-1, 2)
         self._least = width * (1 - max_missing)
         self._step = int(round(inputs.step * 1000)) if inputs.step else 0
-        self._max_gap, self._reorder = int(inputs.max_gap * 1000), inputs.reorder
+        self._max_gap, self._reorder = int(max_gap(inputs, interval) * 1000), inputs.reorder
         self._idle = entities.idle
         # Pages that nobody has touched yet take no memory.
         self._rings = np.empty((capacity, length, width), np.float32)
@@ -59,6 +78,9 @@ class Windows:
         self._count = np.zeros(capacity, np.int64)
         self._last = np.zeros(capacity, np.int64)  # event time of what came last
         self._late_run = np.zeros(capacity, np.int64)  # late rows one after another, up to now
+        self._anchor = np.full(capacity, -1)  # see ring.push, with the next two
+        self._high = np.zeros(capacity, np.int64)
+        self._in_order = np.zeros(capacity, np.int64)
         self._seen = np.zeros(capacity, np.float64)
         self._owner = np.zeros(capacity, np.uint64)
         self._partition = np.zeros(capacity, np.int64)
@@ -110,6 +132,9 @@ class Windows:
                 self._count,
                 self._last,
                 self._late_run,
+                self._anchor,
+                self._high,
+                self._in_order,
                 self._spans,
                 self._step,
                 self._max_gap,
@@ -148,7 +173,7 @@ class Windows:
         """
         earliest = max(end - depth, 0)
         offset, _ = ring.oldest(
-            self._owner, self._partition, self._offset, self._head, self._count, partition, earliest
+            self._owner, self._partition, self._offset, self._head, self._count, self._anchor, partition, earliest
         )
         return end if offset < 0 else int(offset)
 
@@ -166,6 +191,7 @@ class Windows:
         self._owner[codes] = 0
         self._count[codes] = 0
         self._late_run[codes] = 0
+        self._anchor[codes] = -1
         self._free[self._n_free : self._n_free + len(codes)] = codes
         self._n_free += len(codes)
         ring.rebuild(self._slots, self._slot_codes, self._owner)

@@ -1,10 +1,12 @@
 """The even sample of the training window."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings as budget, strategies as st
 
 from tests.record_blocks import block_of
-from training.data.window import _EvenSample
+from training.data.window import _EvenSample, _interval
 from worker.blocks import VectorBlock
 from worker.decoding import Decoder
 from worker.settings import InputSettings
@@ -41,6 +43,20 @@ def test_a_sample_below_its_limit_is_everything() -> None:
     assert x[:, 0].tolist() == list(range(80))
     assert times.tolist() == [0] * 40 + [40] * 40
     assert flags.all()
+
+
+def test_the_interval_is_that_of_the_slowest_entity_that_is_known() -> None:
+    def block(key: bytes, times: list[int]) -> VectorBlock:
+        data = [np.float32(1).tobytes()] * len(times)
+        records = block_of(data, keys=[key] * len(times))
+        return Decoder(InputSettings(format="f32"), ["a"]).decode(replace(records, timestamp=np.array(times, np.int64)))
+
+    fast = block(b"fast", [1000 * i for i in range(50)])
+    slow = [block(b"slow", [3_600_000 * i for i in part]) for part in (range(2, 5), range(8, 12))]
+    once = block(b"once", [0, 9_000_000_000])
+    assert _interval([fast]) == 1
+    assert _interval([fast, *slow, once]) == 3600
+    assert _interval([once]) == _interval([]) == 0
 
 
 def test_a_sample_of_nothing_is_what_stands_for_nothing() -> None:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings as budget, strategies as st
 
 from worker.blocks import BytesColumn, RecordBlock, VectorBlock
 from worker.settings import EntitySettings, InputSettings
-from worker.windows import Windowed, Windows
+from worker.windows import Windowed, Windows, max_gap
 
 Rows = npt.NDArray[np.float32]
 
@@ -130,11 +131,13 @@ class Definition:
         before_all = self.step > 0 and len(rows) > 0 and time < rows[0][0]
         self.rows += 1
         if newer > self.setup.reorder or before_all:
-            self.late += 1
             self.late_run[entity] += 1
-            if self.late_run[entity] == self.setup.reorder + 1:
-                self.set_back.append(self.rows - 1)
-            return None
+            if self.late_run[entity] <= max(self.setup.reorder, 4):
+                self.late += 1
+                return None
+            rows.clear()  # the clock was set back
+            self.set_back.append(self.rows - 1)
+            self.restarted += 1
         self.late_run[entity] = 0
         if self.step:
             while rows and rows[-1][0] + self.step < time:
@@ -178,12 +181,16 @@ sizes = st.lists(st.sampled_from([1, 2, 3, 5, 20]), min_size=1, max_size=5)
 
 
 @st.composite
-def streams(draw: st.DrawFn, setup: Setup, in_order: bool = False) -> list[Record]:
-    """Records of some entities: out of order, at equal times, after gaps, without a row; readings are missing."""
+def streams(draw: st.DrawFn, setup: Setup) -> list[Record]:
+    """Records of some entities: out of order, at equal times, after gaps, without a row; readings are missing.
+
+    Clocks are set back.
+    """
     keys = st.sampled_from(KEYS[: draw(st.integers(1, len(KEYS)))])
     partitions = st.integers(0, draw(st.integers(0, 1)))
-    steps = st.sampled_from([1, 1, 1, 0, 2, 3, 5, 12])
-    behind = st.just(0) if in_order else st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 4, 8, 13])
+    ahead = [1, 1, 1, 0, 2, 3, 5, 12]
+    steps = st.sampled_from(draw(st.sampled_from([ahead, [*ahead, -9], [1] * 12 + [-9, -30]])))
+    behind = st.sampled_from(draw(st.sampled_from([[0], [0, 0, 0, 0, 1, 1, 2, 3, 4, 8, 13]])))
     jitter = st.sampled_from([0, 0, 0, 300, 500])
     missing = st.sampled_from([0, 0, 0, 0, 1, 2, 4, 7])
     one = st.tuples(keys, partitions, steps, behind, jitter, missing, st.sampled_from([1, 1, 1, 2, 3, 0]))
@@ -200,6 +207,16 @@ def streams(draw: st.DrawFn, setup: Setup, in_order: bool = False) -> list[Recor
     return records
 
 
+def test_an_entity_may_be_silent_for_four_of_its_intervals_or_an_hour() -> None:
+    assert max_gap(InputSettings(), 0) == max_gap(InputSettings(), 60) == 3600
+    assert max_gap(InputSettings(), 3600) == 4 * 3600
+    assert max_gap(InputSettings(max_gap="10m"), 3600) == 600
+    ninety_minutes = [Record(i, WHEN + i * 5_400_000, READINGS[i : i + 1, :1]) for i in range(3)]
+    for interval, cold in ((0.0, [True, True, True]), (3600.0, [True, False, False])):
+        windows = Windows(2, 1, 0.5, InputSettings(), EntitySettings(max=1), interval=interval)
+        assert windows.push(block(ninety_minutes, 1)).cold.tolist() == cold
+
+
 @budget(max_examples=200, deadline=None)
 @given(st.data(), setups, sizes)
 def test_windows_are_those_of_the_definition_in_any_batches(
@@ -207,6 +224,19 @@ def test_windows_are_those_of_the_definition_in_any_batches(
 ) -> None:
     records = data.draw(streams(setup))
     close(push(setup.windows(), records, setup, sizes), Definition(setup).push(records))
+
+
+@pytest.mark.parametrize("step", [None, 1.0])
+def test_a_window_begins_anew_where_the_clock_was_set_back(step: float | None) -> None:
+    setup = Setup(window=3, reorder=2, step=step)
+    times = [*range(20), *range(5, 40)]  # the clock is set back by 15 s
+    records = [Record(i, WHEN + 1000 * t, READINGS[i : i + 1, :1]) for i, t in enumerate(times)]
+    windowed = push(setup.windows(), records, setup)
+    assert windowed.set_back.tolist() == [24]
+    assert (windowed.late, windowed.restarted) == (4, 1)
+    assert np.flatnonzero(windowed.cold).tolist() == [0, 1, *range(20, 26)]
+    again = push(setup.windows(), records[24:], setup)
+    np.testing.assert_array_equal(windowed.x[24:], again.x, "no window holds rows from before")
 
 
 class Run:
