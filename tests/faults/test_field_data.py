@@ -159,26 +159,29 @@ def test_each_route_is_trained_on_its_own_features_and_no_default_is_needed(
 
 
 def test_windows_begin_anew_where_a_clock_is_set_back(
-    stage: MakeStage, apache: Broker, rng: np.random.Generator
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
 ) -> None:
     def boiler(t: int) -> dict[str, float]:
         w, v = math.sin(2 * math.pi * t / 5400), math.cos(2 * math.pi * t / 7200)
         return {"a": 50 + 20 * w + rng.normal(0, 0.3), "b": 10 + 4 * w + 2 * v + rng.normal(0, 0.1), "c": 5 * v}
 
     s = stage(**QUICK, OFFNORMAL_MODEL__WINDOW="8", OFFNORMAL_INPUT__TIME_FIELD="ts").make_topics(1)
-    t = [1_790_000_000 + 5 * i for i in range(5520)]
+    t = [begin - 10_000 + 5 * i for i in range(5520)]
     send(s, ((b"m1", each, {**boiler(each), "ts": each}) for each in t[:4800]))
     trained(s)
     scored_to_the_end(s)
-    back = {each: 600 * (i >= 240) for i, each in enumerate(t[4800:])}
-    later = send(s, ((b"m1", each, {**boiler(each), "ts": each - back[each]}) for each in t[4800:]))
+    readings = {each: boiler(each) for each in t[4800:]}
+    back = {each: 600 * (i >= 240) for i, each in enumerate(readings)}
+    later = send(s, ((b"m1", each, {**x, "ts": each - back[each]}) for each, x in readings.items()))
+    control = send(s, ((b"m2", each, {**x, "ts": each}) for each, x in readings.items()))
     worker = scored_to_the_end(s)
     (told,) = worker.log("event_time_reversed")
     assert told["entity"] == "m1"
-    scores = s.scores()
-    unscored = sum(bool(np.isnan(scores[place][0].rows[0][0])) for place in later)
-    assert unscored == 4 + 7, "those that could have been disorder, and those until the window of 8 is full"
-    assert not s.read(s.topics.incidents)
+    found = s.scores()
+    scores, expected = (np.array([found[place][0].rows[0][0] for place in places]) for places in (later, control))
+    disorder, cold = 4, 7  # rows that may be late by disorder; rows until a window of 8 is full
+    assert np.flatnonzero(np.isnan(scores)).tolist() == list(range(240, 240 + disorder + cold))
+    np.testing.assert_array_equal(scores[251:], expected[251:], "no window holds rows from before")
 
 
 def test_what_is_refused_is_told_with_reason_and_place(

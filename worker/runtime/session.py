@@ -290,8 +290,9 @@ class Session:
     # -- end and report
 
     def _has_reached(self, ends: dict[int, int]) -> bool:
-        """Return whether all partitions that this worker owns are read up to `ends`, and committed."""
-        if not self._state.is_member or not self._checkpoint.empty or self._committing is not None:
+        """Return whether all partitions that this worker owns are adopted, read up to `ends`, and committed."""
+        is_busy = not self._checkpoint.empty or self._committing is not None
+        if not self._state.is_member or is_busy or self._source.unadopted():
             return False
         positions, owned = self._source.positions(), self._source.partitions()
         return bool(owned) and all(positions.get(p, 0) >= ends.get(p, 0) for p in owned)
