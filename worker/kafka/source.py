@@ -39,6 +39,8 @@ from worker.settings import KafkaSettings
 
 log = structlog.get_logger()
 
+# During a rebalance no records can arrive, so wait for its end inside of one poll.
+REBALANCE_POLL: Final = 1.0
 # A join waits this long for members that do not poll, and a little longer for an unresponsive coordinator.
 POLL_INTERVAL: Final = 60.0
 ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two requests for end offsets, and the timeout of each
@@ -99,6 +101,8 @@ class Source:
         Waits for a broker that is away.
         """
         internals.finish_join(self._consumer)
+        if internals.joins(self._consumer):
+            timeout = max(timeout, REBALANCE_POLL)
         try:
             fetched = self._fetch(timeout, max_records)
         except FATAL as error:
