@@ -131,6 +131,7 @@ def test_check_tells_what_is_wrong_and_what_to_do(stage: MakeStage, apache: Brok
     made = s.worker("topics", "--partitions", "2", "--replication", "1", "--json")
     assert made.wait() == 0
     assert json.loads(made.output.splitlines()[-1])[s.topics.models] == {"partitions": 1, "made": True}
+    assert f"{s.topics.sensors} keeps records for 7 days" in made.output
     without = s.worker("check", "--json")
     assert without.wait() == 5
     assert "python -m training" in json.loads(without.output.splitlines()[-1])["checks"]["champion"]["detail"]

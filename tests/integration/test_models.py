@@ -218,4 +218,4 @@ def test_too_few_rows(stage: MakeStage, broker: Broker, rng: np.random.Generator
     s.send_rows(normal_rows(300, rng))
     run = s.training()
     assert run.wait() == 5
-    assert "300 rows" in run.errors and "1000 are needed" in run.errors
+    assert "300 rows" in run.errors and "1000 are needed" in run.errors and "the oldest of 20" in run.errors

@@ -13,6 +13,7 @@ from training.data.window import Window
 from training.fitting.calibration_rows import SEEN
 from training.rows.held_out import latest, stretches
 from training.rows.thinning import spread_evenly
+from worker.blocks.timestamps import iso
 from worker.errors import NoModelError
 from worker.native.arrays import Bools, Float64s, Int64s
 from worker.settings import Settings, TrainingSettings
@@ -121,8 +122,9 @@ def _check_length(settings: Settings, rows: Window) -> None:
         if rows.cold > len(rows):  # a meter that sends once an hour never fills a window, if an hour's pause ends it
             gap = max_gap(settings.input, rows.interval)
             hint = f": an entity has to send more often than OFFNORMAL_INPUT__MAX_GAP, {gap:g} s"
+        begin = f", the oldest of {iso(int(rows.time[0]))}" if len(rows) else ""
         raise NoModelError(
-            f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}"
+            f"only {len(rows)} rows in the last {training.lookback:g} s of {settings.topics.sensors}{begin}"
             f" ({rows.rejected}; {rows.cold} rows had no full window{hint}); {training.min_rows} are"
             " needed: wait, or change OFFNORMAL_TRAINING__MIN_ROWS or OFFNORMAL_TRAINING__LOOKBACK"
         )

@@ -6,7 +6,7 @@ OFFNORMAL_TRAINING__MAX_ROWS bounds the memory.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ MOST_CONFIRMED: Final = 10_000
 LOOK_AT: Final = 2000  # records from which features are inferred, half of them the latest ones
 LEAST_OF_PARTITION: Final = 50
 LEAST_INTERVALS: Final = 4  # between an entity's vectors, to know its rhythm
+LONGEST_INTERVAL: Final = 7 * 86_400.0  # seconds; what is longer is a clock that is wrong
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         evidence = Evidence.read(settings, since, features)
         features = _without_accepted(features, evidence, settings, latest, registry)
         decoder = Decoder(settings.input, features, registry)
-        interval = _interval(decoder.decode(block) for block in [*earliest, *latest])
+        interval = _interval([[decoder.decode(block) for block in end] for end in (earliest, latest)])
         windows = _windows(settings, len(features), interval)
         entities = _Entities()
         sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
@@ -188,16 +189,32 @@ def _windows(settings: Settings, width: int, interval: float) -> Windows | None:
     return Windows(window, width, settings.detection.max_missing, settings.input, settings.entities, interval=interval)
 
 
-def _interval(blocks: Iterable[VectorBlock]) -> float:
-    """Return the median time in seconds between two vectors of an entity, of the slowest one; 0 if it is not known."""
+def _interval(ends: Sequence[Sequence[VectorBlock]]) -> float:
+    """Return the median time in seconds between two vectors of an entity, of a slow one; 0 if it is not known.
+
+    `ends` are stretches of the topic. It is that of the slowest entity, but of a tenth with clocks that are wrong. The
+    entities of which too little was seen count as one.
+    """
     intervals: dict[int, list[Int64s]] = defaultdict(list)
-    for block in blocks:
-        entity = block.entity_hash[block.record]
-        for one in np.unique(entity).tolist():
-            apart = np.diff(np.sort(block.time[entity == one]))
+    for blocks in ends:
+        times: dict[int, list[Int64s]] = defaultdict(list)
+        for block in blocks:
+            entity = block.entity_hash[block.record]
+            for one in np.unique(entity).tolist():
+                times[one].append(block.time[entity == one])
+        for one, parts in times.items():
+            in_order = np.sort(np.concatenate(parts))
+            apart = in_order[1:] - in_order[:-1]
             intervals[one].append(apart[apart > 0])
-    known = (np.concatenate(parts) for parts in intervals.values())
-    return max((float(np.median(apart)) / 1000 for apart in known if len(apart) >= LEAST_INTERVALS), default=0.0)
+    known = [np.concatenate(parts) for parts in intervals.values()]
+    too_few = [apart for apart in known if len(apart) < LEAST_INTERVALS]
+    enough = [apart for apart in known if len(apart) >= LEAST_INTERVALS]
+    if sum(map(len, too_few)) >= LEAST_INTERVALS:
+        enough.append(np.concatenate(too_few))
+    if not enough:
+        return 0.0
+    medians = [float(np.median(apart)) / 1000 for apart in enough]
+    return min(float(np.quantile(medians, 0.9, method="higher")), LONGEST_INTERVAL)
 
 
 class _Entities:

@@ -1,6 +1,7 @@
 """Files with rows to train on and rows to test on: npz, CSV, Parquet."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -73,7 +74,7 @@ def _meta(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
 def _table(path: Path) -> Dataset:
     import pandas
 
-    frame = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+    frame = pandas.read_csv(path, **_dialect(path)) if path.suffix == ".csv" else pandas.read_parquet(path)
     label = next((name for name in LABELS if name in frame), None)
     if SPLIT in frame:
         train = (frame[SPLIT] == "train").to_numpy()
@@ -82,6 +83,9 @@ def _table(path: Path) -> Dataset:
     else:
         train = np.arange(len(frame)) < len(frame) // 2
     columns = frame.drop(columns=[name for name in (label, SPLIT) if name in frame]).select_dtypes(["number", "bool"])
+    if columns.empty:
+        first = {str(name): str(value) for name, value in frame.head(1).to_dict("list").items()}
+        raise ValueError(f"no column holds numbers; the first row is {first}")
     x = columns.to_numpy(np.float32, na_value=np.nan)
     y = frame[label].to_numpy() if label else None
     return _dataset(
@@ -92,6 +96,16 @@ def _table(path: Path) -> Dataset:
         y_test=None if y is None else y[~train],
         interpretation=[],
     )
+
+
+def _dialect(path: Path) -> dict[str, str]:
+    """Return how a CSV file is written: by commas, or as a spreadsheet does where the comma is the decimal sign."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header, sample = file.readline(), file.read(100_000)
+    separator = max(",;\t", key=header.count)
+    cell = rf'(?:^|{separator})\s*"?[-+]?\d*,\d+(?:[eE][-+]?\d+)?"?\s*(?:{separator}|$)'
+    has_decimal_comma = separator != "," and re.search(cell, sample, re.MULTILINE) is not None
+    return {"sep": separator, "decimal": "," if has_decimal_comma else "."}
 
 
 def _dataset(

@@ -2,9 +2,12 @@
 
 import json
 from argparse import Namespace
+from typing import Final
 
 from worker.kafka.topics import create
 from worker.settings import Settings
+
+_FOR_EVER: Final = 100 * 365 * 86_400.0  # seconds
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -14,6 +17,12 @@ def run(settings: Settings, arguments: Namespace) -> int:
         status = "made" if state.created else "there" if state.partitions else "missing"
         differences = "; ".join(f"{k} is {v}, should be {state.spec.config[k]}" for k, v in state.differs.items())
         print(f"{state.spec.name:<28} {status:<8} {state.partitions:>3} partitions  {differences}".rstrip())
+    sensors = states[0]
+    if sensors.retention < _FOR_EVER:
+        print(
+            f"\n{sensors.spec.name} keeps records for {sensors.retention / 86_400:g} days by their own time. Before you"
+            " send it older ones, such as a history to train on, raise its retention.ms"
+        )
     if arguments.json:
         print(json.dumps({s.spec.name: {"partitions": s.partitions, "made": s.created} for s in states}))
     return 0 if all(state.partitions for state in states) else 4

@@ -1,6 +1,7 @@
 """The topics: which there are, with which settings they are made, and whether they are there."""
 
-from collections.abc import Container, Iterable
+import math
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ class TopicState:
     partitions: int  # 0 where the topic is not there
     created: bool
     differs: dict[str, str]  # settings that matter and are not as they should be: name -> what is there
+    retention: float  # seconds that it keeps records, by their own time; infinite without a limit, or if unknown
 
 
 def create(settings: Settings, partitions: int, replication: int, verify_only: bool = False) -> list[TopicState]:
@@ -76,10 +78,12 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
                 ]
                 client.create_topics(new, wait_for_metadata=True)
             after = partition_counts(client, list(before))
-            return [
-                TopicState(s, after[s.name], not before[s.name] and after[s.name] > 0, _differs(client, s))
-                for s in specs(settings)
-            ]
+            states = []
+            for spec in specs(settings):
+                is_new = not before[spec.name] and after[spec.name] > 0
+                there = _configuration(client, spec.name)
+                states.append(TopicState(spec, after[spec.name], is_new, _differs(spec, there), _retention(there)))
+            return states
         finally:
             client.close()
 
@@ -156,13 +160,23 @@ def record_limits(settings: KafkaSettings, names: Iterable[str]) -> dict[str, in
     return limits
 
 
-def _differs(client: KafkaAdminClient, spec: TopicSpec) -> dict[str, str]:
+def _configuration(client: KafkaAdminClient, name: str) -> dict[str, str]:
+    """Return a topic's configuration, the broker's defaults included; nothing of a topic that is not there."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, name)
+    found = client.describe_configs([resource], config_filter="all")["topic"].get(name, {})
+    return {key: str(each["value"]) for key, each in found.items()}
+
+
+def _retention(configuration: Mapping[str, str]) -> float:
+    kept = configuration.get("retention.ms", "-1")
+    return (
+        int(kept) / 1000 if kept.isdecimal() and "delete" in configuration.get("cleanup.policy", "delete") else math.inf
+    )
+
+
+def _differs(spec: TopicSpec, configured: Mapping[str, str]) -> dict[str, str]:
     wanted = {k: v for k, v in spec.config.items() if k in ("cleanup.policy", "max.message.bytes")}
-    if not wanted:
-        return {}
-    resource = ConfigResource(ConfigResourceType.TOPIC, spec.name)
-    configured = client.describe_configs([resource], config_filter="all")["topic"].get(spec.name, {})
-    values = {name: str(configured[name]["value"]) for name in wanted if name in configured}
+    values = {name: configured[name] for name in wanted if name in configured}
     if "cleanup.policy" in wanted and "compact" in values.get("cleanup.policy", ""):
         values["cleanup.policy"] = wanted["cleanup.policy"]
     if "max.message.bytes" in values and int(values["max.message.bytes"]) > int(wanted["max.message.bytes"]):

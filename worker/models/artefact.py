@@ -39,6 +39,7 @@ PROBE_TOLERANCE: Final = 1e-3
 _NO_DIGEST: Final = "0" * 64
 # Each layer takes Python objects, whatever its size; a small file must not create many of them.
 _MOST_TENSORS: Final = 1024
+_LONGEST_INTERVAL: Final = 1e8  # seconds
 _MOST_LAYERS: Final = 64  # that the architecture names
 _FLOAT32: Final = ("module.", "probe.", "entities.")
 
@@ -68,7 +69,7 @@ class ModelCard(BaseModel):
     def interval(self) -> float:
         """Return the seconds between two vectors of the slowest entity that training looked at; 0 if unknown."""
         interval = self.trained_on.get("interval", 0.0)
-        return float(interval) if isinstance(interval, int | float) and interval >= 0 else 0.0
+        return float(interval) if isinstance(interval, int | float) and 0 <= interval <= _LONGEST_INTERVAL else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 from worker.native.jit import compiled
 
 COLD, LATE, RESTARTED, SET_BACK = 1, 2, 4, 8  # flags of a row
+JUMP = 4  # intervals: a longer pause at the end of a set-back means that the clock was right before it
 SET_BACK_RUN = 4  # as many late rows one after another may be disorder, even where `reorder` is smaller
 
 
@@ -90,7 +91,8 @@ def push(
 
     A row that is late by more than `reorder` rows has no window: a window of it would hold a jump that never was. It
     does not change the ring. More such rows one after another (`late_run`) than disorder explains show a clock that was
-    set back: the window begins anew.
+    set back: the window begins anew. If they were a burst of old vectors, the next vector is far ahead of them again,
+    and the window begins anew once more.
 
     A replay that begins within such a run would not find it. So `anchor` keeps the offset from which the run is found
     again, -1 for none, until it no longer matters: once a whole ring of rows has come in order (`in_order`), each later
@@ -143,7 +145,12 @@ def push(
             flags[i] |= LATE | COLD
             out[i] = np.nan
             continue
-        if anchor[c] >= 0:
+        if anchor[c] >= 0 and n > 1:
+            newest_time = ring_time[c, (h + n - 1) % length]
+            if newest_time < high[c] < t and (t - newest_time) * (n - 1) > JUMP * (newest_time - ring_time[c, h]):
+                n = j = 0
+                flags[i] |= RESTARTED
+        if anchor[c] >= 0 and not (is_repeated and newer == 0):
             in_order[c] = in_order[c] + 1 if newer == 0 and t > high[c] else 0
             if in_order[c] == length:
                 anchor[c] = -1
@@ -222,7 +229,8 @@ def oldest(owner, owner_partition, ring_offset, head, count, anchor, partition, 
     for c in range(len(owner)):
         if owner[c] == 0 or owner_partition[c] != partition or count[c] == 0:
             continue
-        lowest = anchor[c] if anchor[c] >= 0 else first_offset(ring_offset, c, head[c], count[c])
+        # An anchor may be too far back although the ring is not: a window that is nearly right is better than none.
+        lowest = anchor[c] if anchor[c] >= earliest else first_offset(ring_offset, c, head[c], count[c])
         if lowest < earliest:
             beyond += 1
         elif result < 0 or lowest < result:

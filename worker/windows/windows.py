@@ -4,6 +4,7 @@ A row's window consists of what had arrived by then, ordered by event time, rega
 therefore give the same windows again after a crash.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,7 @@ from worker.windows import ring
 
 _SWEEP_EVERY: Final = 10.0  # seconds
 LEAST_MAX_GAP: Final = 3600.0  # seconds
-INTERVALS: Final = 4  # an entity that is silent for so many of its intervals has been away
+INTERVALS: Final = 4  # an entity that is silent for about so many of its intervals has been away
 _SPARE: Final = 0.1  # share of the entities to evict at once if there are too many: it costs a pass over all
 
 
@@ -42,9 +43,12 @@ class Windowed:
 def max_gap(inputs: InputSettings, interval: float) -> float:
     """Return how many seconds an entity may be silent without starting a new window.
 
-    `interval` is the time in seconds between two of its vectors, 0 if unknown.
+    `interval` is the time in seconds between two of its vectors, 0 if unknown. It is measured, and a new value must not
+    mean new windows: so the result is an hour times a power of two.
     """
-    return inputs.max_gap if inputs.max_gap is not None else max(LEAST_MAX_GAP, INTERVALS * interval)
+    if inputs.max_gap is not None:
+        return inputs.max_gap
+    return LEAST_MAX_GAP * 2.0 ** max(round(math.log2(max(INTERVALS * interval / LEAST_MAX_GAP, 1))), 0)
 
 
 class Windows:

@@ -54,9 +54,14 @@ def test_the_interval_is_that_of_the_slowest_entity_that_is_known() -> None:
     fast = block(b"fast", [1000 * i for i in range(50)])
     slow = [block(b"slow", [3_600_000 * i for i in part]) for part in (range(2, 5), range(8, 12))]
     once = block(b"once", [0, 9_000_000_000])
-    assert _interval([fast]) == 1
-    assert _interval([fast, *slow, once]) == 3600
-    assert _interval([once]) == _interval([]) == 0
+    assert _interval([[fast]]) == 1
+    assert _interval([[fast, *slow, once]]) == 3600
+    assert _interval([[once]]) == _interval([]) == 0
+    few = [block(b"m%d" % i, [3_600_000 * k + i for k in range(2)]) for i in range(5)]
+    assert _interval([few]) == 3600, "each is seen too rarely, together they are not"
+    wrong = block(b"wrong", [10**11 * i for i in range(10)])
+    assert _interval([[fast, wrong]]) == 7 * 86_400
+    assert _interval([[wrong, *(block(b"f%d" % i, [1000 * k for k in range(9)]) for i in range(12))]]) == 1
 
 
 def test_a_sample_of_nothing_is_what_stands_for_nothing() -> None:

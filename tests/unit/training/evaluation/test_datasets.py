@@ -53,6 +53,23 @@ def test_infinite_readings_count_as_missing(tmp_path: Path) -> None:
     assert np.isnan(x[1, 1]) and np.isnan(x[2, 0]) and np.isnan(x).sum() == 2
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("decimal", [",", "."])
+def test_a_csv_may_be_written_as_a_spreadsheet_does(tmp_path: Path, separator: str, decimal: str) -> None:
+    rows = [["time", "heat", "flow"], ["1.1.2026", "1.5", "2"], ["2.1.2026", "", "-2e3"], ["3.1.2026", "7", "8.25"]]
+    lines = [separator.join([row[0], *(cell.replace(".", decimal) for cell in row[1:])]) for row in rows]
+    (tmp_path / "t.csv").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    found = read(tmp_path / "t.csv")
+    assert found.features == ("heat", "flow")
+    np.testing.assert_array_equal(np.vstack([found.x_train, found.x_test]), [[1.5, 2], [np.nan, -2000], [7, 8.25]])
+
+
+def test_a_table_without_numbers_is_refused_with_its_first_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("heat flow\n1:5 2\n3:1 4\n")
+    with pytest.raises(SettingsError, match=r"no column holds numbers; the first row is .*heat flow.*1:5 2"):
+        read(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_tables_are_split_by_a_column_or_in_half(tmp_path: Path, suffix: str) -> None:
     frame = pandas.DataFrame(X, columns=["heat", "flow"]).assign(label=[0, 0, 0, 0, 1, 1], unit="K")

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,11 @@ def _words(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
 def test_nothing_but_an_artefact_error_comes_of_a_forgery(artefact: Artefact, change: Change) -> None:
     with pytest.raises(ArtefactError):
         Artefact.load(forged(artefact.dump(), change))
+
+
+@pytest.mark.parametrize("interval", [float("inf"), float("nan"), 10**400, 1e16, -1, "3600", None, [1]])
+def test_an_interval_that_is_none_is_unknown(artefact: Artefact, interval: Any) -> None:
+    card = artefact.card
+    assert card.model_copy(update={"trained_on": {"interval": interval}}).interval == 0
+    assert card.model_copy(update={"trained_on": {}}).interval == 0
+    assert card.model_copy(update={"trained_on": {"interval": 60}}).interval == 60

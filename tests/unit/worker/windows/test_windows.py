@@ -98,6 +98,7 @@ class Definition:
         self.entities: dict[tuple[int, bytes | None], list[tuple[int, Rows]]] = defaultdict(list)
         self.last: dict[tuple[int, bytes | None], int] = {}
         self.late_run: Counter[tuple[int, bytes | None]] = Counter()
+        self.high: dict[tuple[int, bytes | None], int] = {}  # the latest time before clocks were set back
         self.set_back: list[int] = []
         self.rows = 0
         self.lengths = [n for n in (1, 2, 4, 8, 16) if n < setup.window]
@@ -124,6 +125,8 @@ class Definition:
         if self.step:
             time = (time + self.step // 2) // self.step * self.step
         if rows and (time > rows[-1][0] + gap or time < self.last[entity] - gap):
+            if time < self.last[entity] - gap:
+                self.high.pop(entity, None)
             rows.clear()
             self.restarted += 1
         self.last[entity] = time
@@ -135,10 +138,16 @@ class Definition:
             if self.late_run[entity] <= max(self.setup.reorder, 4):
                 self.late += 1
                 return None
+            self.high[entity] = max(self.high.get(entity, 0), rows[-1][0])
             rows.clear()  # the clock was set back
             self.set_back.append(self.rows - 1)
             self.restarted += 1
         self.late_run[entity] = 0
+        ring = [t for t, _ in rows[-self.setup.window - self.setup.reorder :]]
+        is_beyond = len(ring) > 1 and ring[-1] < self.high.get(entity, 0) < time
+        if is_beyond and (time - ring[-1]) * (len(ring) - 1) > 4 * (ring[-1] - ring[0]):
+            rows.clear()  # what came before was a burst of old vectors
+            self.restarted += 1
         if self.step:
             while rows and rows[-1][0] + self.step < time:
                 rows.append((rows[-1][0] + self.step, np.full_like(x, np.nan)))
@@ -209,7 +218,9 @@ def streams(draw: st.DrawFn, setup: Setup) -> list[Record]:
 
 def test_an_entity_may_be_silent_for_four_of_its_intervals_or_an_hour() -> None:
     assert max_gap(InputSettings(), 0) == max_gap(InputSettings(), 60) == 3600
-    assert max_gap(InputSettings(), 3600) == 4 * 3600
+    assert (
+        max_gap(InputSettings(), 3600) == max_gap(InputSettings(), 3581.7) == max_gap(InputSettings(), 4000) == 14_400
+    )
     assert max_gap(InputSettings(max_gap="10m"), 3600) == 600
     ninety_minutes = [Record(i, WHEN + i * 5_400_000, READINGS[i : i + 1, :1]) for i in range(3)]
     for interval, cold in ((0.0, [True, True, True]), (3600.0, [True, False, False])):
@@ -237,6 +248,26 @@ def test_a_window_begins_anew_where_the_clock_was_set_back(step: float | None) -
     assert np.flatnonzero(windowed.cold).tolist() == [0, 1, *range(20, 26)]
     again = push(setup.windows(), records[24:], setup)
     np.testing.assert_array_equal(windowed.x[24:], again.x, "no window holds rows from before")
+
+
+def test_no_window_is_of_live_vectors_and_a_burst_of_old_ones() -> None:
+    setup = Setup(window=3, reorder=2)
+    times = [*range(100, 120), *range(20, 30), *range(120, 130)]
+    records = [Record(i, WHEN + 1000 * t, READINGS[i : i + 1, :1]) for i, t in enumerate(times)]
+    windowed = push(setup.windows(), records, setup)
+    assert np.flatnonzero(windowed.cold).tolist() == [0, 1, *range(20, 26), 30, 31]
+    again = push(setup.windows(), records[30:], setup)
+    np.testing.assert_array_equal(windowed.x[30:], again.x)
+
+
+def test_an_entity_whose_set_back_is_too_far_back_is_filled_from_what_is_left() -> None:
+    setup = Setup(window=3, reorder=2)
+    times = [*range(1000), *range(500, 700)]
+    records = [Record(i, WHEN + 1000 * t, READINGS[:1, :1]) for i, t in enumerate(times)]
+    windows = setup.windows()
+    push(windows, records, setup)
+    assert windows.replay_from(0, 1200, 300) == 995, "all rows from before the set-back"
+    assert windows.replay_from(0, 1200, 100) == 1195, "the newest rows"
 
 
 class Run:
