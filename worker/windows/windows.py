@@ -48,7 +48,7 @@ def max_gap(inputs: InputSettings, interval: float) -> float:
     """
     if inputs.max_gap is not None:
         return inputs.max_gap
-    return LEAST_MAX_GAP * 2.0 ** max(round(math.log2(max(INTERVALS * interval / LEAST_MAX_GAP, 1))), 0)
+    return LEAST_MAX_GAP * 2.0 ** round(math.log2(max(INTERVALS * interval / LEAST_MAX_GAP, 1)))
 
 
 class Windows:
