@@ -39,7 +39,7 @@ class InputSettings(Section):
     )
     max_gap: Annotated[Duration, Field(gt=0)] | None = Field(
         None,
-        description="an entity that is silent for longer starts a new window (default: an hour, or four times the"
+        description="an entity that is silent for longer starts a new window (default: an hour, or about four times the"
         " interval between its vectors that training saw, if that is longer)",
     )
     reorder: int = Field(
