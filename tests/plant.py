@@ -16,6 +16,7 @@ Rows = np.ndarray
 
 ROWS = 500  # of a summary: of one vector a second of event time
 SETTINGS = {
+    "OFFNORMAL_DRIFT__ENABLED": "true",
     "OFFNORMAL_INPUT__TIME_FIELD": "t",
     "OFFNORMAL_INPUT__FEATURES": json.dumps(FEATURES),
     "OFFNORMAL_TRAINING__STEPS": "300",
