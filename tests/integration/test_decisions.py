@@ -1,6 +1,7 @@
 """Who decides about models sees all that was decided, a start serves the champion of now, and a lease is asked for."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -79,19 +80,21 @@ def test_whoever_decides_next_ends_what_one_who_died_has_left_open(
     dead.close(timeout=0)
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.5])  # before each record is sent: time to learn that it is too late
 def test_an_old_version_that_becomes_champion_meanwhile_is_not_pruned(
-    stage: MakeStage, apache: Broker, monkeypatch: pytest.MonkeyPatch
+    stage: MakeStage, apache: Broker, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     s = stage(OFFNORMAL_MODEL__KEEP="2").make_topics(1)
     registry = Registry(s.settings)
     made = [make_artefact(seed=50 + i) for i in range(3)]
     for one in made[:2]:
         registry.publish(one, "test", "test")
-    oldest, pruned = made[0].card.version, Registry._pruned
+    oldest, pruned, signed = made[0].card.version, Registry._pruned, Registry._signed
 
     def overtaken(self: Registry, view: RegistryView) -> Any:
         monkeypatch.setattr(Registry, "_pruned", pruned)
         Registry(s.settings).promote(oldest, "somebody else", "meanwhile")
+        monkeypatch.setattr(Registry, "_signed", lambda *told: time.sleep(pause) or signed(*told))
         return pruned(self, view)
 
     monkeypatch.setattr(Registry, "_pruned", overtaken)

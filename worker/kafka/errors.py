@@ -28,10 +28,27 @@ FATAL = (
 )
 
 
-def fatal_in(error: BaseException | None) -> Exception | None:
-    """Return the fatal error in `error`: itself, or wrapped by the client into the arguments of another."""
+# Another producer with the same transactional id has taken over.
+OVERTAKEN = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.ConcurrentTransactionsError,
+    errors.InvalidTxnStateError,
+)
+
+
+def cause_in(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Exception | None:
+    """Return the error of one of `kinds` in `error`: itself, or one that the client has put into another.
+
+    A producer's first error is raised again by what is called next: by `send` among the arguments of a KafkaError, by
+    the methods of transactions only as a part of its text.
+    """
     wrapped: tuple[object, ...] = getattr(error, "args", ())
-    return next((e for e in (error, *wrapped) if isinstance(e, Exception) and isinstance(e, FATAL)), None)
+    for cause in (error, *wrapped):
+        if isinstance(cause, kinds):
+            return cause
+    words = str(error).replace(":", " ").split() if type(error) is errors.KafkaError else ()
+    return next((kind(str(error)) for kind in kinds if kind.__name__ in words), None)
 
 
 def readable(error: Exception, doing: str, bootstrap: str) -> KafkaUnavailable:

@@ -19,7 +19,7 @@ from worker.errors import KafkaUnavailable, SettingsError
 from worker.kafka import waits
 from worker.kafka.client.produce import BATCH_BYTES, Produce
 from worker.kafka.connection import producer
-from worker.kafka.errors import Rewind, fatal_in, readable, readable_errors
+from worker.kafka.errors import FATAL, Rewind, cause_in, readable, readable_errors
 from worker.kafka.outputs import Outputs
 from worker.kafka.source import Source
 from worker.kafka.topics import record_limits
@@ -306,7 +306,7 @@ class _errors_as_rewind:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        fatal = fatal_in(error)
+        fatal = cause_in(error, FATAL)
         if fatal is not None:
             raise readable(fatal, self._doing, self._settings.bootstrap) from error
         if isinstance(error, errors.KafkaError | TimeoutError | KafkaUnavailable):

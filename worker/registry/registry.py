@@ -32,7 +32,7 @@ from kafka import KafkaProducer, TopicPartition, errors
 
 from worker.errors import NoModelError, OffnormalError
 from worker.kafka import connection, waits
-from worker.kafka.errors import readable_errors
+from worker.kafka.errors import OVERTAKEN, cause_in, readable_errors
 from worker.kafka.reader import Reader
 from worker.models import Artefact
 from worker.registry.artefact_records import artefact_records
@@ -59,14 +59,6 @@ class Decision:
     alias: Alias | None  # whose former version the audit record names
     changes: Mapping[Alias, str | None]
     more: Mapping[str, Any]
-
-
-_OVERTAKEN: Final = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
-    errors.ConcurrentTransactionsError,
-    errors.InvalidTxnStateError,
-)
 
 
 def _named(view: RegistryView, alias: Alias) -> str | None:
@@ -211,17 +203,19 @@ class Registry:
                         client.send(self._topic, value, key.encode(), headers=self._signed(key, value), partition=0)
                     waits.commit_transaction(client, _PATIENCE)
                     return view
-                except _OVERTAKEN as error:
-                    if tried == _TRIES:
-                        raise OffnormalError(
-                            f"{self._topic}: other processes keep changing models; try again"
-                        ) from error
-                    time.sleep(random.uniform(0, 0.2 * tried))
                 except errors.UnsupportedVersionError as error:
                     raise OffnormalError(
                         f"{self._topic}: the broker has no transactions ({error}), which decisions about models need;"
                         " use Kafka 2.5 or later"
                     ) from error
+                except errors.KafkaError as error:
+                    if cause_in(error, OVERTAKEN) is None:
+                        raise
+                    if tried == _TRIES:
+                        raise OffnormalError(
+                            f"{self._topic}: other processes keep changing models; try again"
+                        ) from error
+                    time.sleep(random.uniform(0, 0.2 * tried))
                 finally:
                     client.close(timeout=waits.CLOSE)
         raise AssertionError
