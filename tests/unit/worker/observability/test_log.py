@@ -1,8 +1,11 @@
 """Logs show no secrets, whatever fails, and a terminal obeys nothing of them."""
 
 import io
+import json
 import logging
+import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -140,3 +143,31 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch, no_color: str) -> N
     log.configure(LogSettings(format="console"))
     structlog.get_logger().warning("model_swapped")
     assert ("\x1b[" in said.getvalue()) == (not no_color)
+
+
+LINES = """
+import logging, threading, structlog
+from worker.observability import log
+from worker.settings import LogSettings
+
+log.configure(LogSettings(format="json"))
+logging.getLogger().handlers[0].filters.clear()
+ours, library = structlog.get_logger(), logging.getLogger("kafka")
+
+def write(line):
+    for _ in range(1000):
+        line("model_swapped")
+
+threads = [threading.Thread(target=write, args=(line,)) for line in (ours.warning, library.warning)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_a_line_stays_one_line_whatever_thread_logs_meanwhile() -> None:
+    """In the image, where standard error is not buffered."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run([sys.executable, "-c", LINES], env=environment, capture_output=True, text=True, timeout=60)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2000
+    assert {json.loads(line)["event"] for line in lines} == {"model_swapped"}
