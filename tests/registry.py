@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 class SmallRegistry:
     """Answers as Confluent's API says, out of memory. `away` lets it answer 503, `cut` break off in mid-answer."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         registry = self
         self.schemas: list[dict[str, Any]] = []
         self.subjects: dict[str, list[int]] = {}
@@ -55,7 +56,9 @@ class SmallRegistry:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'' if tls is None else 's'}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:

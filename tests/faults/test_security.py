@@ -1,6 +1,7 @@
 """TLS, passwords and ACLs, against an Apache Kafka that asks for them."""
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
+from pydantic import SecretStr
 
 from tests.brokers import can_run_apache
 from tests.models import make_artefact, normal_rows
+from tests.registry import SmallRegistry
 from tests.secure import STORE_PASSWORD, USERS, SecureKafka
 from tests.stage import Process, Stage, until
+from worker.errors import SchemaRegistryError
 from worker.models import Artefact
-from worker.settings import TopicSettings
+from worker.schema_registry import SchemaRegistry
+from worker.settings import SchemaRegistrySettings, TopicSettings
 
 Open = Callable[..., Stage]
 SCRAM = {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "SCRAM-SHA-512", "USERNAME": "worker"}
@@ -101,6 +106,22 @@ def test_what_is_refused_is_said_in_one_line(
     assert told in lines[0]
     assert len(worker.errors.splitlines()) <= 4
     assert "planted" not in worker.errors + worker.output
+
+
+def test_a_schema_registry_behind_tls_may_not_redirect_out_of_it(kafka: SecureKafka) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*kafka.certificates.client("broker"))
+    with closing(SmallRegistry(tls=context)) as secure, closing(SmallRegistry()) as plain:
+        login = {"username": "reader", "password": SecretStr(USERS["worker"])}
+        settings = SchemaRegistrySettings(url=secure.url, ca_file=str(kafka.certificates.ca), **login)
+        assert SchemaRegistry(settings).schema(secure.add("string")) == ("string", {})
+        secure.elsewhere = plain.url
+        with pytest.raises(SchemaRegistryError, match=f"redirects to {plain.url}.*not allowed"):
+            SchemaRegistry(settings).schema(plain.add("string"))
+        assert not plain.asked
+        stranger = SchemaRegistrySettings(url=secure.url, ca_file=str(kafka.certificates.other_ca), **login)
+        with pytest.raises(SchemaRegistryError, match="certificate"):
+            SchemaRegistry(stranger).schema(1)
 
 
 def test_the_acls_of_the_documentation_suffice_and_each_is_needed(kafka: SecureKafka, stage: Open) -> None:

@@ -19,6 +19,7 @@ from worker.observability import http_server
 from worker.observability.http_server import Health, HttpServer
 from worker.observability.metrics import Metrics
 from worker.page import Page, feed as feeds, routes as pages
+from worker.page.access import GUESSES
 from worker.publishing import labels
 from worker.serving.model_swap import ResidentModels
 from worker.settings import HttpSettings, Settings
@@ -158,6 +159,14 @@ def test_a_token_guards_all_but_probes(serve: Callable[..., int]) -> None:
     cookie = headers["Set-Cookie"].split(";")[0]
     assert b"overview" in get(port, "/", f"Cookie: {cookie}")[2]
     assert b"overview" in get(port, "/", f"Authorization: Bearer {TOKEN}")[2]
+
+
+def test_who_guesses_tokens_is_told_to_wait(serve: Callable[..., int]) -> None:
+    port = serve(token=SecretStr(TOKEN))
+    guess = b"POST /page/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ntoken=x"
+    answers = [read(ask(port, guess)) for _ in range(GUESSES + 1)]
+    assert [status for status, *_ in answers] == [403] * GUESSES + [429]
+    assert answers[-1][1]["Retry-After"] == "1" and b"overview" not in answers[-1][2]
 
 
 def test_a_label(serve: Callable[..., int], written: list[tuple[str, str, str]]) -> None:
