@@ -5,6 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tests.brokers import ApacheKafka, Broker
 from tests.models import normal_rows
 from tests.stage import Stage, until
 from worker.demo.broker import free_port
+from worker.kafka.topics import create
 from worker.models import Artefact
 
 MakeStage = Callable[..., Stage]
@@ -110,6 +112,15 @@ def test_missing_topics_are_named(stage: MakeStage, broker: Broker) -> None:
     run = s.worker()
     assert run.wait() == 4
     assert s.topics.sensors in run.errors and "python -m worker topics" in run.errors
+
+
+def test_topics_may_be_made_by_several_at_once(stage: MakeStage, apache: Broker) -> None:
+    """As the init containers of replicas do."""
+    s = stage()
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result(60) for future in [pool.submit(create, s.settings, 3, 1) for _ in range(4)]]
+    assert all(state.partitions for states in made for state in states)
+    assert {state.partitions for state in made[0] if state.spec.name == s.topics.sensors} == {3}
 
 
 def test_wrong_settings_are_named(stage: MakeStage, broker: Broker) -> None:

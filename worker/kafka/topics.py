@@ -1,6 +1,7 @@
 """The topics: which there are, with which settings they are made, and whether they are there."""
 
 import math
+import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from worker.errors import KafkaUnavailable
 from worker.kafka.connection import admin
 from worker.kafka.errors import readable_errors
+from worker.kafka.waits import ASK
 from worker.settings import KafkaSettings, Settings
 
 log = structlog.get_logger()
@@ -76,7 +78,7 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
                 new = [
                     NewTopic(s.name, s.partitions or partitions, replication, topic_configs=s.config) for s in missing
                 ]
-                client.create_topics(new, wait_for_metadata=True)
+                _create(client, new)
             after = partition_counts(client, list(before))
             states = []
             for spec in specs(settings):
@@ -86,6 +88,18 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
             return states
         finally:
             client.close()
+
+
+def _create(client: KafkaAdminClient, topics: list[NewTopic]) -> None:
+    """Create the topics, and wait until all are there. One that another process creates meanwhile is no error."""
+    try:
+        client.create_topics(topics, wait_for_metadata=True)
+    except errors.TopicAlreadyExistsError:  # or this client has, by a request whose answer it did not wait for
+        deadline = time.monotonic() + ASK
+        while not all(partition_counts(client, [topic.name for topic in topics]).values()):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def partition_counts(client: KafkaAdminClient, names: Iterable[str]) -> dict[str, int]:

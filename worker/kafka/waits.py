@@ -10,6 +10,7 @@
     outputs, offsets, the end of a commit     half of the session timeout, at most 5     Rewind
     a decision in the registry                DECISION                                   an error that can be read
     an admin client's question                kafka-python's 30                          an error that can be read
+    topics that another process creates       ASK                                        an error that can be read
     closing a client                          CLOSE                                      it is left to its own end
 
 kafka-python waits without any limit for a topic's metadata and for the end of a transaction, and 30 s for offsets. It
