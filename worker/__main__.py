@@ -37,12 +37,15 @@ def parser() -> cli.Parser:
     parser.add_argument("--profile", action="store_true", help="at the end, print the time per row of each stage")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    topics = commands.add_parser("topics", help="make the topics, or verify them")
+    topics = commands.add_parser("topics", help="make the topics, verify them, or look into the input")
     topics.add_argument("--partitions", type=int, default=6, help="partitions of new topics (default 6)")
     topics.add_argument(
         "--replication", type=int, default=-1, help="replication factor of new topics (default: the broker's)"
     )
     topics.add_argument("--verify", action="store_true", help="only verify, create nothing")
+    topics.add_argument(
+        "--look", action="store_true", help="show what the last records are, and the settings that read them"
+    )
     topics.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
     check = commands.add_parser("check", help="check settings, broker, access, topics, champion and device")

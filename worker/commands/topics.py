@@ -1,9 +1,10 @@
-"""`python -m worker topics`: makes the topics with sound settings, or verifies those that are there."""
+"""`python -m worker topics`: makes the topics with sound settings, verifies them, or looks into the input."""
 
 import json
 from argparse import Namespace
 from typing import Final
 
+from worker import cli
 from worker.kafka.topics import create
 from worker.settings import Settings
 
@@ -11,7 +12,9 @@ _FOR_EVER: Final = 100 * 365 * 86_400.0  # seconds
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
-    """Make or verify the topics; return 0 if all are there, 4 if one is missing under --verify."""
+    """Make or verify the topics, or look; return 0 if all are there, 4 if one is missing under --verify."""
+    if arguments.look:  # it needs more packages
+        return int(cli.load_command("worker.commands.topics_look").run(settings, arguments))
     states = create(settings, arguments.partitions, arguments.replication, arguments.verify)
     for state in states:
         status = "made" if state.created else "there" if state.partitions else "missing"

@@ -18,6 +18,7 @@ from worker.blocks.vector_block import Reject, VectorBlock
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Format, Parsed
 from worker.decoding.reject_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
+from worker.decoding.shape import Shape, flat, unwrapped
 from worker.native.arrays import Int64s
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings, lacks_package
@@ -44,7 +45,11 @@ class Decoder:
             registry=registry,
             zone=self._zone,
             coerce=settings.coerce,
+            values_field=settings.values_field,
+            tag_field=settings.tag_field,
+            value_field=settings.value_field,
         )
+        self.shape = Shape(self._schema)
         self._formats: dict[str, Format] = {}
         self._format(self._default)
 
@@ -85,12 +90,12 @@ class Decoder:
         return documents
 
     def keys_of(self, records: RecordBlock, record: int) -> list[str]:
-        """Return the keys of a record's document, or what it is instead of an object. Raises Refused."""
+        """Return the paths of a record's fields, or what it is instead of an object. Raises Refused."""
         documents = self.documents(records.take(np.array([record])))
-        document = documents[0][1] if documents else None
+        document = unwrapped(documents[0][1]) if documents else None
         if type(document) is list and document and type(document[0]) is dict:
             document = document[0]
-        return list(document) if type(document) is dict else [f"({type(document).__name__})"]
+        return list(flat(document)) if type(document) is dict else [f"({type(document).__name__})"]
 
     def _header_times(
         self, records: RecordBlock, present: Int64s, rejects: list[Reject]

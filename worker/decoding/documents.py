@@ -1,8 +1,8 @@
 """The documents that the formats `json` and `avro` allow. This is the reference for what is valid.
 
-A document is an array of numbers, an array of such arrays, an object with the feature names as keys, or an object whose
-`values` is any of these. null, or an absent key, is a missing reading. Readings are numbers. Strings and booleans are
-refused, unless OFFNORMAL_INPUT__COERCE is set (coercion.py).
+A document is an array of numbers, an object with the features as its fields, an array of either, or an object whose
+`values` is any of these; shape.py finds the rows in other documents. null, or an absent field, is a missing reading.
+Readings are numbers. Strings and booleans are refused, unless OFFNORMAL_INPUT__COERCE is set (coercion.py).
 """
 
 from array import array
@@ -18,9 +18,10 @@ from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.coercion import SHOWN, coerced
-from worker.decoding.event_time import milliseconds
+from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Parsed, without_infinite
 from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
+from worker.decoding.shape import Rows, Shape, at, flat
 from worker.native.arrays import Float32s, Int64s
 
 Row = Sequence[Any]
@@ -36,8 +37,7 @@ class Documents:
         self._features, self._width = tuple(schema.features), len(schema.features)
         self._entity_field, self._time_field = schema.entity_field, schema.time_field
         self._known = {*self._features, schema.entity_field, schema.time_field}
-        self._nested = "values" not in self._features
-        self._has_fields = schema.entity_field is not None or schema.time_field is not None
+        self._shape = Shape(schema)
         # itemgetter of one name gives no tuple
         self._pick: Callable[[Any], Row] = (
             itemgetter(*self._features) if self._width > 1 else lambda doc: tuple(doc[name] for name in self._features)
@@ -50,16 +50,18 @@ class Documents:
         counts: list[int] = []
         rejects: list[Reject] = []
         entities: dict[int, str] = {}
-        times: dict[int, int] = {}
+        times: dict[int, list[int]] = {}  # of each row
         for r in records.tolist():
             try:
                 doc, has_booleans = load(bytes(values.view(r)))
-                parsed_rows = self._rows(doc)
-                for row in parsed_rows:
-                    if len(row) != self._width:
-                        raise Refused(WRONG_LENGTH, f"{len(row)} readings, not {self._width}")
-                if self._has_fields and type(doc) is dict:
-                    self._read_fields(r, doc, entities, times)
+                found = self._shape.rows(doc)
+                if self._strict:
+                    self._refuse_unknown(found)
+                parsed_rows: Sequence[Row] = [self._row(readings) for readings in found.readings]
+                if self._time_field is not None:
+                    self._read_times(r, found, times)
+                if self._entity_field is not None:
+                    self._read_entity(r, found, entities)
                 if self._coerce:
                     parsed_rows = [_coerced(row, self._features) for row in parsed_rows]
                 elif has_booleans:  # the array would take true for 1.0, so such rows have to be checked one by one
@@ -73,77 +75,73 @@ class Documents:
         try:
             x = _matrix(rows, self._width)
         except Refused:
-            return [
-                without_infinite(
-                    self._one_by_one(
-                        rows=rows, good=good, counts=counts, rejects=rejects, entities=entities, times=times
-                    ),
-                    self._features,
-                )
-            ]
+            good, counts, x = self._one_by_one(rows, good, counts, rejects)
+        row_times = None
+        if any(len(times.get(r, ())) > 1 for r in good):
+            of_rows = [times.get(r, [NO_TIME] * count) for r, count in zip(good, counts, strict=True)]
+            row_times = np.array(list(chain.from_iterable(of_rows)), np.int64)
         parsed = Parsed(
             records=np.array(good, np.int64),
             counts=np.array(counts, np.int64),
             x=x,
             rejects=rejects,
-            entities=entities,
-            times=times,
+            entities={r: entities[r] for r in good if r in entities},
+            times={r: times[r][0] for r in good if len(times.get(r, ())) == 1 and times[r][0] != NO_TIME},
+            row_times=row_times,
         )
         return [without_infinite(parsed, self._features)]
 
-    def _rows(self, doc: Any) -> Sequence[Row]:
-        """Return the rows of one document. Raises Refused."""
-        if type(doc) is dict:
-            if self._strict:
-                self._refuse_unknown(doc)
-            inner = doc.get("values") if self._nested else None
-            if type(inner) is list:
-                return self._rows(inner)
-            if type(inner) is dict:
-                doc = inner
-                if self._strict:
-                    self._refuse_unknown(doc)
-            try:
-                return (self._pick(doc),)
-            except KeyError:
-                return (tuple(map(doc.get, self._features)),)
-        if type(doc) is list:
-            if not doc:
-                raise Refused(WRONG_LENGTH, "an empty array")
-            if type(doc[0]) is not list:
-                return (doc,)
-            if any(type(row) is not list for row in doc):
-                raise Refused(WRONG_TYPE, "an array of arrays holds something else")
-            return doc
-        raise Refused(WRONG_TYPE, f"neither an array nor an object, but {type(doc).__name__}")
+    def _row(self, readings: Any) -> Row:
+        """Return one row, of an array or an object. Raises Refused."""
+        if type(readings) is list:
+            if len(readings) != self._width:
+                raise Refused(WRONG_LENGTH, f"{len(readings)} readings, not {self._width}")
+            return readings
+        try:
+            return self._pick(readings)
+        except KeyError:
+            return tuple(at(readings, name) for name in self._features)
 
-    def _refuse_unknown(self, doc: dict[str, Any]) -> None:
-        extra = [key for key in doc if key not in self._known and key != "values"]
+    def _refuse_unknown(self, found: Rows) -> None:
+        """Refuse fields beside the readings, and beside the object that holds them in its `values`."""
+        objects = [readings for readings in found.readings if type(readings) is dict]
+        if self._shape.prefix == "" and type(found.document) is dict:
+            objects.append({key: value for key, value in found.document.items() if key != "values"})
+        extra = [key for fields in objects for key in flat(fields) if key not in self._known]
         if extra:
             raise Refused(UNKNOWN_KEY, f"not a feature: {', '.join(extra[:5])}")
 
-    def _read_fields(self, r: int, doc: dict[str, Any], entities: dict[int, str], times: dict[int, int]) -> None:
-        if self._time_field is not None and (value := doc.get(self._time_field)) is not None:
-            times[r] = milliseconds(value, self._zone)
-        if self._entity_field is not None and (value := doc.get(self._entity_field)) is not None:
-            if type(value) not in (str, int):
-                raise Refused(BAD_ENTITY, f"{self._entity_field} is neither a string nor an integer")
-            entities[r] = name = str(value)
-            if len(name) * 4 > MAX_ENTITY_BYTES and len(name.encode("utf-8", "replace")) > MAX_ENTITY_BYTES:
-                raise Refused(BAD_ENTITY, f"{self._entity_field} is longer than {MAX_ENTITY_BYTES} bytes")
+    def _read_times(self, r: int, found: Rows, times: dict[int, list[int]]) -> None:
+        """Read the event time of each row; of readings that make one row, the latest. Raises Refused."""
+        values = self._shape.fields(found, self._time_field or "")
+        read = [NO_TIME if value is None else milliseconds(value, self._zone) for value in values]
+        if any(time != NO_TIME for time in read):
+            times[r] = read if len(read) == len(found.readings) else [max(read)]
+
+    def _read_entity(self, r: int, found: Rows, entities: dict[int, str]) -> None:
+        """Read the one entity of all rows. Raises Refused."""
+        name = self._entity_field or ""
+        values = [value for value in self._shape.fields(found, name) if value is not None]
+        if not values:
+            return
+        if any(type(value) not in (str, int) for value in values):
+            raise Refused(BAD_ENTITY, f"{name} is neither a string nor an integer")
+        names = set(map(str, values))
+        if len(names) > 1:
+            raise Refused(
+                BAD_ENTITY, f"{len(names)} values of {name} in one record: all rows must belong to one entity"
+            )
+        entities[r] = entity = names.pop()
+        if len(entity) * 4 > MAX_ENTITY_BYTES and len(entity.encode("utf-8", "replace")) > MAX_ENTITY_BYTES:
+            raise Refused(BAD_ENTITY, f"{name} is longer than {MAX_ENTITY_BYTES} bytes")
 
     def _one_by_one(
-        self,
-        rows: list[Row],
-        good: list[int],
-        counts: list[int],
-        rejects: list[Reject],
-        entities: dict[int, str],
-        times: dict[int, int],
-    ) -> Parsed:
+        self, rows: list[Row], good: list[int], counts: list[int], rejects: list[Reject]
+    ) -> tuple[list[int], list[int], Float32s]:
         """Parse documents one by one, so that an invalid one does not affect the others.
 
-        Used if a block has missing readings, or a value that is no number.
+        Used if a block has missing readings, or a value that is no number. Returns the good records, their counts of
+        rows, and the rows.
         """
         kept: list[Float32s] = [np.empty((0, self._width), np.float32)]
         kept_records, kept_counts, first = [], [], 0
@@ -152,20 +150,13 @@ class Documents:
             first += count
             try:
                 _numbers_only(own_rows, self._features)
-                kept.append(_float32(np.array(own_rows, np.float64)))
+                kept.append(_float32(np.array(own_rows, np.float64).reshape(-1, self._width)))
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
             else:
                 kept_records.append(r)
                 kept_counts.append(count)
-        return Parsed(
-            records=np.array(kept_records, np.int64),
-            counts=np.array(kept_counts, np.int64),
-            x=np.concatenate(kept),
-            rejects=rejects,
-            entities=entities,
-            times=times,
-        )
+        return kept_records, kept_counts, np.concatenate(kept)
 
 
 def _matrix(rows: list[Row], width: int) -> Float32s:

@@ -50,10 +50,12 @@ class Parsed:
 
 
 class FeatureSchema(NamedTuple):
-    """What is read of a record: the features, and the fields that name the entity and the time.
+    """What is read of a record: the features, and the fields that hold the readings, the entity and the time.
 
-    `strict` refuses fields that are none of these. `registry` has the schemas of formats that need one. `zone` is the
-    time zone of times without an offset. With `coerce`, text and booleans may be numbers.
+    Fields are paths (shape.py). `values_field` has the readings, if the record itself has not; or `tag_field` and
+    `value_field` have the name and the value of each reading in an array. `strict` refuses fields that are none of
+    these. `registry` has the schemas of formats that need one. `zone` is the time zone of times without an offset. With
+    `coerce`, text and booleans may be numbers.
     """
 
     features: Sequence[str]
@@ -63,6 +65,9 @@ class FeatureSchema(NamedTuple):
     registry: SchemaRegistry | None = None
     zone: tzinfo = UTC
     coerce: bool = False
+    values_field: str | None = None
+    tag_field: str | None = None
+    value_field: str | None = None
 
 
 class Format(Protocol):

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from worker.blocks import RecordBlock
 from worker.decoding import Decoder
 from worker.decoding.coercion import coerced
 from worker.decoding.reject_reasons import Refused
+from worker.decoding.shape import flat, unwrapped
 from worker.errors import NoModelError, SettingsError
 from worker.inference.columns import HINTS, Column, ColumnKind, column_of
 from worker.native.arrays import Float64s, Int64s
@@ -64,6 +65,20 @@ def infer(
     return _named_features(settings, found.take(objects))
 
 
+def columns_of(
+    settings: InputSettings, records: Sequence[RecordBlock], registry: SchemaRegistry | None = None
+) -> list[Column]:
+    """Return the columns that hold a number in nearly all rows, readings and others. Raises SettingsError."""
+    try:
+        found = _rows_of(settings, records, registry)
+    except Refused as error:
+        raise SettingsError(f"{_SETTING}: {error}: set their number") from None
+    objects = found.take([i for i, row in enumerate(found.rows) if type(row) is dict])
+    if 2 * len(objects.rows) < len(found.rows):
+        return [Column(name, "reading") for name in _numbered_features(found)]
+    return _columns(objects, _names(settings, objects))
+
+
 def without_clocks(
     features: Sequence[str],
     settings: InputSettings,
@@ -71,7 +86,7 @@ def without_clocks(
     registry: SchemaRegistry | None = None,
 ) -> tuple[str, ...]:
     """Return the features that are neither the time, nor the entity, nor another clock."""
-    fields = {settings.time_field, settings.entity_field}
+    fields = _fields(settings)
     kept = [name for name in features if name not in fields]
     try:
         found = _rows_of(settings, records, registry)
@@ -79,7 +94,7 @@ def without_clocks(
         return tuple(kept)
     rows = found.take([i for i, row in enumerate(found.rows) if type(row) is dict])
     clocks = [column for column in _columns(rows, kept) if column.kind == "time"]
-    _log_left_out(clocks)
+    _log_left_out(settings, clocks)
     names = {column.name for column in clocks}
     return tuple(name for name in kept if name not in names)
 
@@ -109,24 +124,19 @@ def _rows_of(settings: InputSettings, records: Sequence[RecordBlock], registry: 
     sample: Any = None
     for block in records:
         for record, document in decoder.documents(block):
-            sample = document if sample is None else sample
-            entity = document.get(settings.entity_field) if type(document) is dict else None
-            key = block.keys[record] if settings.entity_field is None else str(entity)
-            for row in _rows_in(document):
-                rows.append(row)
+            sample = unwrapped(document) if sample is None else sample
+            try:
+                found = decoder.shape.rows(document)
+            except Refused:
+                continue
+            key: Any = block.keys[record]
+            if settings.entity_field is not None:
+                key = str(next(iter(decoder.shape.fields(found, settings.entity_field)), None))
+            for readings in found.readings:
+                rows.append(flat(readings) if type(readings) is dict else readings)
                 times.append(int(block.timestamp[record]))
                 entities.append(number.setdefault(key, len(number)))
     return _Rows(rows, np.array(times, np.int64), np.array(entities, np.int64), sample, settings.coerce)
-
-
-def _rows_in(document: Any) -> Iterator[Any]:
-    if type(document) is dict and type(document.get("values")) in (list, dict):
-        document = document["values"]
-    if type(document) is list and document and type(document[0]) in (list, dict):
-        for row in document:
-            yield row["values"] if type(row) is dict and type(row.get("values")) is list else row
-    elif type(document) in (list, dict):
-        yield document
 
 
 def _at(row: Any, key: int | str) -> Any:
@@ -170,11 +180,7 @@ def _numbered_features(found: _Rows) -> tuple[str, ...]:
 
 
 def _named_features(settings: InputSettings, found: _Rows) -> tuple[str, ...]:
-    fields = {settings.entity_field, settings.time_field}
-    counts = Counter(
-        key for row in found.rows for key, value in row.items() if not math.isnan(_number(value, settings.coerce))
-    )
-    names = [key for key, n in counts.items() if n >= NEARLY_ALL * len(found.rows) and key not in fields]
+    names = _names(settings, found)
     if not names:
         raise SettingsError(
             f"{_SETTING}: no key holds a number in nearly all records: name the features.{_sample(found)}"
@@ -183,11 +189,24 @@ def _named_features(settings: InputSettings, found: _Rows) -> tuple[str, ...]:
     others = [column for column in columns if column.kind != "reading"]
     if len(others) == len(columns):
         raise _no_reading(others, found)
-    _log_left_out(others)
+    _log_left_out(settings, others)
     features = tuple(column.name for column in columns if column.kind == "reading")
-    rare = sorted(set(counts) - set(names) - fields)
+    rare = sorted(set(_counts(settings, found)) - set(names) - _fields(settings))
     log.info("features_inferred", features=features[:_SHOWN], count=len(features), left_out=rare[:_SHOWN])
     return features
+
+
+def _counts(settings: InputSettings, found: _Rows) -> "Counter[str]":
+    """Return in how many rows each key holds a number."""
+    return Counter(
+        key for row in found.rows for key, value in row.items() if not math.isnan(_number(value, settings.coerce))
+    )
+
+
+def _names(settings: InputSettings, found: _Rows) -> list[str]:
+    """Return the keys that hold a number in nearly all rows."""
+    fields, counts = _fields(settings), _counts(settings, found)
+    return [key for key, n in counts.items() if n >= NEARLY_ALL * len(found.rows) and key not in fields]
 
 
 def _by_kind(columns: Sequence[Column]) -> Mapping[ColumnKind, list[str]]:
@@ -197,14 +216,27 @@ def _by_kind(columns: Sequence[Column]) -> Mapping[ColumnKind, list[str]]:
     return names
 
 
-def _log_left_out(columns: Sequence[Column]) -> None:
+def _prefix(settings: InputSettings) -> str:
+    """Return what stands before the name of a reading in its path."""
+    return f"{settings.values_field}." if settings.values_field else ""
+
+
+def _fields(settings: InputSettings) -> set[str]:
+    """Return the names, among the readings, of the entity and of the time."""
+    prefix = _prefix(settings)
+    paths = (settings.time_field, settings.entity_field)
+    return {path.removeprefix(prefix) for path in paths if path is not None and path.startswith(prefix)}
+
+
+def _log_left_out(settings: InputSettings, columns: Sequence[Column]) -> None:
+    prefix = _prefix(settings)
     for column in columns:
         if column.kind == "time":
-            hint = HINTS["time"].format(column=column.name)
+            hint = HINTS["time"].format(column=prefix + column.name)
             log.warning("time_column_detected", column=column.name, unit=column.unit, hint=hint)
     for kind, names in _by_kind(columns).items():
         if kind != "time":
-            hint = HINTS[kind].format(column=names[0])
+            hint = HINTS[kind].format(column=prefix + names[0])
             log.warning("columns_excluded", kind=kind, columns=names[:_SHOWN], count=len(names), hint=hint)
 
 
@@ -215,8 +247,14 @@ def _no_reading(columns: Sequence[Column], found: _Rows) -> NoModelError:
 
 
 def _sample(found: _Rows) -> str:
-    """Return the sentences that show a record, and the objects in it that were passed over."""
-    nested = [key for key, value in found.sample.items() if type(value) is dict] if type(found.sample) is dict else []
-    passed = f" Passed over, since these hold objects: {', '.join(nested[:5])}." if nested else ""
+    """Return the sentences that show a record, and the arrays in it that were passed over."""
+    fields = flat(found.sample) if type(found.sample) is dict else {}
+    arrays = [key for key, value in fields.items() if type(value) is list and value and type(value[0]) is dict]
+    passed = ""
+    if arrays:
+        passed = (
+            f" Passed over, since these hold arrays of objects: {', '.join(arrays[:5])};"
+            " `python -m worker topics --look` may know their shape (OFFNORMAL_INPUT__SHAPE)."
+        )
     text = json.dumps(found.sample, default=str)
     return f"{passed} A record: {text[:_SAMPLE]}{'...' if len(text) > _SAMPLE else ''}."

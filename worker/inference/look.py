@@ -16,7 +16,7 @@ from worker.kafka.reader import Reader
 from worker.registry import Registry
 from worker.schema_registry import SchemaRegistry
 from worker.serving.router import Router
-from worker.settings import Settings
+from worker.settings import InputSettings, Settings
 
 OF_PARTITION: Final = 200  # records
 SHOWN: Final = 10  # names in a line
@@ -57,19 +57,20 @@ def look(settings: Settings) -> RecordsSeen:
     registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
     router = Router(settings.model.routes, settings.model.name)
     features = {model: _features(settings, model) for model in settings.model.names}
-    blocks = _last_records(settings)
+    blocks = last_records(settings)
     for block in blocks:
         seen.records += len(block)
         seen.nulls += int((block.values.length < 0).sum())
         for model, part in router.split(block):
             if features[model]:
-                _look_at(seen, settings, part, Decoder(settings.input, features[model], registry))
+                look_at(seen, settings.input, part, Decoder(settings.input, features[model], registry))
     if seen.records and not any(features.values()) and settings.input.features is None:
         seen.inferred = infer(settings.input, blocks, registry)
     return seen
 
 
-def _last_records(settings: Settings) -> list[RecordBlock]:
+def last_records(settings: Settings) -> list[RecordBlock]:
+    """Return the last records of each partition of the sensors topic. Raises KafkaUnavailable."""
     with Reader(settings.kafka, settings.topics.sensors) as reader:
         first = reader.starts()
         begin = {p: max(end - OF_PARTITION, first[p]) for p, end in reader.ends().items()}
@@ -87,7 +88,8 @@ def _features(settings: Settings, model: str) -> tuple[str, ...]:
     return ()
 
 
-def _look_at(seen: RecordsSeen, settings: Settings, records: RecordBlock, decoder: Decoder) -> None:
+def look_at(seen: RecordsSeen, inputs: InputSettings, records: RecordBlock, decoder: Decoder) -> None:
+    """Decode the records, and count what is wrong with them."""
     block = decoder.decode(records)
     for reject in block.rejects:
         seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
@@ -96,7 +98,6 @@ def _look_at(seen: RecordsSeen, settings: Settings, records: RecordBlock, decode
         names = ", ".join(decoder.features[:SHOWN])
         seen.add("no-feature", len(empty), f"none of the features ({names}); keys: {_keys(records, empty[0], decoder)}")
     parsed = len(records) - block.nulls - len(block.rejects)
-    inputs = settings.input
     if parsed and inputs.entity_field is not None:
         text = f"no {inputs.entity_field} (OFFNORMAL_INPUT__ENTITY_FIELD); keys: {_keys(records, 0, decoder)}"
         seen.add("no-entity-field", parsed - len(block.entities), text)

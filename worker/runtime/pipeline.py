@@ -102,8 +102,9 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Score a dummy batch, so that live data do not wait for compiled code to be loaded. Has no side effects."""
-        # The dummy records have neither field, and nobody is to be told of that.
-        inputs = self._settings.input.model_copy(update={"entity_field": None, "time_field": None})
+        # The dummy records have none of these fields, and nobody is to be told of that.
+        fields = ("values_field", "tag_field", "value_field", "entity_field", "time_field")
+        inputs = self._settings.input.model_copy(update=dict.fromkeys(fields))
         settings = self._settings.model_copy(update={"input": inputs})
         twin = Pipeline(settings, Incidents(settings.incidents, ""), self._encoder, Metrics(), self._trials)
         assert self._resident is not None

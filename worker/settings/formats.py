@@ -32,7 +32,7 @@ class FormatSpec(NamedTuple):
 
 FORMATS: Final[dict[str, FormatSpec]] = {
     "json": FormatSpec(
-        content_types=("application/json", "json"),
+        content_types=("application/json", "json", "text/json"),
         reader="worker.decoding.json.format:Json",
         writer="worker.publishing.vector_values:json",
         label="Json",
@@ -76,4 +76,6 @@ FORMATS: Final[dict[str, FormatSpec]] = {
 
 def format_of(content_type: str) -> str | None:
     """Return the name of the format that a content type stands for; None if it stands for none."""
+    if content_type.endswith("+json"):  # RFC 6839: whatever it is, it is read as JSON
+        return "json"
     return next((name for name, spec in FORMATS.items() if content_type in spec.content_types), None)

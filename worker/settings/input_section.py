@@ -5,12 +5,30 @@ from datetime import UTC, tzinfo
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from worker.settings.fields import Duration, listed, seconds, with_its_package, zone_name
 from worker.settings.formats import FormatName
 from worker.settings.section import Section
+from worker.settings.shapes import SHAPES, ShapeName
 
+_ARRAY: Final = re.compile(r"(?:[^\[\]]*\[\])?[^\[\]]*")  # at most one array, without an index
+
+
+def _path(text: str) -> str:
+    """Return a field's path. Raises ValueError where it is none."""
+    if not text or not _ARRAY.fullmatch(text) or ".." in text or text[0] == "." or text[-1] == ".":
+        raise ValueError("a path such as tags.host, or metrics[].fields of the elements of an array")
+    return text
+
+
+def _array(path: str) -> str | None:
+    """Return the path of the array in a path; None if there is none."""
+    array, bracket, _ = path.partition("[]")
+    return array if bracket else None
+
+
+FieldPath = Annotated[str, AfterValidator(_path)]
 _NO_NAMES: Final = re.compile(r"[-+.\d]+|{.*|true|false", re.IGNORECASE)
 
 
@@ -21,12 +39,24 @@ class InputSettings(Section):
     ignore_content_type: bool = Field(
         False, description="read all records in this format, whatever their content-type header says"
     )
-    entity_field: str | None = Field(
-        None, description="JSON key that holds the entity; without it the record's key is the entity"
+    shape: ShapeName = Field(
+        "vector",
+        description="how readings lie in a record: a name for a set of the fields below, each of which may be set too",
     )
-    time_field: str | None = Field(
-        None,
-        description="JSON key that holds the event time; otherwise the time header, or else the record's timestamp",
+    values_field: FieldPath | None = Field(
+        None, description="field that holds the readings, where it is not the record itself, such as payload.data"
+    )
+    tag_field: FieldPath | None = Field(
+        None, description="field with the name of each reading, where these lie in an array, such as metrics[].name"
+    )
+    value_field: FieldPath | None = Field(
+        None, description="field with the value of each reading, in the array of the tag field, such as metrics[].value"
+    )
+    entity_field: FieldPath | None = Field(
+        None, description="field that holds the entity, such as tags.host; without it the record's key is the entity"
+    )
+    time_field: FieldPath | None = Field(
+        None, description="field that holds the event time; otherwise the time header, or else the record's timestamp"
     )
     time_header: str | None = Field(
         None, description="Kafka header that holds the event time, as a number or in ISO 8601"
@@ -53,6 +83,29 @@ class InputSettings(Section):
     features: Annotated[int, Field(gt=0)] | tuple[str, ...] | None = Field(
         None, description="number of features, or their names (a,b or a JSON list), where the data do not name them"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_shape(cls, values: object) -> object:
+        """Set the fields of a named shape that are not set otherwise."""
+        if not isinstance(values, dict) or values.get("shape") not in SHAPES:
+            return values
+        return {**SHAPES[values["shape"]], **values}
+
+    @model_validator(mode="after")
+    def _readings_are_told(self) -> "InputSettings":
+        if (self.tag_field is None) != (self.value_field is None):
+            raise ValueError("tag_field and value_field are needed both or neither")
+        if self.tag_field is not None and self.value_field is not None:
+            if self.values_field is not None:
+                raise ValueError("set values_field, or tag_field and value_field, but not both")
+            if "[]" not in self.tag_field or _array(self.tag_field) != _array(self.value_field):
+                raise ValueError("tag_field and value_field lie in one array: such as metrics[].name, metrics[].value")
+        array = _array(self.tag_field or self.values_field or "")
+        for path in (self.entity_field, self.time_field):
+            if path is not None and _array(path) not in (None, array):
+                raise ValueError(f"{path} is in another array than the readings")
+        return self
 
     @property
     def zone(self) -> tzinfo:

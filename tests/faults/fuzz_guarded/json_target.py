@@ -44,7 +44,7 @@ class JsonTarget(FormatTarget):
     def parse(self, value: bytes, x: Any, times: Any, names: Any) -> Any:
         how, buffer = self._layouts[self._written_by.popleft()], self.placed_alone(value)
         length = np.array([len(value)])
-        more = how.words, how.masks, how.ends, how.sizes, how.roles
+        more = how.words, how.masks, how.ends, how.sizes, how.roles, how.closers
         return json_loop.parse(buffer, ZERO, length, *more, x, times, names)
 
     def _seed(self, program: random.Random) -> bytes:

@@ -94,7 +94,7 @@ class Avro:
     def __init__(self, schema: FeatureSchema):
         """Read for this schema, whose registry must be there."""
         assert schema.registry is not None
-        self._documents = Documents(schema)
+        self._documents, self._is_plain = Documents(schema), not (schema.values_field or schema.tag_field)
         self._features, self._registry = tuple(schema.features), schema.registry
         self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
         self._readers: dict[int, _Reader] = {}
@@ -192,7 +192,7 @@ class Avro:
 
     def _plan(self, schema: Schema) -> _Plan | None:
         """Return how the loop reads the schema; None if it cannot."""
-        if not isinstance(schema, dict) or schema.get("type") != "record":
+        if not self._is_plain or not isinstance(schema, dict) or schema.get("type") != "record":
             return None
         fields = schema["fields"]
         names = [field["name"] for field in fields]

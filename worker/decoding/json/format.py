@@ -2,13 +2,16 @@
 
 Most records of a topic are written by one program, so their keys have the same order and spacing. A compiled loop
 (loop.py) reads such records, and plain arrays. It learns the bytes between the values from one record, and compares
-them byte for byte. All other records are left to worker/decoding/documents.py, the reference for what is valid. These
-have escapes, other scripts, another key order, nesting, a number that is hard to round, or an error.
+them byte for byte. Nested objects are a part of these bytes. All other records are left to
+worker/decoding/documents.py, the reference for what is valid. These have escapes, other scripts, another key order,
+rows in arrays, a number that is hard to round, or an error.
+
+Confluent's JSON Schema serializer writes a zero byte and the schema's id before the document. No JSON begins with that.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,17 +23,21 @@ from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.json.loop import parse
 from worker.decoding.loop_output import ENTITY, REFUSED, SKIP, TIME, VALUES, Taken
 from worker.decoding.reject_reasons import UNPARSEABLE, Refused
-from worker.native.arrays import Int64s, UInt64s
+from worker.decoding.shape import Shape, at, unwrapped
+from worker.native.arrays import Bools, Int64s, UInt64s
 from worker.native.jit import read_only
 
+_FRAME: Final = 5  # bytes before a document: a zero byte, and the id of its schema
+_DEEPEST: Final = 16  # objects in objects; deeper ones are a part of the bytes that are compared
 _LEARN_AGAIN: Final = 0.25  # share of refused records from which on a new layout is learned
 
 
 class _Layout(NamedTuple):
     """The layout of objects.
 
-    `words` are the bytes before the value of each key, padded to whole words. Key k's words end at `ends[k]`. `masks`
-    marks the bytes of a word that count, `sizes` are the lengths in bytes, and `roles` is the role of each key.
+    `words` are the bytes before the value of each field, padded to whole words. Field k's words end at `ends[k]`.
+    `masks` marks the bytes of a word that count, `sizes` are the lengths in bytes, and `roles` is the role of each
+    field. After the last value `closers` objects end.
     """
 
     words: UInt64s
@@ -38,6 +45,7 @@ class _Layout(NamedTuple):
     ends: Int64s
     sizes: UInt64s
     roles: Int64s
+    closers: int
     whole: bool  # every feature is there
 
 
@@ -45,11 +53,10 @@ class Json:
     """Reads `json`: records of a learned layout by a compiled loop, others by Documents."""
 
     def __init__(self, schema: FeatureSchema):
-        self._any = Documents(schema)
+        self._any, self._shape = Documents(schema), Shape(schema)
         self._features = tuple(schema.features)
-        self._columns = {name: j for j, name in enumerate(self._features)}
         self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
-        self._layout = self._layout_of(())
+        self._layout = _layout([], [], 0, False)
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Json":
@@ -59,17 +66,30 @@ class Json:
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
         parsed, refused = self._fast(values, records)
+        parts = [parsed]
+        if len(refused) and (is_framed := _is_framed(values, refused)).any():
+            values = _unframed(values, refused[is_framed])
+            parsed, still_refused = self._fast(values, refused[is_framed])
+            parts.append(parsed)
+            refused = np.sort(np.concatenate([refused[~is_framed], still_refused]))
         if len(refused) > _LEARN_AGAIN * len(records) and self._learn(values, refused):
-            parsed, refused = self._fast(values, records)
-        return [parsed] if not len(refused) else [parsed, *self._any.decode(values, refused, load)]
+            parsed, refused = self._fast(values, refused)
+            parts.append(parsed)
+        if len(refused):
+            parts += self._any.decode(values, refused, load)
+        return [part for part in parts if len(part.records) or part.rejects] or parts[:1]
 
     def document(self, value: memoryview) -> Any:
         """Return the document. Raises Refused."""
-        return load(bytes(value))[0]
+        text = bytes(value)
+        return load(text[_FRAME:] if text[:1] == b"\0" else text)[0]
 
     def _fast(self, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
         """Return what the compiled loop has parsed, and the records that it has refused."""
         layout = self._layout
+        if self._shape.prefix is None:  # it knows no rows in arrays
+            records, left = records[:0], records
+            return Parsed(records, records, np.empty((0, len(self._features)), np.float32)), left
         output = Taken(len(records), len(self._features), layout.whole)
         good = parse(
             read_only(np.frombuffer(values.buffer, np.uint8)),
@@ -80,6 +100,7 @@ class Json:
             layout.ends,
             layout.sizes,
             layout.roles,
+            layout.closers,
             output.x,
             output.times,
             output.names,
@@ -93,41 +114,119 @@ class Json:
             doc: Any = orjson.loads(text)
         except orjson.JSONDecodeError:
             return False
-        if type(doc) is not dict:
-            return False
         separators = (", ", ": ") if re.match(rb'\s*{"[^"]*": ', text) else (",", ":")
-        layout, before = self._layout_of(tuple(doc), separators), self._layout
+        layout, before = self._layout_of(doc, separators), self._layout
         self._layout = layout
         return not (np.array_equal(layout.words, before.words) and np.array_equal(layout.ends, before.ends))
 
-    def _layout_of(self, keys: Sequence[str], separators: tuple[str, str] = (",", ":")) -> _Layout:
-        if "values" in keys and "values" not in self._columns:
-            roles = [VALUES if key == "values" else self._role(key, {}) for key in keys]
-            whole = True
-        else:
-            roles = [self._role(key, self._columns) for key in keys]
-            whole = set(self._features) <= set(keys) or not keys
-        if self._strict and SKIP in roles:
-            return self._layout_of(())
-        comma, colon = separators
-        texts = [
-            (comma if k else "{").encode() + orjson.dumps(key) + colon.encode() + (b"[" if role == VALUES else b"")
-            for k, (key, role) in enumerate(zip(keys, roles, strict=True))
-        ]
-        return _Layout(
-            words=_words(texts),
-            masks=_words([b"\xff" * len(text) for text in texts]),
-            ends=np.cumsum([-(-len(text) // 8) for text in texts], dtype=np.int64),
-            sizes=np.array([len(text) for text in texts], np.uint64),
-            roles=np.array(roles, np.int64),
-            whole=whole,
-        )
+    def _layout_of(self, document: Any, separators: tuple[str, str]) -> _Layout:
+        """Return the layout of documents like this one; an empty one if the loop cannot read them."""
+        nothing = _layout([], [], 0, False)
+        payload, prefix = unwrapped(document), self._shape.prefix
+        if type(payload) is not dict or prefix is None:
+            return nothing
+        outer = "" if payload is document else "payload."
+        inner = payload.get("values") if "values" not in self._features and not prefix else None
+        if type(inner) is dict:
+            prefix = "values."
+        elif prefix and not self._has_readings(payload):
+            return nothing
+        roles = {} if type(inner) is list else {outer + prefix + name: j for j, name in enumerate(self._features)}
+        for field, role in ((self._time_field, TIME), (self._entity_field, ENTITY)):
+            if field is not None:
+                roles[outer + field] = REFUSED if outer + field in roles else role
+        if type(inner) is list:
+            roles[outer + "values"] = REFUSED if outer + "values" in roles else VALUES
+        template = _Template(roles, len(outer + prefix), separators)
+        template.add(document)
+        if not template.is_usable or (self._strict and template.skips):
+            return nothing
+        whole = type(inner) is list or set(range(len(self._features))) <= set(template.roles)
+        return _layout(template.texts, template.roles, template.closers, whole)
 
-    def _role(self, key: str, columns: dict[str, int]) -> int:
-        roles = [columns[key]] if key in columns else []
-        roles += [TIME] if key == self._time_field else []
-        roles += [ENTITY] if key == self._entity_field else []
-        return REFUSED if len(roles) > 1 else roles[0] if roles else SKIP
+    def _has_readings(self, payload: dict[str, Any]) -> bool:
+        """Return whether the readings are an object of their own, and not the `values` of one."""
+        inner = at(payload, (self._shape.prefix or "")[:-1])
+        if type(inner) is not dict or not inner:
+            return False
+        return "values" in self._features or type(inner.get("values")) not in (list, dict)
+
+
+class _Template:
+    """The bytes between the values of one document, and the role of each value.
+
+    `roles` are those of fields by path; others are skipped. The first `begin` characters of the readings' paths are
+    common to all. An array or an empty object that is skipped is a part of the bytes.
+    """
+
+    def __init__(self, roles: Mapping[str, int], begin: int, separators: tuple[str, str]):
+        self._roles, self._begin, self._separators = roles, begin, separators
+        self.texts: list[bytes] = []
+        self.roles: list[int] = []
+        self._text = b""
+        self._paths: set[str] = set()
+        self.is_usable, self.skips = True, False
+
+    @property
+    def closers(self) -> int:
+        """Return how many objects end after the last value."""
+        return len(self._text)
+
+    def add(self, document: dict[str, Any]) -> None:
+        """Take the document, which is not empty."""
+        self._add(document, "", 0)
+        self.is_usable = self.is_usable and bool(self.texts) and self._text == b"}" * len(self._text)
+
+    def _add(self, fields: dict[str, Any], prefix: str, depth: int) -> None:
+        comma, colon = self._separators
+        self._text += b"{"
+        for k, (key, value) in enumerate(fields.items()):
+            path = prefix + key
+            self._text += (comma if k else "").encode() + orjson.dumps(key) + colon.encode()
+            role = self._roles.get(path, SKIP)
+            if path in self._paths and role != SKIP:  # "a.b" beside {"a": {"b": ...}}
+                self.is_usable = False
+            if "." in key and len(prefix) < self._begin:  # "fields.a" is not in the object `fields`
+                self.is_usable = False
+            self._paths.add(path)
+            is_object = type(value) is dict and bool(value) and role == SKIP and depth < _DEEPEST
+            self.skips |= role == SKIP and not is_object
+            if is_object:
+                self._add(value, path + ".", depth + 1)
+            elif type(value) in (dict, list) and role == SKIP:
+                self._text += json.dumps(value, separators=self._separators, ensure_ascii=False).encode()
+            else:
+                self.texts.append(self._text + (b"[" if role == VALUES else b""))
+                self.roles.append(role)
+                self._text = b""
+        self._text += b"}"
+
+
+def _layout(texts: Sequence[bytes], roles: Sequence[int], closers: int, whole: bool) -> _Layout:
+    return _Layout(
+        words=_words(texts),
+        masks=_words([b"\xff" * len(text) for text in texts]),
+        ends=np.cumsum([-(-len(text) // 8) for text in texts], dtype=np.int64),
+        sizes=np.array([len(text) for text in texts], np.uint64),
+        roles=np.array(roles, np.int64),
+        closers=closers,
+        whole=whole,
+    )
+
+
+def _is_framed(values: BytesColumn, records: Int64s) -> Bools:
+    """Return [n] whether the values begin with a zero byte, and are long enough for what follows it."""
+    long = values.length[records] > _FRAME
+    first = np.zeros(len(records), bool)
+    first[long] = np.frombuffer(values.buffer, np.uint8)[values.start[records][long]] == 0
+    return first
+
+
+def _unframed(values: BytesColumn, records: Int64s) -> BytesColumn:
+    start, length = values.start.copy(), values.length.copy()
+    start[records] += _FRAME
+    length[records] -= _FRAME
+    return BytesColumn(values.buffer, start, length)
 
 
 def load(text: bytes) -> tuple[Any, bool]:

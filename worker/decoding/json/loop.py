@@ -27,12 +27,12 @@ _OPEN_ARRAY, _CLOSE_ARRAY, _CLOSE_OBJECT = 91, 93, 125
 
 
 @compiled
-def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, names):
+def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, times, names):
     """Fill a row of x, times and names for each record that has the known layout; return [n] successes.
 
-    `words`, `masks`, `ends`, `sizes` and `roles` describe the layout of the objects (_Layout in format.py). `cursor`,
-    `begin` and `end` are addresses, since passing an array to another compiled function is slow: references to it are
-    counted.
+    `words`, `masks`, `ends`, `sizes`, `roles` and `closers` describe the layout of the objects (_Layout in format.py).
+    `cursor`, `begin` and `end` are addresses, since passing an array to another compiled function is slow: references
+    to it are counted.
     """
     n, width = x.shape
     base = np.uint64(buffer.ctypes.data)
@@ -186,9 +186,12 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, x, times, nam
                     in_array = False
             if not in_array and (key == len(roles) or not is_object):
                 if is_object:
-                    if cursor >= end or byte(cursor) != _CLOSE_OBJECT:
+                    closed = 0
+                    while closed < closers and cursor < end and byte(cursor) == _CLOSE_OBJECT:
+                        closed += 1
+                        cursor += _1
+                    if closed < closers:
                         break
-                    cursor += _1
                 accepted[i] = _skip_space(cursor, end) == end
                 break
     return accepted

@@ -140,20 +140,31 @@ DEBEZIUM = {"before": None, "after": press(0), "op": "c"}
 
 
 @pytest.mark.parametrize(
-    ("document", "clock", "per_second", "nested"),
-    [(TELEGRAF, "timestamp", 1, "fields, tags"), (DEBEZIUM, "ts_ms", 1000, "after")],
+    ("document", "clock", "per_second", "prefix"),
+    [(TELEGRAF, "timestamp", 1, "fields."), (DEBEZIUM, "ts_ms", 1000, "after.")],
     ids=["Telegraf", "Debezium"],
 )
-def test_an_envelope_with_a_clock_is_refused_with_a_sample_and_what_was_passed_over(
-    document: dict[str, Any], clock: str, per_second: int, nested: str
+def test_fields_of_nested_objects_are_features_by_their_path(
+    document: dict[str, Any], clock: str, per_second: int, prefix: str
 ) -> None:
-    values = [json.dumps({**document, clock: (BEGIN + i) * per_second}).encode() for i in range(100)]
+    values = [
+        json.dumps({**document, prefix[:-1]: press(i), clock: (BEGIN + i) * per_second}).encode() for i in range(100)
+    ]
+    connect = [json.dumps({"schema": {"type": "struct"}, "payload": json.loads(value)}).encode() for value in values]
+    for sent in (values, connect):
+        assert choose(sent, keys=[b"a", b"b"] * 50) == tuple(prefix + name for name in press(0))
+        assert choose(sent, keys=[b"a", b"b"] * 50, values_field=prefix[:-1], time_field=clock) == tuple(press(0))
+
+
+def test_an_envelope_with_a_clock_is_refused_with_a_sample_and_what_was_passed_over() -> None:
+    metrics = [{"name": "speed", "value": 1.5}]
+    values = [json.dumps({"timestamp": BEGIN + i, "metrics": metrics}).encode() for i in range(100)]
     with pytest.raises(NoModelError) as refused:
         choose(values, keys=[b"a", b"b"] * 50)
     text = str(refused.value)
-    assert f"time: {clock}" in text
-    assert f"these hold objects: {nested}" in text
-    assert '"speed": ' in text
+    assert "time: timestamp" in text
+    assert "arrays of objects: metrics" in text
+    assert '"name": "speed"' in text
     assert VARIABLE in text
 
 

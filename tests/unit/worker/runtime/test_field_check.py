@@ -59,4 +59,4 @@ def test_it_is_told_once_a_minute_with_all_since(
     lines = [line for line in (capsys.readouterr().out).splitlines() if "records_unmatched" in line]
     assert len(lines) == 2
     assert "records=1" in lines[0] and "records=3" in lines[1]
-    assert all("['fields', 'tags']" in line for line in lines)
+    assert all("['fields.a', 'tags']" in line for line in lines)

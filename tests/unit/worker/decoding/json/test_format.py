@@ -187,3 +187,46 @@ def test_one_byte_changed_anywhere(rows: list[list[float]], at: int, byte: int, 
     damaged = bytearray(values[0])
     damaged[at % len(damaged)] = byte
     check([bytes(damaged), *values], entity_field="id", time_field="ts")
+
+
+NAMES = st.sampled_from(["a", "b", "c", "x.a", "x", "fields", "values", "payload", "schema", "t", "host", "y.t"])
+LEAVES = st.one_of(st.integers(-9, 9), st.none(), st.booleans(), st.sampled_from(["", "web", "\u00fc"]), st.just([]))
+DOCUMENTS = st.dictionaries(
+    NAMES, st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=6), max_size=5
+)
+
+
+@budget(max_examples=1500, deadline=None)
+@given(
+    st.lists(DOCUMENTS, min_size=1, max_size=3),
+    st.sampled_from([("a", "b", "c"), ("x.a", "fields.b", "c"), ("a", "fields.x.a", "values.b")]),
+    st.sampled_from([None, "fields", "x.fields", "values"]),
+    st.booleans(),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+)
+def test_nested_objects(
+    documents: list[Any], features: Sequence[str], values_field: str | None, strict: bool, style: tuple[str, str]
+) -> None:
+    """Whatever the layout was learned from."""
+    values = [json.dumps(document, separators=style, ensure_ascii=False).encode() for document in documents]
+    fields = {"values_field": values_field, "time_field": "y.t", "entity_field": "x.host"}
+    check([value for value in values for _ in range(3)] + values + [b"[1,2,3]"], features, strict=strict, **fields)
+
+
+@pytest.mark.parametrize("style", [(",", ":"), (", ", ": ")])
+def test_nested_objects_of_one_program_are_taken_whole(style: tuple[str, str]) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 3)).tolist()
+    documents = [
+        {
+            "schema": {"type": "struct", "fields": [{"field": "a", "type": "double"}], "optional": False},
+            "payload": {
+                "tags": {"host": f"web-{k}", "empty": {}},
+                "fields": dict(zip(FEATURES, row, strict=True)),
+                "t": {"ms": 1_795_888_000_000 + k},
+            },
+        }
+        for k, row in enumerate(rows)
+    ]
+    values = [json.dumps(document, separators=style).encode() for document in documents]
+    assert check(values, values_field="fields", entity_field="tags.host", time_field="t.ms") == 50
+    assert check(values, ("fields.a", "fields.c", "fields.b"), entity_field="tags.host") == 50
