@@ -37,7 +37,7 @@ def test_its_commands_run_in_their_order(
     ran = []
     for program, *arguments in commands():
         if program == "training" and "training" not in ran:
-            s.send([json.dumps(dict(zip(names, row, strict=True))).encode() for row in normal_rows(1500, rng).tolist()])
+            s.send([json.dumps(dict(zip(names, row, strict=True))).encode() for row in normal_rows(4000, rng).tolist()])
         if [program, *arguments] in NEVER_ENDING:
             arguments.append("--until-end")
         if arguments[:1] == ["topics"]:
@@ -54,7 +54,7 @@ def test_its_commands_run_in_their_order(
         assert run.wait(90) == (5 if arguments == ["check"] else 0), (program, arguments, run.errors)
         ran.append(program)
     assert ran.count("worker") >= 4 and ran.count("training") >= 3
-    assert sum(s.committed().values()) == 1500
+    assert sum(s.committed().values()) == 4000
 
 
 def test_its_other_commands_are_there() -> None:

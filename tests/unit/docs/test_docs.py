@@ -75,7 +75,7 @@ def test_its_blocks_say_what_they_are(page: Path) -> None:
 @of("json")
 def test_json_is_what_it_looks_like(block: Block) -> None:
     told = json.loads(block.text)
-    if "specversion" in told:
+    if "specversion" in told and block.page.name != "your-data.md":  # there are those of others
         name = re.fullmatch(r"offnormal\.([a-z-]+)\.v1", told["type"])
         assert name
         _validate(told, schema(name[1]))  # type: ignore[arg-type]
