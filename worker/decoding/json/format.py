@@ -66,14 +66,14 @@ class Json:
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
         parsed, refused = self._fast(values, records)
-        parts = [parsed]
+        parts, unframed = [parsed], values
         if len(refused) and (is_framed := _is_framed(values, refused)).any():
-            values = _unframed(values, refused[is_framed])
-            parsed, still_refused = self._fast(values, refused[is_framed])
+            unframed = _unframed(values, refused[is_framed])
+            parsed, still_refused = self._fast(unframed, refused[is_framed])
             parts.append(parsed)
             refused = np.sort(np.concatenate([refused[~is_framed], still_refused]))
-        if len(refused) > _LEARN_AGAIN * len(records) and self._learn(values, refused):
-            parsed, refused = self._fast(values, refused)
+        if len(refused) > _LEARN_AGAIN * len(records) and self._learn(unframed, refused):
+            parsed, refused = self._fast(unframed, refused)
             parts.append(parsed)
         if len(refused):
             parts += self._any.decode(values, refused, load)
@@ -81,8 +81,7 @@ class Json:
 
     def document(self, value: memoryview) -> Any:
         """Return the document. Raises Refused."""
-        text = bytes(value)
-        return load(text[_FRAME:] if text[:1] == b"\0" else text)[0]
+        return load(bytes(value))[0]
 
     def _fast(self, values: BytesColumn, records: Int64s) -> tuple[Parsed, Int64s]:
         """Return what the compiled loop has parsed, and the records that it has refused."""
@@ -230,7 +229,9 @@ def _unframed(values: BytesColumn, records: Int64s) -> BytesColumn:
 
 
 def load(text: bytes) -> tuple[Any, bool]:
-    """Return the document, and whether there may be a boolean in it. Raises Refused."""
+    """Return the document, without a frame, and whether there may be a boolean in it. Raises Refused."""
+    if text[:1] == b"\0" and len(text) > _FRAME:
+        text = text[_FRAME:]
     try:
         return orjson.loads(text), b"true" in text or b"false" in text
     except orjson.JSONDecodeError as error:
