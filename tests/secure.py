@@ -6,6 +6,7 @@ Listeners, all on loopback:
     TLS        TLS, no client certificate
     MUTUAL     TLS, client certificate required
     SASL       TLS and a password: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512
+    OAUTH      TLS and a token, checked by the brokers' own validator; it wants a new one every few seconds
     EXPIRED    TLS, its certificate ran out
     STRANGER   TLS, its certificate is another host's
 """
@@ -15,9 +16,11 @@ import tempfile
 from pathlib import Path
 
 from tests.brokers import ApacheKafka
+from tests.identity_provider import AUDIENCE, Keys
 from worker.demo.broker import free_port
 
 STORE_PASSWORD = "changeit-please"
+REAUTHENTICATION = 4.0  # seconds after which the OAUTH listener wants a new token
 USERS = {"worker": "planted-password-1", "stranger": "planted-password-2"}
 
 
@@ -84,8 +87,10 @@ class SecureKafka(ApacheKafka):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="offnormal-secure-")
-        self.certificates = Certificates(Path(self._folder.name))
-        self._ports = {name: free_port() for name in ("TLS", "MUTUAL", "SASL", "EXPIRED", "STRANGER")}
+        self.certificates, self.keys = Certificates(Path(self._folder.name)), Keys(Path(self._folder.name))
+        # Kafka reads keys only from where it is told that it may.
+        self.heap = (*self.heap, f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.keys.jwks.as_uri()}")
+        self._ports = {name: free_port() for name in ("TLS", "MUTUAL", "SASL", "OAUTH", "EXPIRED", "STRANGER")}
         self.address = {name: f"127.0.0.1:{port}" for name, port in self._ports.items()} | {"PLAINTEXT": self.bootstrap}
 
     def __exit__(self, *error: object) -> None:
@@ -104,12 +109,19 @@ class SecureKafka(ApacheKafka):
     def _properties(self) -> dict[str, str]:
         plain = super()._properties()
         listeners = ",".join(f"{name}://{self.address[name]}" for name in self.address)
-        stores = {"TLS": "broker", "MUTUAL": "broker", "SASL": "broker", "EXPIRED": "expired", "STRANGER": "elsewhere"}
+        stores = {
+            "TLS": "broker",
+            "MUTUAL": "broker",
+            "SASL": "broker",
+            "OAUTH": "broker",
+            "EXPIRED": "expired",
+            "STRANGER": "elsewhere",
+        }
         found = plain | {
             "listeners": f"{listeners},{plain['listeners'].split(',')[1]}",
             "advertised.listeners": listeners,
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,MUTUAL:SSL,"
-            "SASL:SASL_SSL,EXPIRED:SSL,STRANGER:SSL",
+            "SASL:SASL_SSL,OAUTH:SASL_SSL,EXPIRED:SSL,STRANGER:SSL",
             "inter.broker.listener.name": "PLAINTEXT",
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -128,6 +140,17 @@ class SecureKafka(ApacheKafka):
                 f"{prefix}ssl.client.auth": "required" if listener == "MUTUAL" else "none",
             }
         users = " ".join(f'user_{user}="{password}"' for user, password in USERS.items())
+        oauth, package = "listener.name.oauth.oauthbearer.", "org.apache.kafka.common.security.oauthbearer"
+        found |= {
+            "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
+            f"{oauth}sasl.jaas.config": f"{package}.OAuthBearerLoginModule required;",
+            f"{oauth}sasl.server.callback.handler.class": f"{package}.OAuthBearerValidatorCallbackHandler",
+            f"{oauth}connections.max.reauth.ms": str(int(REAUTHENTICATION * 1000)),
+            # Its default only looks at the form of a token, not at its signature.
+            "sasl.oauthbearer.jwt.validator.class": f"{package}.BrokerJwtValidator",
+            "sasl.oauthbearer.jwks.endpoint.url": self.keys.jwks.as_uri(),
+            "sasl.oauthbearer.expected.audience": AUDIENCE,
+        }
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         found |= {
             "listener.name.sasl.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule"

@@ -14,9 +14,10 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 from pydantic import SecretStr
 
 from tests.brokers import can_run_apache
+from tests.identity_provider import IdentityProvider
 from tests.models import make_artefact, normal_rows
 from tests.registry import SmallRegistry
-from tests.secure import STORE_PASSWORD, USERS, SecureKafka
+from tests.secure import REAUTHENTICATION, STORE_PASSWORD, USERS, SecureKafka
 from tests.stage import Process, Stage, until
 from worker.errors import SchemaRegistryError
 from worker.models import Artefact
@@ -105,6 +106,105 @@ def test_what_is_refused_is_said_in_one_line(
     assert len(lines) == 1, worker.errors
     assert told in lines[0]
     assert len(worker.errors.splitlines()) <= 4
+    assert "planted" not in worker.errors + worker.output
+
+
+@pytest.fixture
+def provider(kafka: SecureKafka) -> Iterator[IdentityProvider]:
+    made = IdentityProvider(kafka.keys, USERS["worker"], life=5.0)
+    yield made
+    made.close()
+
+
+def oauth(kafka: SecureKafka, **more: str) -> tuple[str, dict[str, str]]:
+    ca = str(kafka.certificates.ca)
+    return "OAUTH", {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "OAUTHBEARER", "CA_FILE": ca} | more
+
+
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_tokens_are_renewed_while_the_worker_works(
+    kafka: SecureKafka, stage: Open, artefact: Artefact, provider: IdentityProvider, mode: str
+) -> None:
+    """The broker wants a new token every four seconds; the provider is away for a while."""
+    login = {"OAUTH_TOKEN_URL": provider.url, "USERNAME": "worker", "PASSWORD": USERS["worker"], "OAUTH_SCOPE": "kafka"}
+    s = stage(*oauth(kafka, **login))
+    s.environment["OFFNORMAL_DELIVERY"] = mode
+    grant(kafka, s)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    places, began = [], time.monotonic()
+    while time.monotonic() - began < 5 * REAUTHENTICATION:
+        provider.away = 1.2 < (time.monotonic() - began) / REAUTHENTICATION < 1.6
+        places += s.send_rows(normal_rows(50, np.random.default_rng(0)))
+        time.sleep(0.1)
+    until(lambda: sum(s.committed().values()) == len(places), 20)
+    assert worker.stop() == 0
+    scores = s.scores()
+    assert set(scores) == set(places)
+    assert mode == "at_least_once" or all(len(found) == 1 for found in scores.values())
+    assert provider.given >= 4 and provider.forms[0] == {"grant_type": "client_credentials", "scope": "kafka"}
+    assert not worker.log("connections_rebuilt")
+    assert USERS["worker"] not in worker.errors + worker.output
+
+
+def test_a_token_in_a_file_is_read_anew(kafka: SecureKafka, stage: Open, artefact: Artefact, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(kafka.keys.token("worker", 60) + "\n")
+    s = stage(*oauth(kafka, OAUTH_TOKEN_FILE=str(file)))
+    grant(kafka, s)
+    s.publish(artefact)
+    places = s.send_rows(normal_rows(100, np.random.default_rng(0)))
+    worker = s.worker("--until-end")
+    assert worker.wait() == 0, worker.errors
+    assert set(s.scores()) == set(places)
+    head, claims, signature = kafka.keys.token("worker", 60).split(".")
+    for token, told in (
+        (kafka.keys.token("worker", -60), "expired 6"),
+        (f"{head}.{claims}.{'A' * len(signature)}", "refuses the token"),
+        ("no-token", "refuses the token"),
+    ):
+        file.write_text(token)
+        worker = s.worker(OFFNORMAL_KAFKA__STARTUP_TIMEOUT="5")
+        assert worker.wait() == 4
+        assert told in worker.errors.splitlines()[-1], worker.errors
+        assert token not in worker.errors
+
+
+def test_a_token_that_comes_late_is_waited_for(
+    kafka: SecureKafka, stage: Open, artefact: Artefact, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(kafka.keys.token("worker", 8))
+    s = stage(*oauth(kafka, OAUTH_TOKEN_FILE=str(file)))
+    grant(kafka, s)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    until(lambda: "expired" in worker.errors, 20)
+    places = s.send_rows(normal_rows(100, np.random.default_rng(0)))
+    time.sleep(3)
+    file.write_text(kafka.keys.token("worker", 60))
+    until(lambda: sum(s.committed().values()) == len(places), 30)
+    assert worker.stop() == 0
+    assert all(len(found) == 1 for found in s.scores().values())
+
+
+@pytest.mark.parametrize(
+    ("login", "told"),
+    [
+        ({"PASSWORD": "planted-password-9"}, "refuses a token: 401 invalid_client"),
+        ({"OAUTH_TOKEN_URL": "http://127.0.0.1:9/token"}, "does not answer"),
+    ],
+)
+def test_without_a_token_it_says_why(
+    kafka: SecureKafka, stage: Open, provider: IdentityProvider, login: dict[str, str], told: str
+) -> None:
+    given = {"OAUTH_TOKEN_URL": provider.url, "USERNAME": "worker", "PASSWORD": USERS["worker"]} | login
+    s = stage(*oauth(kafka, **given))
+    worker = s.worker("check", OFFNORMAL_KAFKA__STARTUP_TIMEOUT="5")
+    assert worker.wait() == 4
+    assert told in worker.errors + worker.output, worker.errors + worker.output
     assert "planted" not in worker.errors + worker.output
 
 

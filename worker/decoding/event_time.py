@@ -21,6 +21,7 @@ from worker.native.jit import inlined
 NO_TIME: Final = np.iinfo(np.int64).min
 FIRST_MS: Final = 631_152_000_000  # 1990
 LAST_MS: Final = 4_102_444_800_000  # 2100
+_FIRST_SECOND: Final = FIRST_MS // 1000
 _LAST_SECOND, _LAST_US, _LAST_NS = LAST_MS // 1000, LAST_MS * 1000, LAST_MS * 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
@@ -29,7 +30,9 @@ _ZONE_NAME: Final = re.compile(r"\s*(?:UTC|GMT)$", re.IGNORECASE)
 
 def whole_number(number: Any) -> Any:
     """Return a whole number as milliseconds; NO_TIME if it is not a valid time."""
-    if number < _LAST_SECOND:
+    if number < _FIRST_SECOND:  # first: the compiler takes it that a product does not overflow
+        time = number
+    elif number < _LAST_SECOND:
         time = number * 1000
     elif number < LAST_MS:
         time = number

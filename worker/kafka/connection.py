@@ -15,6 +15,7 @@ from kafka.net.compat import KafkaNetClient
 from worker.errors import KafkaUnavailable
 from worker.kafka.client import internals
 from worker.kafka.errors import readable_errors
+from worker.kafka.oauth import token_provider
 from worker.kafka.tls import RotatingContext
 from worker.settings import KafkaSettings
 
@@ -39,6 +40,7 @@ _FOR_GOOD: Final = (  # no patience helps
     "WRONG_VERSION_NUMBER",
     "SaslAuthenticationFailed",
     "UnsupportedSaslMechanism",
+    "refuses a token",
 )
 
 
@@ -55,14 +57,16 @@ def is_columnar(settings: KafkaSettings) -> bool:
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
     """Return the options that every client gets. Raises worker.errors.KafkaError."""
+    is_oauth = settings.sasl_mechanism == "OAUTHBEARER"
     return {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap.split(",")],
         "client_id": f"offnormal-{settings.group}",
         "reconnect_backoff_max_ms": 1000,
         "security_protocol": settings.security_protocol,
         "sasl_mechanism": settings.sasl_mechanism,
-        "sasl_plain_username": settings.username,
-        "sasl_plain_password": settings.password.get_secret_value() if settings.password else None,
+        "sasl_plain_username": None if is_oauth else settings.username,
+        "sasl_plain_password": settings.password.get_secret_value() if settings.password and not is_oauth else None,
+        "sasl_oauth_token_provider": token_provider(settings) if is_oauth else None,
         "ssl_context": RotatingContext(settings) if "SSL" in settings.security_protocol else None,
     }
 
@@ -172,20 +176,26 @@ class _LastFailure(logging.Handler):
     """Captures why connecting fails, which is only in kafka-python's log, and silences that log meanwhile."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.DEBUG)
         self.text, self.is_for_good = "nothing listens at this address", False
-        self._log = logging.getLogger("kafka.net")
+        self._log, self._oauth_log = logging.getLogger("kafka.net"), logging.getLogger("kafka.net.sasl.oauth")
 
     def __enter__(self) -> "_LastFailure":
         self._log.addHandler(self)
         self._log.propagate = False
+        self._oauth_log.setLevel(logging.DEBUG)  # why a broker refuses a token is not told otherwise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._oauth_log.setLevel(logging.NOTSET)
         self._log.propagate = True
         self._log.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == self._oauth_log.name and not self.is_for_good and "SASL OAuth error" in record.msg:
+            self.text, self.is_for_good = f"the broker refuses the token: {str(record.args)[:200]}", True
+        if record.levelno < logging.WARNING:
+            return
         text = str(record.exc_info[1]) if record.exc_info else record.getMessage()
         if self.is_for_good or "Unable to bootstrap" in text or not ("rror" in text or "SSL" in text):
             return

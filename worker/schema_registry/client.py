@@ -4,14 +4,10 @@ It fetches the schemas that Avro records were written by, and registers ours.
 """
 
 import base64
-import contextlib
 import http.client
 import json
-import socket
 import ssl
-import threading
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from worker.errors import SchemaRegistryError
+from worker.http_client import fetch
 from worker.settings import SchemaRegistrySettings, Settings
 
 log = structlog.get_logger()
@@ -150,7 +147,7 @@ class SchemaRegistry:
         where = f"the schema registry at {settings.url}"
         try:
             context = ssl.create_default_context(cafile=settings.ca_file) if settings.url.startswith("https:") else None
-            status, text = _answer(request, settings.timeout, context)
+            status, text = fetch(request, settings.timeout, context, _LARGEST)
             if status == 200:
                 if len(text) > _LARGEST:
                     raise UnknownSchema(f"a schema of more than {_LARGEST} bytes")
@@ -173,114 +170,6 @@ class SchemaRegistry:
 def _line(text: object) -> str:
     """Return one line, not a long one, of whatever the other side has sent."""
     return " ".join(str(text).split())[:200]
-
-
-def _answer(request: urllib.request.Request, timeout: float, context: ssl.SSLContext | None) -> tuple[int, bytes]:
-    """Return status (200 for every success) and body, at most one byte longer than the limit.
-
-    Raises OSError, HTTPException and ValueError; TimeoutError where not all of it arrives within `timeout` seconds.
-    """
-    with _Clock(timeout) as clock:
-        opener = urllib.request.build_opener(_Plain(clock), _Secure(clock, context), _SentOn())
-        try:
-            with opener.open(request, timeout=timeout) as answer:
-                status_and_body = 200, answer.read(_LARGEST + 1)
-                if answer.length and len(status_and_body[1]) <= _LARGEST:  # a read of so many bytes does not mind
-                    raise http.client.IncompleteRead(status_and_body[1], answer.length)
-        except urllib.error.HTTPError as error:
-            with error:
-                status_and_body = error.code, error.read(_LARGEST + 1)
-    return status_and_body
-
-
-class _Clock:
-    """Closes connections that have not answered in time. A socket's own timeout begins anew with each byte."""
-
-    def __init__(self, timeout: float):
-        self._timeout, self._is_over = timeout, False
-        self._sockets: list[socket.socket] = []  # several, where it is sent on
-        self._lock = threading.Lock()
-        self._timer = threading.Timer(timeout, self._ring)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "_Clock":
-        self._timer.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Raise TimeoutError instead of the effect of hanging up, which may look like the end of the response.
-
-        A socket that was silent for as long may be the first to time out.
-        """
-        self._timer.cancel()
-        with self._lock:
-            self._sockets.clear()
-            if self._is_over or (kind is not None and issubclass(kind, TimeoutError)):
-                raise TimeoutError(f"no whole answer within {self._timeout:g} s") from None
-
-    def watch(self, connected: socket.socket) -> None:
-        with self._lock:
-            self._sockets.append(connected)
-            if self._is_over:
-                _hang_up(connected)
-
-    def _ring(self) -> None:
-        with self._lock:
-            self._is_over = True
-            for sock in self._sockets:
-                _hang_up(sock)
-
-
-def _hang_up(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        # Not the shutdown of the TLS socket, which takes away what another thread is reading from.
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-
-class _Plain(urllib.request.HTTPHandler):
-    """Makes connections whose sockets the clock watches."""
-
-    def __init__(self, clock: _Clock):
-        super().__init__()
-        self._connection = _watched(http.client.HTTPConnection, clock)
-
-    def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._connection, request)
-
-
-class _Secure(urllib.request.HTTPSHandler):
-    """The same by TLS."""
-
-    def __init__(self, clock: _Clock, context: ssl.SSLContext | None):
-        super().__init__(context=context)
-        self._connection, self._tls = _watched(http.client.HTTPSConnection, clock), context
-
-    def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(self._connection, request, context=self._tls)
-
-
-class _SentOn(urllib.request.HTTPRedirectHandler):
-    """Follows redirects over HTTP only, and not out of TLS. Does not read their bodies, which have no size limit."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if not newurl.startswith("https:" if req.type == "https" else ("http:", "https:")):
-            raise OSError(f"it redirects to {newurl[:200]}, which is not allowed")
-        fp.close()
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _watched(kind: type[http.client.HTTPConnection], clock: _Clock) -> Any:
-    class Watched(kind):  # type: ignore[misc,valid-type]
-        """Shows the clock each socket that it gets: to a proxy, to where that leads, under TLS."""
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            super().__setattr__(name, value)
-            if name == "sock" and value is not None:
-                clock.watch(value)
-
-    return Watched
 
 
 def _avro(answer: Any) -> Schema:

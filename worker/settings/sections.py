@@ -42,12 +42,25 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="security protocol of the brokers' listener"
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
         None, description="SASL mechanism, required with SASL_PLAINTEXT and SASL_SSL"
     )
-    username: str | None = Field(None, description="SASL user")
-    password: SecretStr | None = Field(None, description="SASL password")
+    username: str | None = Field(None, description="SASL user; with OAUTHBEARER the client id")
+    password: SecretStr | None = Field(None, description="SASL password; with OAUTHBEARER the client secret")
     password_file: str | None = Field(None, description="a file that holds the SASL password")
+    oauth_token_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        None, description="with OAUTHBEARER: URL of the identity provider that gives tokens for client credentials"
+    )
+    oauth_scope: str | None = Field(None, description="with OAUTHBEARER: scope that is asked for")
+    oauth_ca_file: str | None = Field(
+        None, description="PEM file of the authority that signed the identity provider's certificate"
+    )
+    oauth_token_file: str | None = Field(
+        None, description="with OAUTHBEARER: a file that holds the token, renewed by somebody else, instead of a URL"
+    )
+    oauth_extensions: dict[str, str] = Field(
+        {}, description='with OAUTHBEARER: SASL extensions, a JSON object: {"logicalCluster": "lkc-1"}'
+    )
     ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
     key_file: str | None = Field(None, description="PEM file of the client key")
@@ -81,7 +94,13 @@ class KafkaSettings(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "KafkaSettings":
-        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and self.username and self.password):
+        has_login = bool(self.username and self.password)
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if bool(self.oauth_token_url) == bool(self.oauth_token_file):
+                raise ValueError("OAUTHBEARER needs oauth_token_url or oauth_token_file, and not both")
+            if self.oauth_token_url and not has_login:
+                raise ValueError("oauth_token_url needs username (the client id) and password (the client secret)")
+        elif self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and has_login):
             raise ValueError(f"{self.security_protocol} needs sasl_mechanism, username and password")
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file are needed both or neither")

@@ -1,10 +1,13 @@
 """Event times of any unit and form, from a field or a header."""
 
+import numpy as np
 import pytest
 
 from tests.record_blocks import block_of
 from tests.unit.worker.decoding.test_decoder_edges import WHEN, decode
 from worker.decoding import Decoder
+from worker.decoding.event_time import ms_of_whole, whole_number
+from worker.native.jit import compiled
 from worker.settings import InputSettings
 
 
@@ -86,3 +89,20 @@ def test_a_time_header_that_is_no_time_makes_a_dead_letter_of_its_record_alone(t
     assert [(r.record, r.reason) for r in block.rejects] == [(0, "bad-time")]
     assert block.x.tolist() == [[3, 4]]
     assert block.nulls == 1
+
+
+@compiled
+def _compiled(numbers):  # type: ignore[no-untyped-def]
+    times = np.empty(len(numbers), np.int64)
+    for k in range(len(numbers)):
+        times[k] = ms_of_whole(numbers[k])
+    return times
+
+
+def test_the_compiled_loops_take_the_same_numbers_for_times() -> None:
+    """Also where a product overflows: -(2**55) seconds had been a time of the year 27 million."""
+    rng = np.random.default_rng(0)
+    powers = [sign * 2**k + near for k in range(63) for near in (-1, 0, 1) for sign in (-1, 1)]
+    random = (rng.integers(-(2**62), 2**62, 20_000) >> rng.integers(0, 62, 20_000)).tolist()
+    numbers = [n for n in powers if -(2**63) <= n < 2**63] + random
+    assert _compiled(np.array(numbers)).tolist() == [int(whole_number(number)) for number in numbers]

@@ -56,7 +56,7 @@ def asking_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         told = dict(request.header_items())
         raise RuntimeError(f"with {len(told)} headers")
 
-    monkeypatch.setattr(client, "_answer", fails)
+    monkeypatch.setattr(client, "fetch", fails)
     settings = SchemaRegistrySettings(url="http://127.0.0.1:9", username=SECRET, password=SecretStr(SECRET))
     SchemaRegistry(settings).schema(5)
 
