@@ -28,6 +28,21 @@ SECURED = {
         "registryCa": "registry.crt",
     },
 }
+TOKEN = {  # a projected token of Kubernetes, for OAUTHBEARER
+    "settings": {
+        "kafka": {
+            "bootstrap": "kafka:9093",
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "OAUTHBEARER",
+            "oauth_token_file": "/var/run/kafka/token",
+        },
+    },
+    "serviceAccount": {"annotations": {"plant.example/role": "scorer"}},
+    "extraVolumes": [
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "kafka"}}]}}
+    ],
+    "extraVolumeMounts": [{"name": "token", "mountPath": "/var/run/kafka", "readOnly": True}],
+}
 WATCHED = {
     "metrics": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
 }
@@ -43,6 +58,7 @@ MATRIX: dict[str, Document] = {
     "keda, secured": {"autoscaling": {"keda": {"enabled": True}}, **SECURED},
     "hpa, dynamic": {"autoscaling": {"hpa": {"enabled": True}}, "worker": {"membership": "dynamic"}},
     "secured": SECURED,
+    "token": TOKEN,
     "watched": WATCHED,
     "page without a token": {"settings": {"http": {"page": True, "hosts": ["worker.plant.example"]}}},
     "bare": {"podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}},

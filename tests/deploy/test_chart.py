@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, MATRIX, SECURED, WATCHED, Document, one, pod, pods, render, template
+from tests.deploy.chart import CHART, MATRIX, SECURED, TOKEN, WATCHED, Document, one, pod, pods, render, template
 from tests.deploy.tools import crds, helm
 from worker.settings import Settings
 
@@ -171,6 +171,17 @@ def test_credentials_come_from_the_secret_alone() -> None:
     ):
         assert env[f"OFFNORMAL_{name}"]["value"] == f"/etc/offnormal-credentials/{file}"
     assert "credentials.secret" in template({"credentials": {"usernameKey": "user"}}).stderr
+
+
+def test_a_projected_token_is_in_every_pod() -> None:
+    documents = render(TOKEN)
+    assert one(documents, "ServiceAccount")["metadata"]["annotations"] == {"plant.example/role": "scorer"}
+    for spec in pods(documents):
+        assert "token" in {volume["name"] for volume in spec["volumes"]}
+        mounts = [mount for container in spec["containers"] for mount in container["volumeMounts"]]
+        assert "/var/run/kafka" in {mount["mountPath"] for mount in mounts}
+    done = template(TOKEN | {"autoscaling": {"keda": {"enabled": True}}})
+    assert done.returncode != 0 and "not settings.kafka.sasl_mechanism OAUTHBEARER" in done.stderr
 
 
 @pytest.mark.parametrize(

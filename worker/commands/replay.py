@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
-from worker.decoding.reject_reasons import UNREADABLE
+from worker.decoding.dead_letter_reasons import UNREADABLE
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
 from worker.kafka.client.produce import sendable

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any, Final
 
-from worker.decoding.reject_reasons import WRONG_TYPE, Refused
+from worker.decoding.dead_letter_reasons import WRONG_TYPE, Refused
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 _MISSING: Final = {"", "nan", "null", "none", "n/a", "na", "-"}

@@ -15,9 +15,9 @@ from worker.blocks.bytes_column import Headers
 from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH
 from worker.blocks.record_block import RecordBlock
 from worker.blocks.vector_block import Reject, VectorBlock
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Format, Parsed
-from worker.decoding.reject_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
 from worker.decoding.shape import Shape, flat, unwrapped
 from worker.native.arrays import Int64s
 from worker.schema_registry import SchemaRegistry

@@ -18,9 +18,9 @@ from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.coercion import SHOWN, coerced
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Parsed, without_infinite
-from worker.decoding.reject_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.shape import Rows, Shape, at, flat
 from worker.native.arrays import Float32s, Int64s
 

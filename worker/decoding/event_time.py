@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from worker.decoding.reject_reasons import BAD_TIME, Refused
+from worker.decoding.dead_letter_reasons import BAD_TIME, Refused
 from worker.native.arrays import Int64s
 from worker.native.jit import inlined
 

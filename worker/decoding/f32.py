@@ -8,8 +8,8 @@ import numpy as np
 
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
+from worker.decoding.dead_letter_reasons import WRONG_LENGTH
 from worker.decoding.format import FeatureSchema, Parsed, without_infinite
-from worker.decoding.reject_reasons import WRONG_LENGTH
 from worker.native.arrays import Int64s
 from worker.native.jit import compiled, read_only
 from worker.native.raw_memory import move

@@ -12,7 +12,7 @@ import numpy as np
 
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
-from worker.decoding.reject_reasons import INFINITE
+from worker.decoding.dead_letter_reasons import INFINITE
 from worker.native.arrays import Bools, Float32s, Int64s
 from worker.schema_registry import SchemaRegistry
 

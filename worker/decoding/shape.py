@@ -8,8 +8,8 @@ itself spelled `tags.host`, that key counts. `[]` stands after an array, each el
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from worker.decoding.dead_letter_reasons import WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.format import FeatureSchema
-from worker.decoding.reject_reasons import WRONG_LENGTH, WRONG_TYPE, Refused
 
 # `flat` does not look deeper, and leaves out longer paths: names made of names could grow to any size.
 _DEEPEST: Final = 8

@@ -12,7 +12,7 @@ import structlog
 from worker.blocks import RecordBlock
 from worker.decoding import Decoder
 from worker.decoding.coercion import coerced
-from worker.decoding.reject_reasons import Refused
+from worker.decoding.dead_letter_reasons import Refused
 from worker.decoding.shape import flat, unwrapped
 from worker.errors import NoModelError, SettingsError
 from worker.inference.columns import HINTS, Column, ColumnKind, column_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from worker.blocks import RecordBlock
 from worker.decoding import Decoder
-from worker.decoding.reject_reasons import Refused
+from worker.decoding.dead_letter_reasons import Refused
 from worker.errors import SettingsError
 from worker.inference.features import infer
 from worker.kafka.reader import Reader

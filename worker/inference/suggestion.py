@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from worker.blocks import RecordBlock
 from worker.decoding import Decoder
+from worker.decoding.dead_letter_reasons import Refused
 from worker.decoding.event_time import milliseconds
-from worker.decoding.reject_reasons import Refused
 from worker.decoding.shape import Rows, flat
 from worker.errors import OffnormalError
 from worker.inference.columns import Column, ColumnKind

@@ -14,7 +14,7 @@ import structlog
 
 from worker.blocks import RecordBlock, VectorBlock
 from worker.decoding import Decoder
-from worker.decoding.reject_reasons import Refused
+from worker.decoding.dead_letter_reasons import Refused
 from worker.errors import SchemaRegistryError
 from worker.native.arrays import Bools
 from worker.settings import InputSettings

@@ -13,9 +13,9 @@ from tests.faults.guarded import Guarded
 from worker.blocks import BytesColumn
 from worker.blocks.vector_block import Reject
 from worker.decoding import f32
+from worker.decoding.dead_letter_reasons import INFINITE, WRONG_LENGTH
 from worker.decoding.f32 import F32
 from worker.decoding.format import Parsed
-from worker.decoding.reject_reasons import INFINITE, WRONG_LENGTH
 
 
 class F32Target(FormatTarget):

@@ -18,7 +18,7 @@ import yaml
 from tests.markdown import PAGES, ROOT, Block, anchors, blocks, links, spans
 from training.__main__ import parser as training
 from worker.__main__ import parser as worker
-from worker.decoding import reject_reasons
+from worker.decoding import dead_letter_reasons
 from worker.observability.metrics import Metrics
 from worker.publishing.cloudevents import schema
 from worker.settings import CONFIG_FILE, PREFIX, Settings, variables
@@ -144,7 +144,7 @@ def test_the_settings_it_names_are_there(page: Path) -> None:
 
 
 def test_each_reason_of_a_dead_letter_is_told() -> None:
-    reasons = {word for name, word in vars(reject_reasons).items() if name.isupper() and isinstance(word, str)}
+    reasons = {word for name, word in vars(dead_letter_reasons).items() if name.isupper() and isinstance(word, str)}
     told = (ROOT / "docs/events.md").read_text()
     assert not {f"`{reason}`" for reason in reasons if f"`{reason}`" not in told}
 

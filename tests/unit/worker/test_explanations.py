@@ -7,13 +7,13 @@ import pytest
 
 from worker import errors
 from worker.__main__ import main
-from worker.decoding import reject_reasons
+from worker.decoding import dead_letter_reasons
 from worker.explanations import explanations
 
 ROOT = Path(__file__).parents[3]
 GATE = set(re.findall(r"\[(gate-[a-z-]+)\]", "".join(f.read_text() for f in (ROOT / "training").rglob("*.py"))))
 ERRORS = {error.code for error in vars(errors).values() if isinstance(error, type)}
-REASONS = {word for name, word in vars(reject_reasons).items() if name.isupper()}
+REASONS = {word for name, word in vars(dead_letter_reasons).items() if name.isupper()}
 
 
 def test_each_code_is_explained_and_nothing_else() -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from worker.decoding.reject_reasons import UNPARSEABLE, Refused
+from worker.decoding.dead_letter_reasons import UNPARSEABLE, Refused
 
 # Fields in Arrow's Message.fbs and Schema.fbs: of a message, a dictionary, a batch, a schema.
 _KIND, _HEADER, _DATA, _COMPRESSION, _ENDIANNESS = 1, 2, 1, 3, 0

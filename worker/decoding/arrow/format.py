@@ -19,10 +19,7 @@ from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.arrow import loop
 from worker.decoding.arrow.flatbuffer import is_little, prefix_of, refuse_compressed
-from worker.decoding.event_time import FIRST_MS, LAST_MS, NO_TIME, milliseconds, times_ms_of
-from worker.decoding.format import FeatureSchema, Parsed, without_infinite
-from worker.decoding.loop_output import ENTITY, TIME, VALUES, named
-from worker.decoding.reject_reasons import (
+from worker.decoding.dead_letter_reasons import (
     BAD_ENTITY,
     BAD_TIME,
     UNKNOWN_KEY,
@@ -31,6 +28,9 @@ from worker.decoding.reject_reasons import (
     WRONG_TYPE,
     Refused,
 )
+from worker.decoding.event_time import FIRST_MS, LAST_MS, NO_TIME, milliseconds, times_ms_of
+from worker.decoding.format import FeatureSchema, Parsed, without_infinite
+from worker.decoding.loop_output import ENTITY, TIME, VALUES, named
 from worker.native.arrays import Bytes, Float32s, Int64s
 from worker.native.jit import read_only
 

@@ -18,11 +18,11 @@ from fastavro.schema import SchemaParseException, UnknownType
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
 from worker.decoding.avro import loop
+from worker.decoding.dead_letter_reasons import UNKNOWN_SCHEMA, UNPARSEABLE, Refused
 from worker.decoding.documents import Documents
 from worker.decoding.event_time import FIRST_MS, LAST_MS, moment
 from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.loop_output import ENTITY, SKIP, TIME, VALUES, Taken
-from worker.decoding.reject_reasons import UNKNOWN_SCHEMA, UNPARSEABLE, Refused
 from worker.errors import SchemaRegistryError
 from worker.native.arrays import Int64s
 from worker.native.jit import read_only

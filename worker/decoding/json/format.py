@@ -18,11 +18,11 @@ import numpy as np
 import orjson
 
 from worker.blocks.bytes_column import BytesColumn
+from worker.decoding.dead_letter_reasons import UNPARSEABLE, Refused
 from worker.decoding.documents import Documents
 from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.json.loop import parse
 from worker.decoding.loop_output import ENTITY, REFUSED, SKIP, TIME, VALUES, Taken
-from worker.decoding.reject_reasons import UNPARSEABLE, Refused
 from worker.decoding.shape import Shape, at, unwrapped
 from worker.native.arrays import Bools, Int64s, UInt64s
 from worker.native.jit import read_only

@@ -83,6 +83,9 @@ volumes:
   - name: credentials
     secret: {secretName: {{ $root.Values.credentials.secret }}, defaultMode: 0440}
   {{- end }}
+  {{- with $root.Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* Of a container. Called with a dict: root, gpu, resources. */}}
@@ -106,6 +109,9 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   {{- if $root.Values.credentials.secret }}
   - {name: credentials, mountPath: /etc/offnormal-credentials, readOnly: true}
+  {{- end }}
+  {{- with $root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end -}}
 

@@ -10,7 +10,7 @@ import pytest
 from tests.record_blocks import block_of
 from worker.blocks import VectorBlock
 from worker.decoding import Decoder
-from worker.decoding.reject_reasons import BAD_ENTITY, WRONG_LENGTH, WRONG_TYPE
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, WRONG_LENGTH, WRONG_TYPE
 from worker.decoding.shape import at, flat
 from worker.settings import InputSettings
 from worker.settings.shapes import SHAPES, ShapeName
