@@ -18,7 +18,7 @@ from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.coercion import SHOWN, coerced
-from worker.decoding.dead_letter_reasons import BAD_ENTITY, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, INFINITE, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Parsed, without_infinite
 from worker.decoding.shape import Rows, Shape, at, flat
@@ -36,7 +36,9 @@ class Documents:
         self._zone, self._coerce, self._strict = schema.zone, schema.coerce, schema.strict
         self._features, self._width = tuple(schema.features), len(schema.features)
         self._entity_field, self._time_field = schema.entity_field, schema.time_field
-        self._known = {*self._features, schema.entity_field, schema.time_field}
+        inner = f"{schema.values_field}."
+        fields = [path for path in (schema.entity_field, schema.time_field) if path is not None]
+        self._known = {*self._features, *fields, *(path.removeprefix(inner) for path in fields)}
         self._shape = Shape(schema)
         # itemgetter of one name gives no tuple
         self._pick: Callable[[Any], Row] = (
@@ -114,6 +116,8 @@ class Documents:
     def _read_times(self, r: int, found: Rows, times: dict[int, list[int]]) -> None:
         """Read the event time of each row; of readings that make one row, the latest. Raises Refused."""
         values = self._shape.fields(found, self._time_field or "")
+        if all(value is values[0] for value in values):  # one time for all rows
+            values = values[:1]
         read = [NO_TIME if value is None else milliseconds(value, self._zone) for value in values]
         if any(time != NO_TIME for time in read):
             times[r] = read if len(read) == len(found.readings) else [max(read)]
@@ -153,6 +157,8 @@ class Documents:
                 kept.append(_float32(np.array(own_rows, np.float64).reshape(-1, self._width)))
             except Refused as error:
                 rejects.append(Reject(r, error.reason, str(error)))
+            except OverflowError:  # an integer of hundreds of digits
+                rejects.append(Reject(r, INFINITE, "a reading is infinite in float32"))
             else:
                 kept_records.append(r)
                 kept_counts.append(count)
@@ -169,7 +175,7 @@ def _matrix(rows: list[Row], width: int) -> Float32s:
         flat = array("d", list(chain.from_iterable(rows)))
     except (TypeError, OverflowError) as error:
         raise Refused(WRONG_TYPE, str(error)) from None
-    return _float32(np.frombuffer(flat, np.float64).reshape(-1, width))
+    return _float32(np.frombuffer(flat, np.float64).reshape(len(rows), width))
 
 
 def _float32(wide: npt.NDArray[Any]) -> Float32s:
@@ -184,7 +190,10 @@ def _numbers_only(rows: Sequence[Row], features: Sequence[str]) -> None:
     for row in rows:
         if not _NUMBERS.issuperset(map(type, row)):
             name, value = next((n, v) for n, v in zip(features, row, strict=True) if type(v) not in _NUMBERS)
-            shown = f"{value!r:.{SHOWN}}"
+            try:
+                shown = f"{value!r:.{SHOWN}}"
+            except RecursionError:  # arrays in arrays
+                shown = "nested too deep to show"
             raise Refused(WRONG_TYPE, f"{name[:100]}: the reading is no number but {type(value).__name__} {shown}")
 
 

@@ -24,6 +24,7 @@ LAST_MS: Final = 4_102_444_800_000  # 2100
 _FIRST_SECOND: Final = FIRST_MS // 1000
 _LAST_SECOND, _LAST_US, _LAST_NS = LAST_MS // 1000, LAST_MS * 1000, LAST_MS * 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST: Final = 100  # characters of a time: Python refuses to read numbers of any length
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 _ZONE_NAME: Final = re.compile(r"\s*(?:UTC|GMT)$", re.IGNORECASE)
 
@@ -81,7 +82,8 @@ def milliseconds(value: Any, zone: tzinfo = UTC) -> int:
     elif type(value) is datetime:
         time = _of_moment(value, zone)
     if time is None:
-        raise Refused(BAD_TIME, f"{str(value)[:40]!r} is not a valid time (1990 to 2100)")
+        shown = type(value).__name__ if type(value) in (list, dict) else repr(str(value)[:40])
+        raise Refused(BAD_TIME, f"{shown} is not a valid time (1990 to 2100)")
     return time
 
 
@@ -95,6 +97,8 @@ def _valid(time: int) -> int | None:
 
 
 def _of_text(text: str, zone: tzinfo) -> int | None:
+    if len(text) > _LONGEST:
+        return None
     if _NUMBER.fullmatch(text):
         time = _valid(int(decimal_number(float(text)) if "." in text else whole_number(int(text))))
         if time is not None:

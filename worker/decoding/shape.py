@@ -12,9 +12,9 @@ from worker.decoding.dead_letter_reasons import WRONG_LENGTH, WRONG_TYPE, Refuse
 from worker.decoding.format import FeatureSchema
 
 # `flat` does not look deeper, and leaves out longer paths: names made of names could grow to any size.
-_DEEPEST: Final = 8
+DEEPEST: Final = 8
 _LONGEST: Final = 200  # characters of a path
-_CONNECT: Final = {"schema", "payload"}
+CONNECT: Final = {"schema", "payload"}
 
 
 class Rows(NamedTuple):
@@ -136,7 +136,7 @@ def _flat(document: dict[str, Any], prefix: str, depth: int) -> Iterator[tuple[s
         path = prefix + key
         if len(path) > _LONGEST and prefix:
             continue
-        if type(value) is dict and value and depth < _DEEPEST:
+        if type(value) is dict and value and depth < DEEPEST:
             yield from _flat(value, path + ".", depth + 1)
         else:
             yield path, value
@@ -144,7 +144,7 @@ def _flat(document: dict[str, Any], prefix: str, depth: int) -> Iterator[tuple[s
 
 def unwrapped(document: Any) -> Any:
     """Return the payload of a document that Kafka Connect's JsonConverter has put beside its schema."""
-    if type(document) is dict and document.keys() == _CONNECT and type(document["schema"]) in (dict, type(None)):
+    if type(document) is dict and document.keys() == CONNECT and type(document["schema"]) in (dict, type(None)):
         return document["payload"]
     return document
 

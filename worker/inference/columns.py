@@ -70,6 +70,11 @@ def column_of(name: str, values: Float64s, time: Int64s, entity: Int64s) -> Colu
     return Column(name, "reading")
 
 
+def is_named_as_time(name: str) -> bool:
+    """Return whether a column is called a time: ts, timestamp, created_at, ..."""
+    return _is_named(_TIME_NAME, name)
+
+
 def _is_named(pattern: re.Pattern[str], name: str) -> bool:
     return pattern.search(_CAMEL.sub("_", name).lower()) is not None
 

@@ -164,6 +164,8 @@ def _numbered_features(found: _Rows) -> tuple[str, ...]:
     if count < NEARLY_ALL * len(found.rows):
         raise SettingsError(f"{_SETTING}: the records' arrays have different lengths ({dict(lengths)}): say how many")
     arrays = found.take([i for i, row in enumerate(found.rows) if type(row) is list and len(row) == width])
+    if np.isnan([arrays.numbers(j) for j in range(width)]).all():
+        raise SettingsError(f"{_SETTING}: the records' arrays hold no numbers.{_sample(arrays)}")
     columns = [column_of(f"x{j}", arrays.numbers(j), arrays.time, arrays.entity) for j in range(width)]
     others = [column for column in columns if column.kind != "reading"]
     if len(others) == width:
@@ -222,10 +224,12 @@ def _prefix(settings: InputSettings) -> str:
 
 
 def _fields(settings: InputSettings) -> set[str]:
-    """Return the names, among the readings, of the entity and of the time."""
-    prefix = _prefix(settings)
-    paths = (settings.time_field, settings.entity_field)
-    return {path.removeprefix(prefix) for path in paths if path is not None and path.startswith(prefix)}
+    """Return the names, among the readings, of the entity and of the time.
+
+    A path may begin at a row as well as at the record, and at the `values` of either.
+    """
+    paths = [path for path in (settings.time_field, settings.entity_field) if path is not None]
+    return {path.removeprefix(prefix) for path in paths for prefix in ("", _prefix(settings), "values.")}
 
 
 def _log_left_out(settings: InputSettings, columns: Sequence[Column]) -> None:
@@ -246,6 +250,14 @@ def _no_reading(columns: Sequence[Column], found: _Rows) -> NoModelError:
     return NoModelError(f"no column is a reading of a sensor ({kinds}).{_sample(found)} Set {_SETTING}")
 
 
+def as_text(document: Any) -> str:
+    """Return a document as JSON, to be shown."""
+    try:
+        return json.dumps(document, default=str)
+    except RecursionError:
+        return f"({type(document).__name__}, nested too deep to show)"
+
+
 def _sample(found: _Rows) -> str:
     """Return the sentences that show a record, and the arrays in it that were passed over."""
     fields = flat(found.sample) if type(found.sample) is dict else {}
@@ -256,5 +268,5 @@ def _sample(found: _Rows) -> str:
             f" Passed over, since these hold arrays of objects: {', '.join(arrays[:5])};"
             " `python -m worker topics --look` may know their shape (OFFNORMAL_INPUT__SHAPE)."
         )
-    text = json.dumps(found.sample, default=str)
+    text = as_text(found.sample)
     return f"{passed} A record: {text[:_SAMPLE]}{'...' if len(text) > _SAMPLE else ''}."

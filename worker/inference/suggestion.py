@@ -1,32 +1,42 @@
 """What is in the last records of a topic, and the settings by which they are read: `python -m worker topics --look`."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, NamedTuple
 
 from worker.blocks import RecordBlock
 from worker.decoding import Decoder
-from worker.decoding.dead_letter_reasons import Refused
+from worker.decoding.dead_letter_reasons import WRONG_LENGTH, Refused
 from worker.decoding.event_time import milliseconds
-from worker.decoding.shape import Rows, flat
+from worker.decoding.shape import flat
 from worker.errors import OffnormalError
-from worker.inference.columns import Column, ColumnKind
-from worker.inference.features import NEARLY_ALL, columns_of
+from worker.inference.columns import Column, ColumnKind, is_named_as_time
+from worker.inference.features import NEARLY_ALL, as_text, columns_of
 from worker.inference.look import RecordsSeen, last_records, look_at
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings, Settings
-from worker.settings.shapes import SHAPES
+from worker.settings.shapes import SHAPES, WITH_SHAPES
 
 _OWN: Final = ("shape", "values_field", "tag_field", "entity_field", "time_field")  # one of these set: it is no guess
 _MOST_ENTITIES: Final = 0.5  # of the records: a field with more values names no machine
 _SAMPLE: Final = 1000  # characters
-_ENTITY_NAME: Final = re.compile(
-    r"(?:^|[._-])(?:host|hostname|device|device_?id|machine|machine_?id|asset|asset_?id|equipment|unit|sensor_?id"
-    r"|entity|node|station|plant|line)$",
-    re.IGNORECASE,
+_NEAR: Final = 86_400_000.0  # ms between a number that is the event time and the time of its record
+# Names of fields that are a machine, alone or with id or name behind them; the first is the best.
+_ENTITIES: Final = (
+    "machine",
+    "device",
+    "asset",
+    "equipment",
+    "entity",
+    "sensor",
+    "host",
+    "hostname",
+    "station",
+    "node",
 )
 
 
@@ -63,16 +73,20 @@ def suggest(settings: Settings) -> Suggestion:
         suggestion.columns = columns_of(inputs, blocks, registry)
     except OffnormalError as error:
         suggestion.error = str(error)
-    features = suggestion.names("reading")
-    if isinstance(inputs.features, tuple):
-        features = list(inputs.features)
-    decoder = Decoder(inputs, features, registry)
+    features = _features(inputs, suggestion)
+    if not features and suggestion.error is None:
+        suggestion.error = "no field holds a reading in nearly all records"
+    # Without features there is one that no record has, so that it shows which records do not parse.
+    decoder = Decoder(inputs, features or ("",), registry)
     for block in blocks:
         suggestion.seen.records += len(block)
         suggestion.seen.nulls += int((block.values.length < 0).sum())
         if features:
             look_at(suggestion.seen, inputs, block, decoder)
         decoded = decoder.decode(block)
+        for reject in decoded.rejects if not features else ():
+            if reject.reason != WRONG_LENGTH:
+                suggestion.seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
         names = (decoded.entities.get(r, block.keys[r]) for r in decoded.record.tolist())
         suggestion.entities += [_text(name) for name in names if name is not None]
         if decoded.timed and len(decoded.time):
@@ -83,84 +97,119 @@ def suggest(settings: Settings) -> Suggestion:
     return suggestion
 
 
+def _features(inputs: InputSettings, suggestion: Suggestion) -> Sequence[str]:
+    """Return the features that are set, else those that were found."""
+    if isinstance(inputs.features, int):
+        suggestion.error = None
+        return [f"x{j}" for j in range(inputs.features)]
+    return suggestion.names("reading") if inputs.features is None else inputs.features
+
+
 def _guess(inputs: InputSettings, blocks: Sequence[RecordBlock], registry: SchemaRegistry | None) -> dict[str, str]:
     """Return the settings of the first shape that nearly all records have, or fields of entity and time."""
-    for name in SHAPES:
-        if not SHAPES[name]:
-            continue
-        guess: dict[str, str] = {"shape": name}
-        shaped = inputs.model_validate(inputs.model_dump(exclude_unset=True) | guess)
-        decoder = Decoder(shaped, (), registry)
-        fits = [_fits(decoder, shaped, document) for _, document in _documents(blocks, decoder)]
-        if fits and sum(fits) >= NEARLY_ALL * len(fits):
-            return guess
+    for name, paths in SHAPES.items() if inputs.format in WITH_SHAPES else ():
+        # A shape without its usual field of the entity is told by its other fields.
+        others = {field: path for field, path in paths.items() if field != "entity_field"}
+        for guess in ({"shape": name}, others) if "entity_field" in paths else ({"shape": name},):
+            shaped = inputs.model_validate(inputs.model_dump(exclude_unset=True) | guess)
+            decoder = Decoder(shaped, (), registry)
+            fits = [_fits(decoder, shaped, document) for _, _, document in _documents(blocks, decoder)]
+            if paths and fits and sum(fits) >= NEARLY_ALL * len(fits):
+                return dict(guess)
     return _guess_fields(inputs, blocks, Decoder(inputs, (), registry))
 
 
-def _documents(blocks: Sequence[RecordBlock], decoder: Decoder) -> Iterator[tuple[bytes | None, Any]]:
-    """Return the documents and the keys of their records; none where a format names no features."""
+def _documents(blocks: Sequence[RecordBlock], decoder: Decoder) -> Iterator[tuple[bytes | None, int, Any]]:
+    """Return the documents with the keys and times of their records; none where a format names no features."""
     for block in blocks:
         with suppress(Refused):
-            yield from ((block.keys[r], document) for r, document in decoder.documents(block))
+            for r, document in decoder.documents(block):
+                yield block.keys[r], int(block.timestamp[r]), document
 
 
 def _fits(decoder: Decoder, inputs: InputSettings, document: Any) -> bool:
-    """Return whether a document has numbers and a time where the shape says."""
+    """Return whether a document has numbers, a time and an entity where the shape says."""
     try:
         rows = decoder.shape.rows(document)
-        times = decoder.shape.fields(rows, inputs.time_field or "")
     except Refused:
         return False
     if not rows.readings:  # a deletion
         return True
-    return any(time is not None for time in times) and any(_numbers(readings) for readings in rows.readings)
+    paths = [path for path in (inputs.time_field, inputs.entity_field) if path is not None]
+    has_fields = all(any(value is not None for value in decoder.shape.fields(rows, path)) for path in paths)
+    return has_fields and any(_has_number(readings) for readings in rows.readings)
 
 
-def _numbers(readings: Any) -> bool:
+def _has_number(readings: Any) -> bool:
     return type(readings) is dict and any(type(value) in (int, float) for value in flat(readings).values())
+
+
+class _Record(NamedTuple):
+    """A record's key, its time in ms, and its fields by path, as settings name them."""
+
+    key: bytes | None
+    time: int
+    fields: dict[str, Any]
 
 
 def _guess_fields(inputs: InputSettings, blocks: Sequence[RecordBlock], decoder: Decoder) -> dict[str, str]:
     """Return the fields of entity and time in records without a shape of a name."""
-    keys: list[bytes | None] = []
-    fields: list[Mapping[str, Any]] = []
-    for key, document in _documents(blocks, decoder):
+    records: list[_Record] = []
+    for key, time, document in _documents(blocks, decoder):
         with suppress(Refused):
-            rows: Rows = decoder.shape.rows(document)
-            for readings in rows.readings:
-                if type(readings) is dict:
-                    keys.append(key)
-                    fields.append(flat(readings) if readings is rows.document else flat(readings) | _outer(rows))
+            rows = decoder.shape.rows(document)
+            outer = flat(rows.document) if type(rows.document) is dict else {}
+            records += [_Record(key, time, outer | flat(each)) for each in rows.elements if type(each) is dict]
+    counts = Counter(name for record in records for name in record.fields)
+    names = [name for name, count in counts.items() if count >= NEARLY_ALL * len(records)]
     guess: dict[str, str] = {}
-    if not fields:
-        return guess
-    names = [name for name in fields[0] if sum(name in row for row in fields) >= NEARLY_ALL * len(fields)]
-    times = [name for name in names if all(_is_time(row.get(name), inputs) for row in fields if name in row)]
+    times = [(rank, name) for name in names if (rank := _rank_of_time(name, records, inputs)) is not None]
     if times and inputs.time_header is None:
-        guess["time_field"] = times[0]
-    if len(set(keys)) <= 1:  # the key tells no machines apart
-        for name in names:
-            values = {row.get(name) for row in fields if type(row.get(name)) in (str, int)}
-            if _ENTITY_NAME.search(name) and 0 < len(values) <= max(_MOST_ENTITIES * len(fields), 1):
-                return guess | {"entity_field": name}
+        guess["time_field"] = min(times)[1]
+    keys = {record.key for record in records}
+    if len(keys) <= 1 or len(keys) > _MOST_ENTITIES * len(records):  # the key tells no machines apart
+        entities = [(rank, name) for name in names if (rank := _rank_of_entity(name, records)) is not None]
+        if entities:
+            guess["entity_field"] = min(entities)[1]
     return guess
 
 
-def _outer(rows: Rows) -> dict[str, Any]:
-    return flat(rows.document) if type(rows.document) is dict else {}
+def _rank_of_time(name: str, records: Sequence[_Record], inputs: InputSettings) -> tuple[bool, float] | None:
+    """Return how well the field is the event time, the least the best; None if it is none.
+
+    It has to be a time in all records, and to change. A number also has to be called a time, or to be near the time of
+    its record.
+    """
+    values = [record.fields[name] for record in records if record.fields.get(name) is not None]
+    distances = []
+    for record in records:
+        value = record.fields.get(name)
+        if value is None:
+            continue
+        if type(value) not in (str, int, float) or (type(value) is str and len(value) < len("2026-01-01")):
+            return None
+        try:
+            distances.append(abs(milliseconds(value, inputs.zone) - record.time))
+        except Refused:
+            return None
+    if not distances or (len(values) > 1 and len(set(values)) == 1):
+        return None
+    is_named, distance = is_named_as_time(name.rpartition(".")[2]), median(distances)
+    if not is_named and type(values[0]) is not str and distance > _NEAR:
+        return None
+    return not is_named, distance
 
 
-def _is_time(value: Any, inputs: InputSettings) -> bool:
-    """Return whether a value can be nothing but a time: a text of one, or a number of ms or finer since the epoch."""
-    if type(value) is str and len(value) < len("2026-01-01"):
-        return False
-    if type(value) in (int, float) and value < 1e9:
-        return False
-    try:
-        milliseconds(value, inputs.zone)
-    except Refused:
-        return False
-    return True
+def _rank_of_entity(name: str, records: Sequence[_Record]) -> tuple[bool, int] | None:
+    """Return how well the field is the entity, the least the best; None if it is none."""
+    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
+    rank = next((k for k, known in enumerate(_ENTITIES) if re.fullmatch(rf"{known}(?:_?(?:id|name))?", word)), None)
+    values = {record.fields[name] for record in records if type(record.fields.get(name)) in (str, int)}
+    if rank is None or not values or len(values) > max(_MOST_ENTITIES * len(records), 1):
+        return None
+    if not word.endswith("id") and not all(type(value) is str for value in values):
+        return None
+    return len(values) == 1, rank
 
 
 def _text(name: bytes | str) -> str:
@@ -168,8 +217,8 @@ def _text(name: bytes | str) -> str:
 
 
 def _sample(blocks: Sequence[RecordBlock], decoder: Decoder) -> str:
-    document = next((document for _, document in _documents(blocks, decoder)), None)
+    document = next((document for _, _, document in _documents(blocks, decoder)), None)
     if document is not None:
-        return json.dumps(document, default=str)[:_SAMPLE]
+        return as_text(document)[:_SAMPLE]
     values = (bytes(block.values.view(r)) for block in blocks for r in range(len(block)) if block.values.length[r] > 0)
     return repr(next(values, b""))[:_SAMPLE]

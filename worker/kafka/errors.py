@@ -47,8 +47,11 @@ def cause_in(error: BaseException | None, kinds: tuple[type[Exception], ...]) ->
     for cause in (error, *wrapped):
         if isinstance(cause, kinds):
             return cause
-    words = str(error).replace(":", " ").split() if type(error) is errors.KafkaError else ()
-    return next((kind(str(error)) for kind in kinds if kind.__name__ in words), None)
+    for word in str(error).replace(":", " ").split() if type(error) is errors.KafkaError else ():
+        kind = getattr(errors, word, None)
+        if isinstance(kind, type) and issubclass(kind, kinds):
+            return kind(str(error))
+    return None
 
 
 def readable(error: Exception, doing: str, bootstrap: str) -> KafkaUnavailable:

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from kafka import errors
@@ -61,30 +61,47 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]
         return self._extensions
 
 
+class _Token(NamedTuple):
+    """A token; its times are those of the monotonic clock."""
+
+    text: str
+    renew_at: float
+    expires_at: float
+
+
 class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
     """Gets tokens from an identity provider, and keeps each until the next one is there."""
 
     def __init__(self, settings: KafkaSettings):
         self._settings = settings
         self._lock = threading.Lock()
-        self._token = ""
-        self._renew_at = self._expires_at = self._asked_at = -float("inf")
+        self._token = _Token("", -math.inf, -math.inf)
+        self._asked_at, self._error = -math.inf, NoToken()
         self._renewal: threading.Thread | None = None
 
     def token(self) -> str:
         """Return a token that has not expired. Raises NoToken.
 
-        Asks for it only where there is none; a token that is to be renewed is returned, and renewed by a thread.
+        Asks for it only where there is none; a token that is to be renewed is returned, and renewed by a thread. The
+        provider is asked at most once in AGAIN seconds.
         """
         with self._lock:
             now = time.monotonic()
-            if now >= self._expires_at:
-                self._renew()
-            elif now >= self._renew_at and now - self._asked_at >= AGAIN and not self._is_renewing():
+            if now < self._token.expires_at:
+                if now >= self._token.renew_at and now - self._asked_at >= AGAIN and not self._is_renewing():
+                    self._asked_at = now
+                    self._renewal = threading.Thread(target=self._renew, name="oauth", daemon=True)
+                    self._renewal.start()
+            elif now - self._asked_at < AGAIN:
+                raise self._error
+            else:
                 self._asked_at = now
-                self._renewal = threading.Thread(target=self._renew_quietly, name="oauth", daemon=True)
-                self._renewal.start()
-            return self._token
+                try:
+                    self._token = _ask(self._settings)
+                except NoToken as error:
+                    self._asked_at, self._error = time.monotonic(), error
+                    raise
+            return self._token.text
 
     def extensions(self) -> dict[str, str]:
         """Return the SASL extensions."""
@@ -93,16 +110,16 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
     def _is_renewing(self) -> bool:
         return self._renewal is not None and self._renewal.is_alive()
 
-    def _renew_quietly(self) -> None:
-        try:
-            self._renew()
-        except NoToken as error:
-            log.warning("oauth_token_not_renewed", error=str(error), left=round(self._expires_at - time.monotonic()))
-
     def _renew(self) -> None:
-        asked = time.monotonic()
-        token, life = _ask(self._settings)
-        self._token, self._renew_at, self._expires_at = token, asked + RENEW * life, asked + life
+        try:
+            token = _ask(self._settings)
+        except NoToken as error:
+            left = round(self._token.expires_at - time.monotonic())
+            log.warning("oauth_token_not_renewed", error=str(error), left=left)
+        else:
+            with self._lock:
+                if token.expires_at > self._token.expires_at:
+                    self._token = token
 
 
 _providers: dict[tuple[str | None, ...], AbstractTokenProvider] = {}
@@ -119,8 +136,8 @@ def token_provider(settings: KafkaSettings) -> AbstractTokenProvider:
         return _providers.setdefault((*key, settings.oauth_ca_file, extensions), kind(settings))
 
 
-def _ask(settings: KafkaSettings) -> tuple[str, float]:
-    """Return a new token, and for how many seconds it is valid. Raises NoToken."""
+def _ask(settings: KafkaSettings) -> _Token:
+    """Return a new token. Raises NoToken."""
     assert settings.oauth_token_url is not None
     assert settings.password is not None
     form = {"grant_type": "client_credentials"} | ({"scope": settings.oauth_scope} if settings.oauth_scope else {})
@@ -132,24 +149,54 @@ def _ask(settings: KafkaSettings) -> tuple[str, float]:
     request.add_header("Content-Type", "application/x-www-form-urlencoded")
     request.add_header("Accept", "application/json")
     where = f"the identity provider at {settings.oauth_token_url}"
+    asked = time.monotonic()
     try:
-        is_secure = settings.oauth_token_url.startswith("https:")
-        context = ssl.create_default_context(cafile=settings.oauth_ca_file) if is_secure else None
-        status, body = fetch(request, TIMEOUT, context, _LARGEST)
-        answer: Any = json.loads(body)
-    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+        status, body = fetch(request, TIMEOUT, _tls(settings), _LARGEST)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())[:200] or type(error).__name__
         raise NoToken(f"{where} does not answer: {reason}; check OFFNORMAL_KAFKA__OAUTH_TOKEN_URL") from None
+    answer = _object(body)
+    if status >= 500 or status in (408, 429):
+        raise NoToken(f"{where} is not ready: it answers {status}")
     if status != 200:
-        detail = str(answer.get("error", ""))[:100] if isinstance(answer, dict) else ""
+        detail = " ".join(str(answer.get("error", "")).split())[:100]
         raise NoToken(
             f"{where} refuses a token: {status} {detail}; check OFFNORMAL_KAFKA__USERNAME, __PASSWORD and __OAUTH_SCOPE"
         )
-    token = answer.get("access_token") if isinstance(answer, dict) else None
-    life: Any = answer.get("expires_in", _LIFE) if isinstance(answer, dict) else None
-    if not isinstance(token, str) or not _is_token(token) or type(life) not in (int, float) or not 0 < life < 1e9:
+    token, life = answer.get("access_token"), _seconds(answer.get("expires_in"))
+    if not isinstance(token, str) or not _is_token(token) or life is None:
         raise NoToken(f"{where} answers without a token; check OFFNORMAL_KAFKA__OAUTH_TOKEN_URL")
-    return token, float(life)
+    return _Token(token, asked + RENEW * life, asked + life)
+
+
+def _tls(settings: KafkaSettings) -> ssl.SSLContext | None:
+    """Return what the provider's certificate is checked by; None without TLS. Raises NoToken."""
+    if not (settings.oauth_token_url or "").startswith("https:"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.oauth_ca_file)
+    except OSError as error:
+        raise NoToken(f"OFFNORMAL_KAFKA__OAUTH_CA_FILE: {settings.oauth_ca_file}: {error}") from None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Return the object that an answer is, an empty one for anything else."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _seconds(told: object) -> float | None:
+    """Return the life of a token, which some providers write as text or leave out; None if it is none."""
+    if told is None:
+        return _LIFE
+    try:
+        life = float(told) if isinstance(told, int | float | str) and not isinstance(told, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return life if 0 < life < 1e9 else None
 
 
 def _end(token: str) -> float:
@@ -158,7 +205,7 @@ def _end(token: str) -> float:
         claims = token.split(".")[1]
         end = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]
         return float(end) if type(end) in (int, float) else math.inf
-    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

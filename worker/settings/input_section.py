@@ -10,14 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from worker.settings.fields import Duration, listed, seconds, with_its_package, zone_name
 from worker.settings.formats import FormatName
 from worker.settings.section import Section
-from worker.settings.shapes import SHAPES, ShapeName
+from worker.settings.shapes import SHAPES, WITH_SHAPES, ShapeName
 
-_ARRAY: Final = re.compile(r"(?:[^\[\]]*\[\])?[^\[\]]*")  # at most one array, without an index
+_ARRAY: Final = re.compile(r"(?:[^\[\]]*\[\](?:\.|$))?[^\[\]]*")  # at most one array, without an index
 
 
 def _path(text: str) -> str:
     """Return a field's path. Raises ValueError where it is none."""
-    if not text or not _ARRAY.fullmatch(text) or ".." in text or text[0] == "." or text[-1] == ".":
+    if not text or not _ARRAY.fullmatch(text) or ".." in f".{text}." or ".[" in text:
         raise ValueError("a path such as tags.host, or metrics[].fields of the elements of an array")
     return text
 
@@ -88,9 +88,10 @@ class InputSettings(Section):
     @classmethod
     def _of_shape(cls, values: object) -> object:
         """Set the fields of a named shape that are not set otherwise."""
-        if not isinstance(values, dict) or values.get("shape") not in SHAPES:
+        if not isinstance(values, dict):
             return values
-        return {**SHAPES[values["shape"]], **values}
+        paths = next((paths for name, paths in SHAPES.items() if name == values.get("shape")), {})
+        return {**paths, **values}
 
     @model_validator(mode="after")
     def _readings_are_told(self) -> "InputSettings":
@@ -101,6 +102,8 @@ class InputSettings(Section):
                 raise ValueError("set values_field, or tag_field and value_field, but not both")
             if "[]" not in self.tag_field or _array(self.tag_field) != _array(self.value_field):
                 raise ValueError("tag_field and value_field lie in one array: such as metrics[].name, metrics[].value")
+        if self.format not in WITH_SHAPES and (self.tag_field or self.values_field):
+            raise ValueError(f"shape, values_field and tag_field are for json and avro, not for {self.format}")
         array = _array(self.tag_field or self.values_field or "")
         for path in (self.entity_field, self.time_field):
             if path is not None and _array(path) not in (None, array):

@@ -19,6 +19,7 @@ ShapeName = Literal[
     "kepware",
 ]
 
+WITH_SHAPES: Final = ("json", "avro")  # the formats whose records are documents
 SHAPES: Final[Mapping[ShapeName, Mapping[str, str]]] = {
     "vector": {},
     # docs.influxdata.com, "JSON output data format", without and with use_batch_format

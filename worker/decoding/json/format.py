@@ -23,12 +23,11 @@ from worker.decoding.documents import Documents
 from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.json.loop import parse
 from worker.decoding.loop_output import ENTITY, REFUSED, SKIP, TIME, VALUES, Taken
-from worker.decoding.shape import Shape, at, unwrapped
+from worker.decoding.shape import CONNECT, DEEPEST, Shape, at, unwrapped
 from worker.native.arrays import Bools, Int64s, UInt64s
 from worker.native.jit import read_only
 
 _FRAME: Final = 5  # bytes before a document: a zero byte, and the id of its schema
-_DEEPEST: Final = 16  # objects in objects; deeper ones are a part of the bytes that are compared
 _LEARN_AGAIN: Final = 0.25  # share of refused records from which on a new layout is learned
 
 
@@ -114,7 +113,10 @@ class Json:
         except orjson.JSONDecodeError:
             return False
         separators = (", ", ": ") if re.match(rb'\s*{"[^"]*": ', text) else (",", ":")
-        layout, before = self._layout_of(doc, separators), self._layout
+        try:
+            layout, before = self._layout_of(doc, separators), self._layout
+        except RecursionError:  # what is nested so deep is left to Documents
+            return False
         self._layout = layout
         return not (np.array_equal(layout.words, before.words) and np.array_equal(layout.ends, before.ends))
 
@@ -123,6 +125,8 @@ class Json:
         nothing = _layout([], [], 0, False)
         payload, prefix = unwrapped(document), self._shape.prefix
         if type(payload) is not dict or prefix is None:
+            return nothing
+        if document.keys() == CONNECT and type(document["schema"]) is not dict:  # null makes it another document
             return nothing
         outer = "" if payload is document else "payload."
         inner = payload.get("values") if "values" not in self._features and not prefix else None
@@ -188,11 +192,13 @@ class _Template:
             if "." in key and len(prefix) < self._begin:  # "fields.a" is not in the object `fields`
                 self.is_usable = False
             self._paths.add(path)
-            is_object = type(value) is dict and bool(value) and role == SKIP and depth < _DEEPEST
+            is_object = type(value) is dict and bool(value) and role == SKIP and depth < DEEPEST
             self.skips |= role == SKIP and not is_object
             if is_object:
                 self._add(value, path + ".", depth + 1)
             elif type(value) in (dict, list) and role == SKIP:
+                if any(known.startswith(path + ".") for known in self._roles):
+                    self.is_usable = False
                 self._text += json.dumps(value, separators=self._separators, ensure_ascii=False).encode()
             else:
                 self.texts.append(self._text + (b"[" if role == VALUES else b""))

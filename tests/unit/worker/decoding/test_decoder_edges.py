@@ -328,3 +328,37 @@ def test_nan_is_a_missing_reading_in_every_shape() -> None:
 def test_a_refused_reading_is_told_with_its_sensor_and_its_value(value: bytes, error: str) -> None:
     (reject,) = decode([value]).rejects
     assert reject.error == error
+
+
+DEEP = b"[" * 980 + b"]" * 980
+MANY = b"1" * 5000
+
+
+@pytest.mark.parametrize(
+    ("hostile", "settings"),
+    [
+        (b'{"a":1,"b":2,"z":%s}' % DEEP, {}),
+        (b'{"a":%s,"b":2}' % DEEP, {}),
+        (b'{"a":NaN,"b":1%s}' % (b"0" * 400), {}),
+        (b'{"a":1,"b":2,"ts":%s}' % DEEP, {"time_field": "ts"}),
+        (b'{"a":1,"b":2,"ts":"%s"}' % MANY, {"time_field": "ts"}),
+        (b'{"a":1,"b":2,"ts":%s}' % MANY, {"time_field": "ts"}),
+        (b'{"a":1,"b":2,"e":%s}' % DEEP, {"entity_field": "e"}),
+        (b'{"a":"%s","b":%s}' % (MANY, DEEP), {"coerce": True}),
+        (b'{"m":[{"n":"a","v":%s}]}' % DEEP, {"tag_field": "m[].n", "value_field": "m[].v"}),
+        (b'{"m":[{"x":%s}]}' % DEEP, {"values_field": "m[].x"}),
+        (b'{"a":1,"b":2,"z":%s}' % DEEP, {"strict": True}),
+        (b'{"a":1,"b":2,"z":%s1%s}' % (b'{"k":' * 900, b"}" * 900), {"strict": True}),
+        (b"%s1%s" % (b'{"values":' * 900, b"}" * 900), {}),
+        (b"%s1%s" % (b"[" * 1500, b"]" * 1500), {}),
+    ],
+)
+def test_a_hostile_record_is_a_record_or_a_reject_and_harms_no_other(
+    hostile: bytes, settings: dict[str, object]
+) -> None:
+    block = decode([hostile], **settings)
+    assert len(block) + len(block.rejects) == 1
+    if not settings:
+        good = [b'{"a":1,"b":2}', b"[1,2]"] * 3
+        mixed = decode([*good, hostile, *good])
+        assert {int(r) for r in mixed.record} >= {*range(6), *range(7, 13)}

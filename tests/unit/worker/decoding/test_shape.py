@@ -218,3 +218,28 @@ def test_the_names_of_hostile_objects_stay_bounded() -> None:
     for k in range(200):
         document = {"k" * 100: document, f"v{k}": k}
     assert sum(map(len, flat(document))) < 10_000
+
+
+def test_strict_knows_the_time_and_the_entity_wherever_they_lie() -> None:
+    document = {"data": {"ts": T, "a": 1, "b": 2}, "other": 3}
+    block = decode([document] * 3, ("a", "b"), values_field="data", time_field="data.ts", strict=True)
+    assert len(block) == 3
+    rows = [{"id": "x", "ts": T, "a": 1}]
+    settings = {"values_field": "[]", "time_field": "[].ts", "entity_field": "[].id"}
+    assert decode([rows], ("a",), strict=True, **settings).entities == {0: "x"}
+    block = decode([{"data": {"a": 1, "more": 2}}] * 3, ("a",), values_field="data", strict=True)
+    assert [reject.reason for reject in block.rejects] == ["unknown-key"] * 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shape": ["x"]},
+        {"format": "f32", "shape": "telegraf"},
+        {"values_field": "m.[].x"},
+        {"values_field": "m[]x"},
+    ],
+)
+def test_more_fields_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"input|Input|shape|path"):
+        InputSettings.model_validate(settings)

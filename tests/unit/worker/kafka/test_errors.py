@@ -28,3 +28,9 @@ def test_what_is_none_of_these_has_no_cause() -> None:
     assert cause_in(errors.KafkaTimeoutError("no answer"), OVERTAKEN) is None
     assert cause_in(ValueError("ProducerFencedError"), OVERTAKEN) is None
     assert isinstance(cause_in(errors.TopicAuthorizationFailedError(), FATAL), errors.TopicAuthorizationFailedError)
+
+
+@pytest.mark.parametrize("name", ["TopicAuthorizationFailedError", "TransactionalIdAuthorizationFailedError"])
+def test_a_right_that_was_taken_away_is_fatal_also_in_the_text_of_another_error(name: str) -> None:
+    error = errors.KafkaError(f"Cannot execute transactional method because we are in an error state: [Error 1] {name}")
+    assert type(cause_in(error, FATAL)).__name__ == name

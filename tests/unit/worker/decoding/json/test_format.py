@@ -234,3 +234,17 @@ def test_nested_objects_of_one_program_are_taken_whole(style: tuple[str, str]) -
     values = [json.dumps(document, separators=style).encode() for document in documents]
     assert check(values, values_field="fields", entity_field="tags.host", time_field="t.ms") == 50
     assert check(values, ("fields.a", "fields.c", "fields.b"), entity_field="tags.host") == 50
+
+
+def test_a_schema_that_comes_and_goes_changes_the_document_for_both_ways() -> None:
+    null, text = b'{"schema":null,"payload":{"a":1,"b":2,"c":3}}', b'{"schema":"x","payload":{"a":1,"b":2,"c":3}}'
+    for features in (FEATURES, ("payload.a", "payload.b", "payload.c")):
+        check([null] * 3 + [text], features)
+        check([text] * 3 + [null], features)
+
+
+@pytest.mark.parametrize("depth", [6, 7, 8, 9, 15, 16, 17, 20])
+@pytest.mark.parametrize("strict", [False, True])
+def test_paths_of_any_depth(depth: int, strict: bool) -> None:
+    value = b'{"k":' * depth + b'{"a":1,"b":2,"c":3}' + b"}" * depth
+    check([value] * 4, tuple("k." * depth + name for name in FEATURES), strict=strict)
