@@ -52,7 +52,7 @@ def _lines(suggestion: Suggestion) -> Iterator[tuple[str, str]]:
             yield "no reading", f"{_some(names)} ({kind})"
     if suggestion.error:
         yield "problem", suggestion.error
-    elif suggestion.seen.wrong:
+    if suggestion.seen.wrong:
         try:
             yield "problem", suggestion.seen.summary()
         except SettingsError as error:

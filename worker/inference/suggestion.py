@@ -12,7 +12,8 @@ from worker.blocks import RecordBlock
 from worker.decoding import Decoder
 from worker.decoding.dead_letter_reasons import WRONG_LENGTH, Refused
 from worker.decoding.event_time import milliseconds
-from worker.decoding.shape import flat
+from worker.decoding.format import FeatureSchema
+from worker.decoding.shape import Shape, flat
 from worker.errors import OffnormalError
 from worker.inference.columns import Column, ColumnKind, is_named_as_time
 from worker.inference.features import NEARLY_ALL, as_text, columns_of
@@ -38,6 +39,22 @@ _ENTITIES: Final = (
     "station",
     "node",
 )
+
+
+class _Document(NamedTuple):
+    """A record's key, its time in ms, and its content."""
+
+    key: bytes | None
+    time: int
+    content: Any
+
+
+class _Record(NamedTuple):
+    """A row's key, its time in ms, and its fields by path, as settings name them."""
+
+    key: bytes | None
+    time: int
+    fields: dict[str, Any]
 
 
 @dataclass
@@ -66,7 +83,8 @@ def suggest(settings: Settings) -> Suggestion:
     suggestion = Suggestion(records=sum(map(len, blocks)))
     if not suggestion.records:
         return suggestion
-    guessed = _guess(settings.input, blocks, registry) if not settings.input.model_fields_set & set(_OWN) else {}
+    documents = list(_documents(blocks, Decoder(settings.input, (), registry)))
+    guessed = _guess(settings.input, documents) if not settings.input.model_fields_set & set(_OWN) else {}
     inputs = settings.input.model_validate(settings.input.model_dump(exclude_unset=True) | guessed)
     suggestion.inputs, suggestion.settings = inputs, guessed
     try:
@@ -93,7 +111,7 @@ def suggest(settings: Settings) -> Suggestion:
             first, last = suggestion.time or (int(decoded.time[0]), int(decoded.time[0]))
             suggestion.time = min(first, int(decoded.time.min())), max(last, int(decoded.time.max()))
     suggestion.entities = list(dict.fromkeys(suggestion.entities))
-    suggestion.sample = _sample(blocks, decoder)
+    suggestion.sample = _sample(blocks, documents)
     return suggestion
 
 
@@ -105,38 +123,43 @@ def _features(inputs: InputSettings, suggestion: Suggestion) -> Sequence[str]:
     return suggestion.names("reading") if inputs.features is None else inputs.features
 
 
-def _guess(inputs: InputSettings, blocks: Sequence[RecordBlock], registry: SchemaRegistry | None) -> dict[str, str]:
+def _guess(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, str]:
     """Return the settings of the first shape that nearly all records have, or fields of entity and time."""
     for name, paths in SHAPES.items() if inputs.format in WITH_SHAPES else ():
         # A shape without its usual field of the entity is told by its other fields.
         others = {field: path for field, path in paths.items() if field != "entity_field"}
         for guess in ({"shape": name}, others) if "entity_field" in paths else ({"shape": name},):
             shaped = inputs.model_validate(inputs.model_dump(exclude_unset=True) | guess)
-            decoder = Decoder(shaped, (), registry)
-            fits = [_fits(decoder, shaped, document) for _, _, document in _documents(blocks, decoder)]
+            fits = [_fits(_shape(shaped), shaped, document.content) for document in documents]
             if paths and fits and sum(fits) >= NEARLY_ALL * len(fits):
                 return dict(guess)
-    return _guess_fields(inputs, blocks, Decoder(inputs, (), registry))
+    return _guess_fields(inputs, documents)
 
 
-def _documents(blocks: Sequence[RecordBlock], decoder: Decoder) -> Iterator[tuple[bytes | None, int, Any]]:
-    """Return the documents with the keys and times of their records; none where a format names no features."""
+def _documents(blocks: Sequence[RecordBlock], decoder: Decoder) -> Iterator[_Document]:
+    """Yield the documents; none where a format names no features."""
     for block in blocks:
         with suppress(Refused):
             for r, document in decoder.documents(block):
-                yield block.keys[r], int(block.timestamp[r]), document
+                yield _Document(block.keys[r], int(block.timestamp[r]), document)
 
 
-def _fits(decoder: Decoder, inputs: InputSettings, document: Any) -> bool:
+def _shape(inputs: InputSettings) -> Shape:
+    return Shape(
+        FeatureSchema((), values_field=inputs.values_field, tag_field=inputs.tag_field, value_field=inputs.value_field)
+    )
+
+
+def _fits(shape: Shape, inputs: InputSettings, document: Any) -> bool:
     """Return whether a document has numbers, a time and an entity where the shape says."""
     try:
-        rows = decoder.shape.rows(document)
+        rows = shape.rows(document)
     except Refused:
         return False
     if not rows.readings:  # a deletion
         return True
     paths = [path for path in (inputs.time_field, inputs.entity_field) if path is not None]
-    has_fields = all(any(value is not None for value in decoder.shape.fields(rows, path)) for path in paths)
+    has_fields = all(any(value is not None for value in shape.fields(rows, path)) for path in paths)
     return has_fields and any(_has_number(readings) for readings in rows.readings)
 
 
@@ -144,20 +167,12 @@ def _has_number(readings: Any) -> bool:
     return type(readings) is dict and any(type(value) in (int, float) for value in flat(readings).values())
 
 
-class _Record(NamedTuple):
-    """A record's key, its time in ms, and its fields by path, as settings name them."""
-
-    key: bytes | None
-    time: int
-    fields: dict[str, Any]
-
-
-def _guess_fields(inputs: InputSettings, blocks: Sequence[RecordBlock], decoder: Decoder) -> dict[str, str]:
+def _guess_fields(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, str]:
     """Return the fields of entity and time in records without a shape of a name."""
     records: list[_Record] = []
-    for key, time, document in _documents(blocks, decoder):
+    for key, time, content in documents:
         with suppress(Refused):
-            rows = decoder.shape.rows(document)
+            rows = _shape(inputs).rows(content)
             outer = flat(rows.document) if type(rows.document) is dict else {}
             records += [_Record(key, time, outer | flat(each)) for each in rows.elements if type(each) is dict]
     counts = Counter(name for record in records for name in record.fields)
@@ -216,9 +231,8 @@ def _text(name: bytes | str) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
-def _sample(blocks: Sequence[RecordBlock], decoder: Decoder) -> str:
-    document = next((document for _, _, document in _documents(blocks, decoder)), None)
-    if document is not None:
-        return as_text(document)[:_SAMPLE]
+def _sample(blocks: Sequence[RecordBlock], documents: Sequence[_Document]) -> str:
+    if documents:
+        return as_text(documents[0].content)[:_SAMPLE]
     values = (bytes(block.values.view(r)) for block in blocks for r in range(len(block)) if block.values.length[r] > 0)
     return repr(next(values, b""))[:_SAMPLE]
