@@ -130,7 +130,7 @@ class Documents:
             return
         if any(type(value) not in (str, int) for value in values):
             raise Refused(BAD_ENTITY, f"{name} is neither a string nor an integer")
-        names = set(map(str, values))
+        names = {str(values[0])} if all(value is values[0] for value in values) else set(map(str, values))
         if len(names) > 1:
             raise Refused(
                 BAD_ENTITY, f"{len(names)} values of {name} in one record: all rows must belong to one entity"

@@ -20,8 +20,8 @@ CONNECT: Final = {"schema", "payload"}
 class Rows(NamedTuple):
     """The rows of one document: `readings` is an array or an object for each row.
 
-    The fields of row k lie in `elements[k]`, or else in `document`. If readings are pairs of a tag and a value, they
-    make one row, and each has an element.
+    The fields of row k lie in `elements[k]`, or else in `document`; in `document` alone, where a path with `[]` could
+    name those of the elements. If readings are pairs of a tag and a value, they make one row, and each has an element.
     """
 
     readings: list[Any]
@@ -70,10 +70,10 @@ class Shape:
         array, within = _split(path)
         if array is not None:
             return [at(element, within) for element in rows.elements]
-        values = [at(element, path) for element in rows.elements]
-        if None not in values:
-            return values
         common = at(rows.document, path)
+        if self._array is not None or not rows.elements or rows.elements[0] is rows.document:
+            return [common] * len(rows.elements)
+        values = [at(element, path) for element in rows.elements]
         return [common if value is None else value for value in values]
 
     def _plain(self, document: Any) -> tuple[list[Any], list[Any]]:
@@ -102,6 +102,12 @@ class Shape:
 
     def _tagged(self, elements: list[Any]) -> dict[str, Any]:
         """Return the readings of the elements by tag; of several with one tag, the last."""
+        try:  # as nearly all are
+            readings = {element[self._within]: element[self._value] for element in elements}
+            if set(map(type, readings)) <= {str}:
+                return readings
+        except (KeyError, TypeError):
+            pass
         readings = {}
         for element in elements:
             tag = at(element, self._within)
