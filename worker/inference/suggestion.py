@@ -26,6 +26,7 @@ _OWN: Final = ("shape", "values_field", "tag_field", "entity_field", "time_field
 _MOST_ENTITIES: Final = 0.5  # of the records: a field with more values names no machine
 _SAMPLE: Final = 1000  # characters
 _NEAR: Final = 86_400_000.0  # ms between a number that is the event time and the time of its record
+_SECONDS: Final = 1e11  # numbers below are times in s, others in ms or finer
 # Names of fields that are a machine, alone or with id or name behind them; the first is the best.
 _ENTITIES: Final = (
     "machine",
@@ -192,8 +193,8 @@ def _guess_fields(inputs: InputSettings, documents: Sequence[_Document]) -> dict
 def _rank_of_time(name: str, records: Sequence[_Record], inputs: InputSettings) -> tuple[bool, float] | None:
     """Return how well the field is the event time, the least the best; None if it is none.
 
-    It has to be a time in all records, and to change. A number also has to be called a time, or to be near the time of
-    its record.
+    It has to be a time in all records, and to change. A number of seconds, which may as well be a reading, also has to
+    be called a time, or to be near the time of its record.
     """
     values = [record.fields[name] for record in records if record.fields.get(name) is not None]
     distances = []
@@ -210,7 +211,7 @@ def _rank_of_time(name: str, records: Sequence[_Record], inputs: InputSettings) 
     if not distances or (len(values) > 1 and len(set(values)) == 1):
         return None
     is_named, distance = is_named_as_time(name.rpartition(".")[2]), median(distances)
-    if not is_named and type(values[0]) is not str and distance > _NEAR:
+    if not is_named and distance > _NEAR and any(type(value) is not str and value < _SECONDS for value in values):
         return None
     return not is_named, distance
 
