@@ -69,22 +69,44 @@ def named(s: Stage, places: Iterable[tuple[int, int]]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("document", "clock"),
+    ("document", "clock", "prefix"),
     [
-        (lambda t, readings: {"fields": readings, "name": "press", "tags": {"host": "a"}, "timestamp": t}, "timestamp"),
-        (lambda t, readings: {"before": None, "after": readings, "op": "c", "ts_ms": 1000 * t}, "ts_ms"),
+        (
+            lambda t, readings: {"fields": readings, "name": "press", "tags": {"host": "a"}, "timestamp": t},
+            "timestamp",
+            "fields.",
+        ),
+        (lambda t, readings: {"before": None, "after": readings, "op": "c", "ts_ms": 1000 * t}, "ts_ms", "after."),
     ],
     ids=["Telegraf", "Debezium"],
 )
-def test_no_model_is_made_of_the_clock_of_an_envelope(
-    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int, document: Callable[..., Any], clock: str
+def test_the_readings_of_an_envelope_are_features_and_its_clock_is_none(
+    stage: MakeStage,
+    apache: Broker,
+    rng: np.random.Generator,
+    begin: int,
+    document: Callable[..., Any],
+    clock: str,
+    prefix: str,
 ) -> None:
     s = stage(**QUICK).make_topics(3)
     send(s, ((b"press-%d" % (i % 2), begin + i, document(begin + i, press(rng))) for i in range(1500)))
+    model = trained(s)
+    assert model["features"] == [prefix + name for name in ("speed", "pressure", "flow", "heat")]
+    (told,) = model["run"].log("time_column_detected")
+    assert told["column"] == clock
+
+
+def test_no_model_is_made_of_the_clock_of_an_envelope(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK).make_topics(3)
+    pairs = [{"name": "speed", "value": 50.0}]
+    send(s, ((b"press-%d" % (i % 2), begin + i, {"metrics": pairs, "timestamp": begin + i}) for i in range(1500)))
     run = s.training()
     assert run.wait() == 5, run.errors
-    assert f"time: {clock}" in run.errors
-    assert '"speed": ' in run.errors, "a record is shown"
+    assert "time: timestamp" in run.errors and "arrays of objects: metrics" in run.errors
+    assert '"name": "speed"' in run.errors, "a record is shown"
     assert not Registry(s.settings).view().versions()
 
 
@@ -203,18 +225,19 @@ def test_what_is_refused_is_told_with_reason_and_place(
 def test_records_without_any_feature_are_told_and_are_no_silent_sensor(
     stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
 ) -> None:
-    s = stage(**QUICK).make_topics(1)
+    s = stage(**QUICK, OFFNORMAL_DRIFT__ENABLED="true").make_topics(1)
+    paths = [*(f"fields.{name}" for name in ("speed", "pressure", "flow", "heat")), "tags"]
     send(s, presses(rng, 3000, begin))
     trained(s)
     enveloped = ((b"press-0", begin + 3000 + i, {"fields": press(rng), "tags": {}}) for i in range(3000))
     send(s, enveloped)
     worker = scored_to_the_end(s)
     (told, *_) = worker.log("records_unmatched")
-    assert (told["reason"], told["keys"]) == ("no-feature", ["fields", "tags"])
+    assert (told["reason"], told["keys"]) == ("no-feature", paths)
     assert not s.read(s.topics.drift) and not worker.log("sensor_fault_detected")
     check = s.worker("check")
     assert check.wait() == 2, check.output
-    assert "none of the features (speed, pressure, flow, heat); keys: fields, tags" in check.output
+    assert f"none of the features (speed, pressure, flow, heat); keys: {', '.join(paths)}" in check.output
     rejected = send(s, ((b"press-0", begin + 6000 + i, {"fields": press(rng)}) for i in range(10)))
     scored_to_the_end(s, OFFNORMAL_INPUT__REJECT_EMPTY="true")
     letters = s.read(s.topics.dead_letters)
