@@ -15,7 +15,7 @@ from worker.decoding.dead_letter_reasons import UNREADABLE
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
 from worker.kafka.client.produce import sendable
-from worker.kafka.errors import OVERTAKEN, cause_in, readable_errors
+from worker.kafka.errors import FENCED, cause_in, readable_errors
 from worker.kafka.topics import record_limits, require
 from worker.kafka.unreadable import Patience, Unreadable, guard
 from worker.settings import Settings
@@ -76,7 +76,7 @@ def _replay(settings: Settings) -> Counter[str]:
                 waits.commit_transaction(client, TRANSACTION)
         return counts
     except errors.KafkaError as error:
-        if cause_in(error, OVERTAKEN) is None:
+        if cause_in(error, FENCED) is None:
             raise
         raise KafkaUnavailable(
             "another replay of this group has started, and continues from where this one stopped"

@@ -28,10 +28,11 @@ FATAL = (
 )
 
 
-# Another producer with the same transactional id has taken over.
+# Another producer with the same transactional id has taken over,
+FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError)
+# or is about to.
 OVERTAKEN = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
+    *FENCED,
     errors.ConcurrentTransactionsError,
     errors.InvalidTxnStateError,
 )
