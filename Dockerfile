@@ -42,6 +42,8 @@ LABEL org.opencontainers.image.title="Offnormal" \
 COPY --from=build /opt/offnormal /opt/offnormal
 # The root file system may be read only: nothing is written but to /tmp.
 ENV NUMBA_SHIPPED_CACHE=/opt/offnormal/numba
+# numpy's pool of threads would be as wide as the node, whatever CPU the pod is given. torch's follows OFFNORMAL_THREADS.
+ENV OMP_NUM_THREADS=1
 ENV PATH=/opt/offnormal/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
 WORKDIR /tmp

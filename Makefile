@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What is imported is compiled once. To compile all that is installed takes longer than what it saves.
 unexport PYTHONDONTWRITEBYTECODE
+# Tests run side by side: a pool of threads in each of their processes would only wait for a core, and spin meanwhile.
+test check test-faults test-deploy: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-faults test-deploy bench bench-gpu docs lint format lock sbom clean
