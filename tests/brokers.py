@@ -24,6 +24,7 @@ KAFKA_VERSION = "4.1.1"  # as in deploy/
 VERSION = os.environ.get("OFFNORMAL_TEST_KAFKA_VERSION", KAFKA_VERSION)
 # Before 3.3 KRaft was a preview; 2.8's has no transactions.
 BY_ZOOKEEPER = tuple(map(int, VERSION.split(".")[:2])) < (3, 3)
+ZOOKEEPER_SESSION = 6  # seconds, the least that it grants
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal" / f"kafka-{VERSION}"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>offnormal</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
@@ -82,6 +83,7 @@ class ApacheKafka:
         self.bootstrap = f"{self.host}:{self.port}"
         self._extra = properties
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_killed = False
         self._zookeeper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ApacheKafka":
@@ -116,6 +118,8 @@ class ApacheKafka:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def start(self, timeout: float = 90) -> None:
+        if BY_ZOOKEEPER and self._was_killed:  # ZooKeeper takes it for alive until then, and refuses a second one
+            time.sleep(ZOOKEEPER_SESSION + 2)
         self.launch()
         self.await_open(timeout)
 
@@ -138,7 +142,7 @@ class ApacheKafka:
         if self._process is not None:
             self._process.send_signal(sig)
             self._process.wait(60)
-            self._process = None
+            self._process, self._was_killed = None, True
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -171,7 +175,12 @@ class ApacheKafka:
         """Who keeps the metadata, and where this node listens."""
         listener = f"PLAINTEXT://{self.bootstrap}"
         if BY_ZOOKEEPER:
-            return {"broker.id": "1", "zookeeper.connect": f"127.0.0.1:{self._controller}", "listeners": listener}
+            return {
+                "broker.id": "1",
+                "zookeeper.connect": f"127.0.0.1:{self._controller}",
+                "zookeeper.session.timeout.ms": str(ZOOKEEPER_SESSION * 1000),
+                "listeners": listener,
+            }
         return {
             "process.roles": "broker,controller",
             "node.id": "1",

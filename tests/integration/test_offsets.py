@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
 
-from tests.brokers import ApacheKafka, Broker
+from tests.brokers import VERSION, ApacheKafka, Broker
 from tests.integration.test_source import poll, poll_some, source_of
 from tests.stage import Stage, until
 from worker.kafka import AtLeastOnceSink, Rewind, Source
 from worker.kafka.offset_metadata import OffsetNote
 
 MakeStage = Callable[..., Stage]
+# A broker before 4.0 leads on in the same epoch after it was killed, so that what was written since cannot be told from
+# what was lost.
+KEEPS_EPOCH = VERSION < "4"
 
 
 def no_state(partition: int, offset: int) -> dict[str, Any]:
@@ -228,6 +231,9 @@ def test_a_log_that_has_lost_its_end_is_gone_on_from_there_and_nothing_is_repeat
         lose_end(own_kafka, s.topics.sensors)
         first = send_anew(s, b"z")
         assert 0 < first < 200
+        if KEEPS_EPOCH:
+            await_truncation(source)
+            first = send_anew(s, b"w")
         assert drain(source, 1, 60) == {0: [first]}
         assert source.truncations >= 1  # it may be noticed again after a rebalance
     assert s.committed() == {0: first + 1}
@@ -249,13 +255,17 @@ def test_a_start_notices_that_the_log_has_lost_its_end(
     lose_end(own_kafka, s.topics.sensors)
     first = send_anew(s, b"z")
     with closing(source_of(s)) as source:
-        if epoch_known:
+        if epoch_known and not KEEPS_EPOCH:
             assert drain(source, 1, 60) == {0: [first]}
         else:  # where both logs part cannot be known: it is gone on at the end
-            until(lambda: _is_settled(source, 1) and source.truncations >= 1, 60)
+            await_truncation(source)
             more = send_anew(s, b"w")
             assert drain(source, 1, 60) == {0: [more]}
         assert source.truncations >= 1  # it may be noticed again after a rebalance
+
+
+def await_truncation(source: Source) -> None:
+    until(lambda: _is_settled(source, 1) and source.truncations >= 1, 60)
 
 
 def send_anew(s: Stage, value: bytes) -> int:
