@@ -44,11 +44,11 @@ def artefact(window: int) -> Artefact:
 
 def main() -> None:
     for window in (1, 2):
-        for kind in ("f32", "json"):
+        for kind, align in (("f32", False), ("json", True)):
             settings = Settings(
                 device="cpu",
                 batch=BatchSettings(max_rows=64),
-                input=InputSettings(format=kind),
+                input=InputSettings(format=kind, align=align, step=1 if align else None),
                 model=ModelSettings(window=window),
             )
             pipeline = Pipeline.standalone(settings)

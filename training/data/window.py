@@ -16,12 +16,13 @@ import structlog
 
 from training.data.evidence import Evidence, Flags, VectorFlags
 from training.data.features import choose
+from worker.alignment import Aligner, hold_times, holds_of
 from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.timestamps import iso
-from worker.decoding import Decoder
+from worker.decoding import Decoder, vectors_of
 from worker.inference import absent
 from worker.kafka.reader import Reader
-from worker.native.arrays import Bools, Float32s, Int64s
+from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 from worker.schema_registry import SchemaRegistry
 from worker.serving.router import Router
 from worker.settings import ModelSettings, Settings
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 # The maximum number of confirmed anomalies that are kept in addition, regardless of the thinning.
 MOST_CONFIRMED: Final = 10_000
 LOOK_AT: Final = 2000  # records from which features are inferred, half of them the latest ones
+LOOK_AT_READINGS: Final = 20_000  # if they hold a reading each
+SHOWN: Final = 20  # features in a log line
 LEAST_OF_PARTITION: Final = 50
 LEAST_INTERVALS: Final = 4  # between an entity's vectors, to know its rhythm
 LONGEST_INTERVAL: Final = 7 * 86_400.0  # seconds; what is longer is a clock that is wrong
@@ -47,7 +50,8 @@ class Window:
     `offsets` is partition -> [first, last] offset read. `seen` counts the rows before thinning out, `rejected` the
     records that did not parse, by reason, with an example of each, and `cold` the rows without a full window.
     `confirmed` are the confirmed anomalies, at most MOST_CONFIRMED. `drift` is when the last drift of the model began,
-    in ms. `interval` is that between two vectors of the slowest entity, in seconds; 0 if it is not known.
+    in ms. `interval` is that between two vectors of the slowest entity, in seconds; 0 if it is not known. `holds` [d]
+    is how long a reading of each feature holds, in seconds; None if vectors are not made of single readings.
     """
 
     features: tuple[str, ...]
@@ -64,6 +68,7 @@ class Window:
     confirmed_of: Int64s
     drift: int | None = None
     interval: float = 0.0
+    holds: Float64s | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -114,12 +119,15 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         begin = reader.offsets_at(since)
         registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)
         router = _router(settings.model)
-        earliest, latest = _looked_at(reader, begin, router, settings.model.name)
+        earliest, latest = _looked_at(
+            reader, begin, router, settings.model.name, LOOK_AT_READINGS if settings.input.align else LOOK_AT
+        )
         features = choose(settings.input, champion, [*earliest, *latest], registry)
         evidence = Evidence.read(settings, since, features)
         features = _without_accepted(features, evidence, settings, latest, registry)
         decoder = Decoder(settings.input, features, registry)
-        interval = _interval([[decoder.decode(block) for block in end] for end in (earliest, latest)])
+        aligner, holds = _aligner(settings, decoder, (earliest, latest))
+        interval = _interval([_vectors(settings, decoder, holds, end) for end in (earliest, latest)])
         windows = _windows(settings, len(features), interval)
         entities = _Entities()
         sample, confirmed = _EvenSample(settings.training.max_rows), _EvenSample(MOST_CONFIRMED)
@@ -129,7 +137,8 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
             for partition, end in records.ends().items():
                 first = int(records.offset[records.partition == partition][0])
                 offsets.setdefault(partition, [first, first])[1] = end - 1
-            block = decoder.decode(_routed(router, settings.model.name, records))
+            records = _routed(router, settings.model.name, records)
+            block = vectors_of(records, decoder, aligner).block
             rejected.add(block)
             rows: WindowColumns = (block.x, block.time, evidence.flags(block), entities.of(block))
             if windows is not None:
@@ -161,6 +170,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         confirmed_of=confirmed_of,
         drift=evidence.drift,
         interval=interval,
+        holds=holds,
     )
 
 
@@ -187,6 +197,27 @@ def _windows(settings: Settings, width: int, interval: float) -> Windows | None:
     if window == 1:
         return None
     return Windows(window, width, settings.detection.max_missing, settings.input, settings.entities, interval=interval)
+
+
+def _aligner(
+    settings: Settings, decoder: Decoder, ends: Sequence[Sequence[RecordBlock]]
+) -> tuple[Aligner | None, Float64s | None]:
+    """Return what makes vectors of readings, and how long they hold; `ends` are stretches of the topic."""
+    inputs = settings.input
+    if not inputs.align or inputs.step is None:
+        return None, None
+    learned = holds_of([[decoder.readings(block) for block in end] for end in ends], len(decoder.features), inputs.step)
+    holds = hold_times(inputs, learned.tolist(), len(learned))
+    log.info("hold_times_learned", seconds=dict(zip(decoder.features[:SHOWN], holds.tolist(), strict=False)))
+    return Aligner(holds, inputs, settings.entities), holds
+
+
+def _vectors(
+    settings: Settings, decoder: Decoder, holds: Float64s | None, blocks: Sequence[RecordBlock]
+) -> list[VectorBlock]:
+    """Return the vectors of a stretch of the topic."""
+    aligner = None if holds is None else Aligner(holds, settings.input, settings.entities)
+    return [vectors_of(block, decoder, aligner).block for block in blocks]
 
 
 def _interval(ends: Sequence[Sequence[VectorBlock]]) -> float:
@@ -236,10 +267,10 @@ class _Entities:
 
 
 def _looked_at(
-    reader: Reader, begin: Mapping[int, int], router: Router, model: str
+    reader: Reader, begin: Mapping[int, int], router: Router, model: str, look_at: int
 ) -> tuple[list[RecordBlock], list[RecordBlock]]:
     """Return the model's first and last records of each partition, by which the features are told."""
-    share = max(LOOK_AT // 2 // max(len(begin), 1), LEAST_OF_PARTITION)
+    share = max(look_at // 2 // max(len(begin), 1), LEAST_OF_PARTITION)
 
     def wanted(records: RecordBlock) -> RecordBlock:
         return _routed(router, model, records)

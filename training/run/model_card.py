@@ -63,6 +63,7 @@ def make_artefact(
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
             "interval": rows.interval,
+            **({} if rows.holds is None else {"holds": rows.holds.tolist()}),
             "drift": None if selected.drift is None else iso(int(rows.time[selected.drift])),
             "regime": None if selected.learned is None else [iso(time_ms) for time_ms in selected.learned],
             "new_regime": selected.new,

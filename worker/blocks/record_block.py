@@ -67,6 +67,11 @@ class RecordBlock:
             headers=headers if self.headers else {},
         )
 
+    def begins(self) -> dict[int, int]:
+        """Return the offset of the first record of each partition in the block."""
+        partitions, first = np.unique(self.partition, return_index=True)
+        return dict(zip(partitions.tolist(), self.offset[first].tolist(), strict=True))
+
     def ends(self) -> dict[int, int]:
         """Return the offset after the last record of each partition in the block."""
         last = np.flatnonzero(np.diff(self.partition, append=-1))  # of each stretch of one partition

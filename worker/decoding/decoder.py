@@ -13,11 +13,13 @@ import numpy as np
 
 from worker.blocks.bytes_column import Headers
 from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH
+from worker.blocks.reading_block import ReadingBlock
 from worker.blocks.record_block import RecordBlock
 from worker.blocks.vector_block import Reject, VectorBlock
 from worker.decoding.dead_letter_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Format, Parsed
+from worker.decoding.readings import ParsedReadings, ReadingDocuments
 from worker.decoding.shape import Shape, flat, unwrapped
 from worker.native.arrays import Int64s
 from worker.schema_registry import SchemaRegistry
@@ -48,8 +50,12 @@ class Decoder:
             values_field=settings.values_field,
             tag_field=settings.tag_field,
             value_field=settings.value_field,
+            quality_field=settings.quality_field,
+            good=settings.good or (),
         )
         self.shape = Shape(self._schema)
+        self._readings = ReadingDocuments(self._schema)
+        self._step = int(round((settings.step or 0) * 1000))
         self._formats: dict[str, Format] = {}
         self._format(self._default)
 
@@ -58,15 +64,8 @@ class Decoder:
 
         Raises SchemaRegistryError where a schema has to be asked for and the registry is away.
         """
-        present = np.flatnonzero(records.values.length >= 0)
-        rejects: list[Reject] = []
+        present, times, rejects, nulls = self._readable(records)
         parsed: list[Parsed] = []
-        nulls = len(records) - len(present)
-        times: dict[int, int] = {}
-        if self._time_header is not None and records.headers:
-            present, times = self._header_times(records, present, rejects)
-        if len(records) and records.keys.length.max() > MAX_ENTITY_BYTES:
-            present = _without_long_keys(records, present, rejects)
         for name, indices in self._by_format(records, present, rejects):
             parsed.extend(self._format(name).decode(records.values, indices))
         if self._rejects_empty:
@@ -74,6 +73,34 @@ class Decoder:
         return _join(
             records=records, parsed=parsed, rejects=rejects, width=self._width, nulls=nulls, header_times=times
         )
+
+    def readings(self, records: RecordBlock) -> ReadingBlock:
+        """Decode the records to readings that are still to be aligned.
+
+        Raises SchemaRegistryError where a schema has to be asked for and the registry is away.
+        """
+        if self._schema.tag_field is None:
+            return ReadingBlock.of_vectors(self.decode(records), self._step)
+        present, times, rejects, nulls = self._readable(records)
+        parsed = ParsedReadings(rejects=rejects)
+        by_format = self._by_format(records, present, rejects)
+        if len(by_format) > 1:  # in the order of the records
+            by_format = [(name, np.array([r])) for r, name in sorted((r, n) for n, i in by_format for r in i.tolist())]
+        for name, indices in by_format:
+            self._readings.decode(records.values, indices, self._format(name).document, parsed)
+        return parsed.block(records, times, nulls)
+
+    def _readable(self, records: RecordBlock) -> tuple[Int64s, dict[int, int], list[Reject], int]:
+        """Return the records to parse, event times of headers, rejects, and how many records have no value."""
+        present = np.flatnonzero(records.values.length >= 0)
+        rejects: list[Reject] = []
+        nulls = len(records) - len(present)
+        times: dict[int, int] = {}
+        if self._time_header is not None and records.headers:
+            present, times = self._header_times(records, present, rejects)
+        if len(records) and records.keys.length.max() > MAX_ENTITY_BYTES:
+            present = _without_long_keys(records, present, rejects)
+        return present, times, rejects, nulls
 
     def documents(self, records: RecordBlock) -> list[tuple[int, Any]]:
         """Return the records' contents as JSON would have them, with their indices, whatever the features are.
@@ -202,13 +229,15 @@ def _join(
     if times:
         record_times = record_times.copy()
         record_times[list(times)] = list(times.values())
-    time = record_times[record]
+    time, steps = record_times[record], row
     if any(p.row_times is not None for p in parsed):
         of_row = [np.full(len(p.x), NO_TIME) if p.row_times is None else p.row_times for p in parsed]
-        time = np.where((own := np.concatenate(of_row)) == NO_TIME, time, own)
+        has_own = (own := np.concatenate(of_row)) != NO_TIME
+        time = np.where(has_own, own, time)
+        steps = np.where(has_own, 0, row)
     if len(parsed) > 1:  # put the rows back into the records' order
         order = np.argsort(record, kind="stable")
-        record, row, x, time = record[order], row[order], x[order], time[order]
+        record, row, x, time, steps = record[order], row[order], x[order], time[order], steps[order]
     rejects.sort(key=lambda reject: reject.record)
     return VectorBlock(
         records=records,
@@ -220,4 +249,5 @@ def _join(
         rejects=rejects,
         nulls=nulls,
         timed=timed,
+        steps=steps,
     )

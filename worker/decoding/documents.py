@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.blocks.bytes_column import BytesColumn
-from worker.blocks.limits import MAX_ENTITY_BYTES
 from worker.blocks.vector_block import Reject
 from worker.decoding.coercion import SHOWN, coerced
-from worker.decoding.dead_letter_reasons import BAD_ENTITY, INFINITE, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
+from worker.decoding.dead_letter_reasons import INFINITE, UNKNOWN_KEY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Parsed, without_infinite
-from worker.decoding.shape import Rows, Shape, at, flat
+from worker.decoding.shape import Rows, Shape, at, entity_of, flat
 from worker.native.arrays import Float32s, Int64s
 
 Row = Sequence[Any]
@@ -124,20 +123,9 @@ class Documents:
 
     def _read_entity(self, r: int, found: Rows, entities: dict[int, str]) -> None:
         """Read the one entity of all rows. Raises Refused."""
-        name = self._entity_field or ""
-        values = [value for value in self._shape.fields(found, name) if value is not None]
-        if not values:
-            return
-        if any(type(value) not in (str, int) for value in values):
-            raise Refused(BAD_ENTITY, f"{name} is neither a string nor an integer")
-        names = {str(values[0])} if all(value is values[0] for value in values) else set(map(str, values))
-        if len(names) > 1:
-            raise Refused(
-                BAD_ENTITY, f"{len(names)} values of {name} in one record: all rows must belong to one entity"
-            )
-        entities[r] = entity = names.pop()
-        if len(entity) * 4 > MAX_ENTITY_BYTES and len(entity.encode("utf-8", "replace")) > MAX_ENTITY_BYTES:
-            raise Refused(BAD_ENTITY, f"{name} is longer than {MAX_ENTITY_BYTES} bytes")
+        entity = entity_of(self._shape, found, self._entity_field or "")
+        if entity is not None:
+            entities[r] = entity
 
     def _one_by_one(
         self, rows: list[Row], good: list[int], counts: list[int], rejects: list[Reject]

@@ -53,9 +53,9 @@ class FeatureSchema(NamedTuple):
     """What is read of a record: the features, and the fields that hold the readings, the entity and the time.
 
     Fields are paths (shape.py). `values_field` has the readings, if the record itself has not; or `tag_field` and
-    `value_field` have the name and the value of each reading in an array. `strict` refuses fields that are none of
-    these. `registry` has the schemas of formats that need one. `zone` is the time zone of times without an offset. With
-    `coerce`, text and booleans may be numbers.
+    `value_field` have the name and the value of each reading, and `quality_field` says whether it is `good`. `strict`
+    refuses fields that are none of these. `registry` has the schemas of formats that need one. `zone` is the time zone
+    of times without an offset. With `coerce`, text and booleans may be numbers.
     """
 
     features: Sequence[str]
@@ -68,6 +68,8 @@ class FeatureSchema(NamedTuple):
     values_field: str | None = None
     tag_field: str | None = None
     value_field: str | None = None
+    quality_field: str | None = None
+    good: Sequence[str] = ()
 
 
 class Format(Protocol):

@@ -8,7 +8,8 @@ itself spelled `tags.host`, that key counts. `[]` stands after an array, each el
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from worker.decoding.dead_letter_reasons import WRONG_LENGTH, WRONG_TYPE, Refused
+from worker.blocks.limits import MAX_ENTITY_BYTES
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, WRONG_LENGTH, WRONG_TYPE, Refused
 from worker.decoding.format import FeatureSchema
 
 # `flat` does not look deeper, and leaves out longer paths: names made of names could grow to any size.
@@ -40,8 +41,11 @@ class Shape:
 
     @property
     def prefix(self) -> str | None:
-        """Return what the names of readings begin with in the paths of a document; None if they lie in an array."""
-        if self._array is not None:
+        """Return what the names of readings begin with in the paths of a document.
+
+        It is None if they lie in an array, or are tags.
+        """
+        if self._array is not None or self._tag is not None:
             return None
         return f"{self._values}." if self._values else ""
 
@@ -50,10 +54,11 @@ class Shape:
         payload = unwrapped(document)
         if payload is None and document is not None:
             return Rows([], [], payload)
+        if self._tag is not None:
+            found = self.tagged_rows(payload)
+            return Rows([self._tagged(found.elements)], found.elements, payload)
         if self._array is not None:
             elements = _elements(payload, self._array)
-            if self._tag is not None:
-                return Rows([self._tagged(elements)], elements, payload)
             return Rows([self._readings(element) for element in elements], elements, payload)
         if not self._values or type(payload) is list:
             readings, elements = self._plain(payload)
@@ -64,6 +69,26 @@ class Shape:
             return Rows([{}] * count, [payload] * count, payload)
         readings, elements = self._plain(inner)
         return Rows(readings, elements or [payload] * len(readings), payload)
+
+    def tagged_rows(self, document: Any) -> Rows:
+        """Return the elements with a tag and a value each; one of them if they do not lie in an array. Raises Refused.
+
+        There are no `readings`.
+        """
+        payload = unwrapped(document)
+        if self._array is not None:
+            return Rows([], _elements(payload, self._array), payload)
+        if type(payload) is not dict:
+            raise Refused(WRONG_TYPE, f"no object, but {type(payload).__name__}")
+        return Rows([], [payload], payload)
+
+    def tags(self, rows: Rows) -> Iterator[tuple[str, Any]]:
+        """Yield the tag and the value of each element. Raises Refused."""
+        for element in rows.elements:
+            tag = at(element, self._within)
+            if type(tag) not in (str, int):
+                raise Refused(WRONG_TYPE, f"{self._tag} is neither a string nor an integer")
+            yield str(tag), at(element, self._value)
 
     def fields(self, rows: Rows, path: str) -> list[Any]:
         """Return the values of a field, one for each element; None where it is missing."""
@@ -108,13 +133,7 @@ class Shape:
                 return readings
         except (KeyError, TypeError):
             pass
-        readings = {}
-        for element in elements:
-            tag = at(element, self._within)
-            if type(tag) not in (str, int):
-                raise Refused(WRONG_TYPE, f"{self._tag} is neither a string nor an integer")
-            readings[str(tag)] = at(element, self._value)
-        return readings
+        return dict(self.tags(Rows([], elements, None)))
 
 
 def at(document: Any, path: str) -> Any:
@@ -130,6 +149,22 @@ def at(document: Any, path: str) -> Any:
             return value
         dot = path.find(".", dot + 1)
     return None
+
+
+def entity_of(shape: Shape, rows: Rows, path: str) -> str | None:
+    """Return the one entity of all rows, None if they name none. Raises Refused."""
+    values = [value for value in shape.fields(rows, path) if value is not None]
+    if not values:
+        return None
+    if any(type(value) not in (str, int) for value in values):
+        raise Refused(BAD_ENTITY, f"{path} is neither a string nor an integer")
+    names = {str(values[0])} if all(value is values[0] for value in values) else set(map(str, values))
+    if len(names) > 1:
+        raise Refused(BAD_ENTITY, f"{len(names)} values of {path} in one record: all rows must belong to one entity")
+    entity = names.pop()
+    if len(entity) * 4 > MAX_ENTITY_BYTES and len(entity.encode("utf-8", "replace")) > MAX_ENTITY_BYTES:
+        raise Refused(BAD_ENTITY, f"{path} is longer than {MAX_ENTITY_BYTES} bytes")
+    return entity
 
 
 def flat(document: dict[str, Any]) -> dict[str, Any]:

@@ -206,8 +206,15 @@ def _counts(settings: InputSettings, found: _Rows) -> "Counter[str]":
 
 
 def _names(settings: InputSettings, found: _Rows) -> list[str]:
-    """Return the keys that hold a number in nearly all rows."""
+    """Return the keys that hold a number in nearly all rows; of single readings, those that most entities have."""
     fields, counts = _fields(settings), _counts(settings, found)
+    if settings.align:
+        entities: dict[str, set[int]] = defaultdict(set)
+        for row, entity in zip(found.rows, found.entity.tolist(), strict=True):
+            for key in counts.keys() & row.keys():
+                entities[key].add(entity)
+        most = len(set(found.entity.tolist())) / 2
+        return [key for key in counts if len(entities[key]) >= most and key not in fields]
     return [key for key, n in counts.items() if n >= NEARLY_ALL * len(found.rows) and key not in fields]
 
 

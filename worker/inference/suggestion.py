@@ -25,6 +25,7 @@ from worker.settings.shapes import SHAPES, WITH_SHAPES
 _OWN: Final = ("shape", "values_field", "tag_field", "entity_field", "time_field")  # one of these set: it is no guess
 _MOST_ENTITIES: Final = 0.5  # of the records: a field with more values names no machine
 _SAMPLE: Final = 1000  # characters
+SUGGESTED_STEP: Final = "1s"  # between the vectors that are made of single readings
 _NEAR: Final = 86_400_000.0  # ms between a number that is the event time and the time of its record
 _SECONDS: Final = 1e11  # numbers below are times in s, others in ms or finer
 # Names of fields that are a machine, alone or with id or name behind them; the first is the best.
@@ -124,12 +125,15 @@ def _features(inputs: InputSettings, suggestion: Suggestion) -> Sequence[str]:
     return suggestion.names("reading") if inputs.features is None else inputs.features
 
 
-def _guess(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, str]:
+def _guess(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, Any]:
     """Return the settings of the first shape that nearly all records have, or fields of entity and time."""
     for name, paths in SHAPES.items() if inputs.format in WITH_SHAPES else ():
         # A shape without its usual field of the entity is told by its other fields.
         others = {field: path for field, path in paths.items() if field != "entity_field"}
-        for guess in ({"shape": name}, others) if "entity_field" in paths else ({"shape": name},):
+        by_name: dict[str, Any] = {"shape": name}
+        if paths.get("align") and inputs.step is None:
+            by_name["step"] = SUGGESTED_STEP
+        for guess in (by_name, others) if "entity_field" in paths else (by_name,):
             shaped = inputs.model_validate(inputs.model_dump(exclude_unset=True) | guess)
             fits = [_fits(_shape(shaped), shaped, document.content) for document in documents]
             if paths and fits and sum(fits) >= NEARLY_ALL * len(fits):

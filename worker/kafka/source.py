@@ -240,17 +240,31 @@ class Source:
 
         Only offsets that are never handed out lie in between. The positions are to be committed like work.
         """
-        membership = self._consumer.group_metadata()
-        if self._fetched_under is not None or not self.joined():
+        if self._fetched_under is not None:
             return {}
-        positions = {}
-        for place in self._consumer.assignment() - self._marks.unadopted:
-            position = internals.position(self._consumer, place)
-            if position is not None and position.offset > self._marks.resume.get(place, 0):
-                positions[place.partition] = position.offset
+        standing, membership = self.standing()
+        resume = {place.partition: offset for place, offset in self._marks.resume.items()}
+        positions = {p: offset for p, offset in standing.items() if offset > (resume.get(p) or 0)}
         if positions:
-            self._fetched_under = membership
+            self.open_work(membership)
         return positions
+
+    def standing(self) -> tuple[dict[int, int], Any]:
+        """Return the position of each adopted partition, and the membership by which they are this worker's.
+
+        There are none while it is not a member.
+        """
+        membership = self._consumer.group_metadata()
+        if not self.joined():
+            return {}, membership
+        places = self._consumer.assignment() - self._marks.unadopted
+        positions = {place.partition: internals.position(self._consumer, place) for place in places}
+        return {p: position.offset for p, position in positions.items() if position is not None}, membership
+
+    def open_work(self, membership: Any) -> None:
+        """Open the work of a commit under this membership, where no record does so."""
+        if self._fetched_under is None:
+            self._fetched_under = membership
 
     def close_work(self) -> Any:
         """Close the work of one commit; return the membership under which it was fetched.

@@ -71,6 +71,15 @@ class ModelCard(BaseModel):
         interval = self.trained_on.get("interval", 0.0)
         return float(interval) if isinstance(interval, int | float) and 0 <= interval <= _LONGEST_INTERVAL else 0.0
 
+    @property
+    def holds(self) -> tuple[float, ...]:
+        """Return how long a reading of each feature holds, in seconds; empty if training did not learn it."""
+        holds = self.trained_on.get("holds")
+        if not isinstance(holds, list) or len(holds) != len(self.features):
+            return ()
+        is_valid = all(isinstance(hold, int | float) and 0 < hold <= _LONGEST_INTERVAL for hold in holds)
+        return tuple(map(float, holds)) if is_valid else ()
+
 
 @dataclass(frozen=True, eq=False)
 class Artefact:

@@ -41,6 +41,8 @@ class BatchCounts:
     late: int = 0
     restarted: int = 0
     nulls: int = 0
+    readings_late: int = 0
+    readings_unknown: int = 0
     incidents: int = 0  # to be notified of
 
     def __iadd__(self, batch: "BatchCounts") -> "BatchCounts":
@@ -72,6 +74,10 @@ class Metrics:
         self.unscorable = Counter("offnormal_vectors_unscorable", "Vectors with too many missing readings", registry=r)
         self.cold = Counter("offnormal_vectors_cold", "Vectors not scored: their window was not full yet", registry=r)
         self.late = Counter("offnormal_vectors_late", "Vectors not scored: out of order, beyond the bound", registry=r)
+        self.readings_late = Counter("offnormal_readings_late", "Readings that came after their vector", registry=r)
+        self.readings_unknown = Counter(
+            "offnormal_readings_unknown", "Readings of a tag that is no feature", registry=r
+        )
         self.restarted = Counter("offnormal_windows_restarted", "Windows begun anew after a gap in time", registry=r)
         self.replayed = Counter("offnormal_records_replayed", "Records read back to fill windows", registry=r)
         self.entities = Gauge("offnormal_entities", "Entities whose windows are held", registry=r)

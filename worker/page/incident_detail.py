@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from worker.alignment import Aligner
 from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.blocks.vector_id import VectorId
-from worker.decoding import Decoder
+from worker.decoding import Decoder, aligner_of, vectors_of
 from worker.detection.incident import Incident
 from worker.kafka.reader import Reader
 from worker.native.arrays import Bools, Float32s, Int64s, UInt64s
@@ -126,6 +127,7 @@ class IncidentDetail:
     def _read(self, reader: Reader, place: VectorId, identity: int, begin: int, last: int, deadline: float) -> _Found:
         history, size = _Found(), 0
         decoder: Decoder | None = None
+        aligner: Aligner | None = None
         windows: Windows | None = None
         room = VALUES
         for block in self._blocks(reader, place.partition, begin, deadline):
@@ -136,8 +138,8 @@ class IncidentDetail:
                 part = block.take(own)
                 if decoder is None:
                     history.resident = self._resident(part.keys[0])
-                    decoder, windows = self._ways(history.resident)
-                vectors = decoder.decode(part)
+                    decoder, aligner, windows = self._ways(history.resident)
+                vectors = vectors_of(part, decoder, aligner).block
                 rows = vectors.x if windows is None else windows.push(vectors).x
                 fits = min(len(vectors), room // max(rows.shape[1], 1))
                 room -= fits * rows.shape[1]
@@ -164,19 +166,24 @@ class IncidentDetail:
             self._decoder = resident.features, Decoder(self._settings.input, resident.features, self._registry)
         return self._decoder[1]
 
-    def _ways(self, resident: LoadedModel) -> tuple[Decoder, Windows | None]:
+    def _ways(self, resident: LoadedModel) -> tuple[Decoder, Aligner | None, Windows | None]:
         settings, width = self._settings, len(resident.features)
         decoder = self._decoder_of(resident)
-        if settings.model.window == 1:
-            return decoder, None
         one = settings.entities.model_copy(update={"max": 1})
-        return decoder, Windows(
-            settings.model.window,
-            width,
-            settings.detection.max_missing,
-            settings.input,
-            one,
-            interval=resident.card.interval,
+        aligner = aligner_of(resident.card.holds, width, settings.input, one)
+        if settings.model.window == 1:
+            return decoder, aligner, None
+        return (
+            decoder,
+            aligner,
+            Windows(
+                settings.model.window,
+                width,
+                settings.detection.max_missing,
+                settings.input,
+                one,
+                interval=resident.card.interval,
+            ),
         )
 
     @staticmethod

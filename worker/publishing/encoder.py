@@ -88,7 +88,7 @@ class EventEncoder:
         """
         records, n = block.records, len(block)
         scored_values = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
-        first = np.flatnonzero(block.row == 0)
+        first = np.flatnonzero(np.diff(block.record, prepend=-1))
         ends = np.append(first, n)[1:]
         record = block.record[first]
         topic = getattr(self._topics, output)

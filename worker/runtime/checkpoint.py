@@ -1,5 +1,6 @@
 """A checkpoint: what one commit covers, the outputs of some batches and the offsets after them."""
 
+import time
 from dataclasses import dataclass, field
 
 from worker.observability.metrics import BatchCounts
@@ -23,6 +24,11 @@ class Checkpoint:
     def empty(self) -> bool:
         """Return whether there is nothing to commit."""
         return not self.ends
+
+    def begin(self) -> None:
+        """Take note of the time, if what comes now is the first that it covers."""
+        if self.empty:
+            self.since = time.monotonic()
 
     def add(self, batch: ScoredBatch) -> None:
         """Add a batch; its offsets are added by the session."""

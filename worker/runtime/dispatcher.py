@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from worker.alignment import Aligner, Silence
 from worker.blocks import RecordBlock
 from worker.detection import Incident, Incidents
 from worker.kafka import OutsideFault
@@ -40,6 +41,7 @@ class Dispatcher:
         self.pipelines = {
             model: Pipeline(settings, self.incidents, encoder, metrics, trials) for model in settings.model.names
         }
+        self._silence = Silence(settings.input.silence) if settings.input.align else None
         self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
         self._replay_from_at = 0.0
         self._swept_at = 0.0
@@ -79,22 +81,45 @@ class Dispatcher:
             with self._traces.batch(part, model) as span:
                 batch = self.pipelines[model].score(part, span)
             yield batch
+        if self._silence is not None:
+            self._silence.passed(records.ends())
+
+    def score_silent(self, positions: Mapping[int, int]) -> Iterator[ScoredBatch]:
+        """Score the last readings of entities that have been silent for long.
+
+        Only in partitions of which all records before the position (partition -> offset) have been scored.
+        """
+        if self._silence is None:
+            return
+        for partition, flush in self._silence.due(positions):
+            batches = [pipeline.score_silent(partition, flush) for pipeline in self.pipelines.values()]
+            if any(batch is not None for batch in batches):
+                self._silence.made(partition, flush)
+            yield from (batch for batch in batches if batch is not None)
 
     def refill(self, records: RecordBlock) -> None:
-        """Take records that were scored long ago into the windows."""
+        """Take records that were scored long ago into the windows, and into what is to be aligned."""
         for model, part in self._router.split(records):
             if self.pipelines[model].serves:
                 self.pipelines[model].refill(part)
         self._metrics.replayed.inc(len(records))
 
-    def restore(self, partition: int, state: PartitionState, incidents: Mapping[int, Incident]) -> None:
-        """Go on with the incidents of a partition where its former owner has stopped."""
+    def restore(
+        self, partition: int, offset: int | None, state: PartitionState, incidents: Mapping[int, Incident]
+    ) -> None:
+        """Go on with the incidents of a partition where its former owner has stopped, at the committed `offset`."""
         self.forget(partition)
+        if self._silence is not None and offset is not None:
+            self._silence.restore(partition, offset, state.flushes)
+            for pipeline in self.pipelines.values():
+                pipeline.repeat(partition, state.flushes)
         self.incidents.restore(partition, state.suspects, incidents)
 
     def forget(self, partition: int) -> None:
         """Forget windows and incidents of a partition."""
         self._replay_from.pop(partition, None)
+        if self._silence is not None:
+            self._silence.forget(partition)
         self.incidents.forget(partition)
         for pipeline in self.pipelines.values():
             pipeline.forget(partition)
@@ -110,9 +135,10 @@ class Dispatcher:
             self._replay_from_at, self._replay_from = now, {}
         if partition not in self._replay_from:
             depth = self._settings.entities.replay
-            offsets = [windows.replay_from(partition, end, depth) for windows in self._windows()]
+            offsets = [memory.replay_from(partition, end, depth) for memory in self._memories()]
             self._replay_from[partition] = min(offsets, default=None)
-        return PartitionState(self._replay_from[partition], self.incidents.suspects(partition))
+        flushes = () if self._silence is None else self._silence.flushes(partition)
+        return PartitionState(self._replay_from[partition], self.incidents.suspects(partition), flushes)
 
     def sweep(self) -> None:
         """Forget entities that have been silent for long; set the gauges of entities, incidents and memory."""
@@ -120,20 +146,20 @@ class Dispatcher:
         if now >= self._swept_at + SWEEP_EVERY:
             self.incidents.sweep(self._settings.entities.idle)
             self._swept_at = now
-        windows = self._windows()
-        for one in windows:
-            one.sweep()
+        memories = self._memories()
+        for memory in memories:
+            memory.sweep()
         self._metrics.device_memory.set(self._models.memory())
         self._metrics.open_incidents.set(self.incidents.open)
-        self._metrics.entities.set(sum(map(len, windows)))
-        self._metrics.evicted.set(sum(one.evicted for one in windows))
+        self._metrics.entities.set(sum(max(map(len, p.memories), default=0) for p in self.pipelines.values()))
+        self._metrics.evicted.set(sum(memory.evicted for memory in memories))
 
     def close(self) -> None:
         """Send the spans that are left."""
         self._traces.close()
 
-    def _windows(self) -> list[Windows]:
-        return [pipeline.windows for pipeline in self.pipelines.values() if pipeline.windows is not None]
+    def _memories(self) -> list[Aligner | Windows]:
+        return [memory for pipeline in self.pipelines.values() for memory in pipeline.memories]
 
 
 def _shown(key: bytes | None) -> str:

@@ -51,8 +51,8 @@ class PartitionAdoption:
                 self._retry_at = time.monotonic() + patience  # the loop runs for as long as it has waited for this one
                 return
             state = PartitionState.load(committed.state)
-            self._dispatcher.restore(partition, state, self._incident_log.of(partition))
-            if self._settings.model.window > 1 and committed.offset is not None:
+            self._dispatcher.restore(partition, committed.offset, state, self._incident_log.of(partition))
+            if self._settings.looks_back and committed.offset is not None:
                 self._read_back(partition, committed.offset, state)
         self._failures = 0
 

@@ -10,8 +10,9 @@ import numpy as np
 import orjson
 import structlog
 
+from worker.alignment import Aligned, Aligner, Flush, hold_times, warm_up as warm_up_alignment
 from worker.blocks import BytesColumn, RecordBlock, VectorBlock
-from worker.decoding import Decoder
+from worker.decoding import Decoder, aligner_of, vectors_of
 from worker.detection import Incidents, Judge
 from worker.errors import SchemaRegistryError
 from worker.kafka import Outputs, OutsideFault, Rewind
@@ -57,6 +58,7 @@ class Pipeline:
         self._resident: LoadedModel | None = None
         self._decoder: Decoder | None = None
         self._field_check = FieldCheck(settings.input)
+        self._aligner: Aligner | None = None
         self._set_back_told_at = -SET_BACK_TOLD_EVERY
         self.windows: Windows | None = None
 
@@ -83,6 +85,15 @@ class Pipeline:
         same_features = before is not None and before.features == resident.features
         if not same_features:
             self._decoder = Decoder(self._settings.input, resident.features, self._registry)
+        if self._settings.input.align:
+            if self._aligner is not None and same_features:
+                self._aligner.hold(hold_times(self._settings.input, resident.card.holds, len(resident.features)))
+            else:
+                self._aligner = aligner_of(
+                    resident.card.holds, len(resident.features), self._settings.input, self._settings.entities
+                )
+                if before is not None and self._settings.model.window == 1:
+                    raise Rewind(f"model {resident.name} has other features: what is to be aligned is read again")
         if self._settings.model.window > 1 and not (same_features and self._same_max_gap(before, resident)):
             self.windows = Windows(
                 self._settings.model.window,
@@ -104,8 +115,10 @@ class Pipeline:
         """Score a dummy batch, so that live data do not wait for compiled code to be loaded. Has no side effects."""
         # The dummy records have none of these fields, and nobody is to be told of that.
         fields = ("values_field", "tag_field", "value_field", "entity_field", "time_field")
-        inputs = self._settings.input.model_copy(update=dict.fromkeys(fields))
+        inputs = self._settings.input.model_copy(update={**dict.fromkeys(fields), "align": False})
         settings = self._settings.model_copy(update={"input": inputs})
+        if self._aligner is not None:
+            warm_up_alignment()
         twin = Pipeline(settings, Incidents(settings.incidents, ""), self._encoder, Metrics(), self._trials)
         assert self._resident is not None
         twin.serve(self._resident)
@@ -121,22 +134,62 @@ class Pipeline:
         for _ in range(2):
             produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), index, index, *columns, headers)).outputs)
 
+    @property
+    def memories(self) -> list[Aligner | Windows]:
+        """Return what remembers earlier records."""
+        return [memory for memory in (self._aligner, self.windows) if memory is not None]
+
     def refill(self, records: RecordBlock) -> None:
-        """Take records that were scored long ago into the windows."""
-        if self.windows is not None:
-            self.windows.push(self._decode(records))
+        """Take records that were scored long ago into the windows, and into what is to be aligned."""
+        for part in [records] if self._aligner is None else self._aligner.split(records):
+            block = self._vectors(part).block
+            if self.windows is not None:
+                self.windows.push(block)
+
+    def repeat(self, partition: int, flushes: Sequence[Flush]) -> None:
+        """Repeat the flushes of a partition's former owner, when the records come before which they were made."""
+        if self._aligner is not None:
+            self._aligner.repeat(partition, flushes)
 
     def forget(self, partition: int) -> None:
-        """Forget the windows of a partition."""
-        if self.windows is not None:
-            self.windows.forget(partition)
+        """Forget what is remembered of a partition."""
+        for memory in self.memories:
+            memory.forget(partition)
 
     def score(self, records: RecordBlock, span: Span | None = None) -> ScoredBatch:
         """Decode, score and judge the records; return their outputs. Raises OutsideFault."""
-        resident, stage = self._resident, self._metrics.stage
+        with self._metrics.stage.labels("decode").time():
+            aligned = self._vectors(records)
+        return self._score(aligned, span)
+
+    def score_silent(self, partition: int, flush: Flush) -> ScoredBatch | None:
+        """Score the vectors of entities that have been silent for long; return None if there are none."""
+        if self._aligner is None:
+            return None
+        self._repeat(partition, flush.at)
+        block = self._aligner.flush(partition, flush)
+        return None if block is None else self._score(Aligned(block))
+
+    def _repeat(self, partition: int, at: int) -> None:
+        """Repeat the flushes of a former owner that were made when the offset `at` was next, or before."""
+        for block in () if self._aligner is None else self._aligner.repeated(partition, at):
+            if self.windows is not None:
+                self.windows.push(block)
+
+    def _vectors(self, records: RecordBlock) -> Aligned:
+        """Decode the records to vectors. Raises Rewind where the schema registry is away."""
+        assert self._decoder is not None
+        try:
+            for partition, offset in records.begins().items():
+                self._repeat(partition, offset)
+            return vectors_of(records, self._decoder, self._aligner)
+        except SchemaRegistryError as error:  # then they are read again
+            raise OutsideFault(str(error)) from None
+
+    def _score(self, aligned: Aligned, span: Span | None = None) -> ScoredBatch:
+        resident, stage, block = self._resident, self._metrics.stage, aligned.block
         assert resident is not None and self._decoder is not None
-        with stage.labels("decode").time():
-            block = self._decode(records)
+        records = block.records
         windowed = self._window(block)
         with stage.labels("score").time():
             entity = self._entities(block, resident)
@@ -174,16 +227,10 @@ class Pipeline:
             late=windowed.late,
             restarted=windowed.restarted,
             nulls=block.nulls,
+            readings_late=aligned.late,
+            readings_unknown=aligned.unknown,
         )
         return ScoredBatch(block, outputs, counts, self._sample(block, scores, windowed.x, entity, resident))
-
-    def _decode(self, records: RecordBlock) -> VectorBlock:
-        """Decode the records. Raises Rewind where the schema registry is away: then they are read again."""
-        assert self._decoder is not None
-        try:
-            return self._decoder.decode(records)
-        except SchemaRegistryError as error:
-            raise OutsideFault(str(error)) from None
 
     def _sample(
         self, block: VectorBlock, scores: Float32s, x: Float32s, entity: Int64s | None, resident: LoadedModel

@@ -23,6 +23,7 @@ from worker.runtime.checkpoint import Checkpoint
 from worker.runtime.dispatcher import Dispatcher
 from worker.runtime.fault_retry import FaultRetry
 from worker.runtime.partition_adoption import PartitionAdoption
+from worker.runtime.pipeline import ScoredBatch
 from worker.runtime.watchdog import LoopReport, Stuck, Watchdog
 from worker.settings import Settings
 
@@ -32,6 +33,7 @@ IDLE_POLL: Final = 0.2  # seconds that a poll waits for the first record: also h
 OBSERVE_EVERY: Final = 1.0  # lag and other gauges
 ANALYSIS_PATIENCE: Final = 3.0  # seconds at the end for samples that are still to be analysed
 REPORT_EVERY: Final = 10.0  # a line of progress in the log
+SILENT_EVERY: Final = 0.5  # a look for entities that have been silent for long
 PASSED_EVERY: Final = 1.0  # a look at positions that have gone on without records
 
 
@@ -74,6 +76,7 @@ class Session:
         self._rebalances = 0
         self._lagging: set[int] = set()  # partitions whose lag is reported
         self._passed_at = 0.0
+        self._silent_at = 0.0
 
     def run(self, until_end: bool) -> None:
         """Run until stopped, or, with `until_end`, up to the end offsets seen now.
@@ -124,6 +127,7 @@ class Session:
         else:
             self._wait_for_commit()
             self._commit_passed_positions()
+        self._process_silent()
         if self._is_due(is_full):
             self._commit()
             if not is_full:  # there is nothing to do meanwhile but to let the next batch gather
@@ -181,19 +185,32 @@ class Session:
             records = records.take(np.flatnonzero(~is_history))
         if not len(records):
             return
-        checkpoint = self._checkpoint
-        if checkpoint.empty:
-            checkpoint.since = time.monotonic()
-        rows = 0
-        for batch in self._dispatcher.score(records):
-            self._wait_for_commit()
-            if batch.outputs:
-                with self._metrics.stage.labels("send").time():
-                    self._sink.send(batch.outputs)
-            checkpoint.add(batch)
-            rows += len(batch.block)
-        checkpoint.ends.update(records.ends())
+        self._checkpoint.begin()
+        rows = sum(self._send(batch) for batch in self._dispatcher.score(records))
+        self._checkpoint.ends.update(records.ends())
         self._metrics.batch_rows.observe(rows)
+
+    def _process_silent(self) -> None:
+        """Score what entities have sent last that have been silent for long. It is committed with the position."""
+        if not self._settings.input.align or self._state.turned < self._silent_at:
+            return
+        self._silent_at = self._state.turned + SILENT_EVERY
+        positions, membership = self._source.standing()
+        for batch in self._dispatcher.score_silent(positions):
+            self._source.open_work(membership)
+            self._checkpoint.begin()
+            self._send(batch)
+            partition = int(batch.block.records.partition[0])
+            self._checkpoint.ends[partition] = positions[partition]
+
+    def _send(self, batch: ScoredBatch) -> int:
+        """Send the batch's outputs within the checkpoint; return how many vectors it has."""
+        self._wait_for_commit()
+        if batch.outputs:
+            with self._metrics.stage.labels("send").time():
+                self._sink.send(batch.outputs)
+        self._checkpoint.add(batch)
+        return len(batch.block)
 
     def _refill(self, history: RecordBlock) -> None:
         self._dispatcher.refill(history)
@@ -216,8 +233,8 @@ class Session:
         """Commit positions that have advanced without a record, so that the group's lag is reported correctly."""
         if self._checkpoint.empty and self._state.turned >= self._passed_at:
             self._passed_at = self._state.turned + PASSED_EVERY
+            self._checkpoint.begin()
             self._checkpoint.ends.update(self._source.passed())
-            self._checkpoint.since = self._state.turned
 
     def _commit(self) -> None:
         """Begin to commit the checkpoint; the loop goes on with the next one meanwhile."""

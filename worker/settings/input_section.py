@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from worker.settings.fields import Duration, listed, seconds, with_its_package, zone_name
 from worker.settings.formats import FormatName
@@ -28,6 +29,7 @@ def _array(path: str) -> str | None:
     return array if bracket else None
 
 
+MOST_STEPS_LATE: Final = 60
 FieldPath = Annotated[str, AfterValidator(_path)]
 _NO_NAMES: Final = re.compile(r"[-+.\d]+|{.*|true|false", re.IGNORECASE)
 
@@ -47,10 +49,18 @@ class InputSettings(Section):
         None, description="field that holds the readings, where it is not the record itself, such as payload.data"
     )
     tag_field: FieldPath | None = Field(
-        None, description="field with the name of each reading, where these lie in an array, such as metrics[].name"
+        None,
+        description="field with the name of each reading, where these lie in an array, such as metrics[].name; or of"
+        " the record's one reading, with align",
     )
     value_field: FieldPath | None = Field(
-        None, description="field with the value of each reading, in the array of the tag field, such as metrics[].value"
+        None, description="field with the value of each reading, beside the tag field, such as metrics[].value"
+    )
+    quality_field: FieldPath | None = Field(
+        None, description="field with the quality of each reading, with align; of bad quality it counts as missing"
+    )
+    good: Annotated[tuple[str, ...] | None, BeforeValidator(listed), NoDecode] = Field(
+        None, description="qualities that are good (default: Good..., true, and OPC's 192 to 255), such as 0,good"
     )
     entity_field: FieldPath | None = Field(
         None, description="field that holds the entity, such as tags.host; without it the record's key is the entity"
@@ -66,6 +76,22 @@ class InputSettings(Section):
     )
     step: Annotated[float, BeforeValidator(seconds), Field(ge=0.001)] | None = Field(
         None, description="expected time between two vectors of an entity; a step without one counts as missing"
+    )
+    align: bool = Field(
+        False,
+        description="make vectors of readings that come one by one, or in parts: one at each step of event time, of the"
+        " last reading of each tag",
+    )
+    hold: Annotated[Duration, Field(gt=0)] | None = Field(
+        None, description="how long a reading counts, with align (default: learned from each tag's own rhythm)"
+    )
+    lateness: Annotated[Duration, Field(ge=0)] | None = Field(
+        None, description="how much later than newer ones a reading of an entity may come, with align (default: a step)"
+    )
+    idle: Annotated[Duration, Field(gt=0)] | None = Field(
+        None,
+        description="after how long a silence of an entity its last vector is made, with align (default: a minute, or"
+        " ten steps if that is longer)",
     )
     max_gap: Annotated[Duration, Field(gt=0)] | None = Field(
         None,
@@ -100,15 +126,44 @@ class InputSettings(Section):
         if self.tag_field is not None and self.value_field is not None:
             if self.values_field is not None:
                 raise ValueError("set values_field, or tag_field and value_field, but not both")
-            if "[]" not in self.tag_field or _array(self.tag_field) != _array(self.value_field):
+            if _array(self.tag_field) != _array(self.value_field):
                 raise ValueError("tag_field and value_field lie in one array: such as metrics[].name, metrics[].value")
+            if "[]" not in self.tag_field and not self.align:
+                raise ValueError("a record with one reading needs align=true, which makes vectors of them")
         if self.format not in WITH_SHAPES and (self.tag_field or self.values_field):
             raise ValueError(f"shape, values_field and tag_field are for json and avro, not for {self.format}")
         array = _array(self.tag_field or self.values_field or "")
-        for path in (self.entity_field, self.time_field):
+        for path in (self.entity_field, self.time_field, self.quality_field):
             if path is not None and _array(path) not in (None, array):
                 raise ValueError(f"{path} is in another array than the readings")
         return self
+
+    @model_validator(mode="after")
+    def _grid_is_told(self) -> "InputSettings":
+        aligned = {"hold": self.hold, "lateness": self.lateness, "idle": self.idle, "quality_field": self.quality_field}
+        if not self.align:
+            if given := [name for name, value in aligned.items() if value is not None]:
+                raise ValueError(f"{', '.join(given)}: only with align=true")
+            return self
+        if self.step is None:
+            raise ValueError("align needs step: the time between two vectors, such as 1s")
+        if self.quality_field is not None and self.tag_field is None:
+            raise ValueError("quality_field needs tag_field: it is the quality of one reading")
+        if self.allowed_lateness > MOST_STEPS_LATE * self.step:
+            raise ValueError(f"lateness may be at most {MOST_STEPS_LATE} steps: take a longer step")
+        if self.hold is not None and self.hold < self.step:
+            raise ValueError("hold is at least a step")
+        return self
+
+    @property
+    def allowed_lateness(self) -> float:
+        """Return how many seconds late a reading may come. Only with `align`."""
+        return self.lateness if self.lateness is not None else self.step or 0.0
+
+    @property
+    def silence(self) -> float:
+        """Return the seconds of silence after which an entity's last vector is made. Only with `align`."""
+        return self.idle if self.idle is not None else max(60.0, 10 * (self.step or 0.0))
 
     @property
     def zone(self) -> tzinfo:

@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the model")
 
+    @property
+    def looks_back(self) -> bool:
+        """Return whether a score depends on records before the vector's."""
+        return self.model.window > 1 or self.input.align
+
     @field_validator("event_format", "output_format")
     @classmethod
     def _served(cls, value: str) -> str:

@@ -17,10 +17,11 @@ ShapeName = Literal[
     "opc-publisher",
     "sparkplug-json",
     "kepware",
+    "readings",
 ]
 
 WITH_SHAPES: Final = ("json", "avro")  # the formats whose records are documents
-SHAPES: Final[Mapping[ShapeName, Mapping[str, str]]] = {
+SHAPES: Final[Mapping[ShapeName, Mapping[str, str | bool]]] = {
     "vector": {},
     # docs.influxdata.com, "JSON output data format", without and with use_batch_format
     "telegraf": {"values_field": "fields", "entity_field": "tags.host", "time_field": "timestamp"},
@@ -50,4 +51,12 @@ SHAPES: Final[Mapping[ShapeName, Mapping[str, str]]] = {
     "sparkplug-json": {"tag_field": "metrics[].name", "value_field": "metrics[].value", "time_field": "timestamp"},
     # Kepware IoT Gateway, the standard template
     "kepware": {"tag_field": "values[].id", "value_field": "values[].v", "time_field": "timestamp"},
+    # One reading a record, as historians, gateways and MQTT bridges send them
+    "readings": {
+        "tag_field": "tag",
+        "value_field": "value",
+        "time_field": "time",
+        "quality_field": "quality",
+        "align": True,
+    },
 }

@@ -1,4 +1,4 @@
-"""The compiled loops over rows: entities to codes, rows into the rings, windows out of them.
+"""The compiled loops over rows: rows into the rings, windows out of them.
 
 State is in columns over all entities. An entity's ring holds its last w + `reorder` vectors by event time; entry j of n
 lies at (head + j) mod its length, the newest at j = n - 1.
@@ -12,46 +12,6 @@ from worker.native.jit import compiled
 COLD, LATE, RESTARTED, SET_BACK = 1, 2, 4, 8  # flags of a row
 JUMP = 4  # intervals: a longer pause at the end of a set-back means that the clock was right before it
 SET_BACK_RUN = 4  # as many late rows one after another may be disorder, even where `reorder` is smaller
-
-
-@compiled
-def assign(slots, slot_codes, hashes, partitions, free, n_free, owner, owner_partition, last_seen, now, out):
-    """Return how many rows there was room for, and how many codes are free then.
-
-    `out` gets the codes [n] of the rows' entities by their hashes [n]; new entities take codes from the stack `free`.
-    The table uses open addressing with linear probing; 0 is an empty slot.
-    """
-    mask = len(slots) - 1
-    for i in range(len(hashes)):
-        slot = np.int64(hashes[i] & np.uint64(mask))
-        while slots[slot] != 0 and slots[slot] != hashes[i]:
-            slot = (slot + 1) & mask
-        if slots[slot] == 0:
-            if n_free == 0:
-                return i, n_free
-            n_free -= 1
-            code = free[n_free]
-            slots[slot] = hashes[i]
-            slot_codes[slot] = code
-            owner[code] = hashes[i]
-            owner_partition[code] = partitions[i]
-        out[i] = slot_codes[slot]
-        last_seen[out[i]] = now
-    return len(hashes), n_free
-
-
-@compiled
-def rebuild(slots, slot_codes, owner):
-    """Rebuild the table, of the codes that have an owner."""
-    mask = len(slots) - 1
-    slots[:] = 0
-    for code in range(len(owner)):
-        if owner[code] != 0:
-            slot = np.int64(owner[code] & np.uint64(mask))
-            while slots[slot] != 0:
-                slot = (slot + 1) & mask
-            slots[slot] = owner[code]
-            slot_codes[slot] = code
 
 
 @compiled

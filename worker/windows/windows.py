@@ -5,23 +5,21 @@ therefore give the same windows again after a crash.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from worker.blocks import VectorBlock
+from worker.blocks.entity_codes import EntityCodes
 from worker.models.wavelet import blocks, spans
 from worker.native.arrays import Bools, Float32s, Int64s
 from worker.native.jit import read_only
 from worker.settings import EntitySettings, InputSettings
 from worker.windows import ring
 
-_SWEEP_EVERY: Final = 10.0  # seconds
 LEAST_MAX_GAP: Final = 3600.0  # seconds
 INTERVALS: Final = 4  # an entity that is silent for about so many of its intervals has been away
-_SPARE: Final = 0.1  # share of the entities to evict at once if there are too many: it costs a pass over all
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,6 @@ class Windows:
         self._least = width * (1 - max_missing)
         self._step = int(round(inputs.step * 1000)) if inputs.step else 0
         self._max_gap, self._reorder = int(max_gap(inputs, interval) * 1000), inputs.reorder
-        self._idle = entities.idle
         # Pages that nobody has touched yet take no memory.
         self._rings = np.empty((capacity, length, width), np.float32)
         self._time = np.empty((capacity, length), np.int64)
@@ -85,50 +82,34 @@ class Windows:
         self._anchor = np.full(capacity, -1)  # see ring.push, with the next two
         self._high = np.zeros(capacity, np.int64)
         self._in_order = np.zeros(capacity, np.int64)
-        self._seen = np.zeros(capacity, np.float64)
-        self._owner = np.zeros(capacity, np.uint64)
-        self._partition = np.zeros(capacity, np.int64)
-        self._free = np.arange(capacity - 1, -1, -1)  # from the end: low codes first
-        self._n_free = capacity
-        slots = 1 << (2 * capacity - 1).bit_length()
-        self._slots = np.zeros(slots, np.uint64)
-        self._slot_codes = np.zeros(slots, np.int64)
-        self._swept = time.monotonic()
-        self.evicted = 0
+        self._codes = EntityCodes(capacity, entities.idle)
 
     def __len__(self) -> int:
-        return len(self._owner) - self._n_free
+        return len(self._codes)
+
+    @property
+    def evicted(self) -> int:
+        """Return how many entities lost their windows because they were idle, or for want of room."""
+        return self._codes.evicted
 
     def push(self, block: VectorBlock) -> Windowed:
         """Take a block's vectors into the windows; return each vector's window."""
         records, n = block.records, len(block)
-        offset, partition = records.offset[block.record], records.partition[block.record]
+        partition = records.partition[block.record]
+        offset = records.offset[block.record] if block.since is None else block.since
         hashes = block.entity_hash[block.record]
-        times = block.time + block.row * self._step  # the rows of a record are a step apart
-        codes = np.empty(n, np.int64)
+        times = block.time + (block.row if block.steps is None else block.steps) * self._step
         x = np.empty((n, self._columns), np.float32)
         flags = np.empty(n, np.uint8)
-        now, begin = time.monotonic(), 0
+        begin = 0
         while begin < n:
-            done, self._n_free = ring.assign(
-                self._slots,
-                self._slot_codes,
-                hashes[begin:],
-                partition[begin:],
-                self._free,
-                self._n_free,
-                self._owner,
-                self._partition,
-                self._seen,
-                now,
-                codes[begin:],
-            )
-            part = slice(begin, begin + done)
+            codes = self._codes.assign(hashes[begin:], partition[begin:])
+            part = slice(begin, begin + len(codes))
             flags[part] = ring.push(
                 read_only(block.x[part]),
                 times[part],
                 offset[part],
-                codes[part],
+                codes,
                 self._rings,
                 self._time,
                 self._offset,
@@ -146,9 +127,9 @@ class Windows:
                 self._least,
                 x[part],
             )
-            begin += done
+            begin += len(codes)
             if begin < n:
-                self._make_room()
+                self._drop(self._codes.idlest())
         return Windowed(
             x,
             (flags & ring.COLD) > 0,
@@ -159,16 +140,11 @@ class Windows:
 
     def forget(self, partition: int) -> None:
         """Forget a partition that was revoked, or is read again."""
-        self._drop(np.flatnonzero((self._owner != 0) & (self._partition == partition)))
+        self._drop(self._codes.of_partition(partition))
 
     def sweep(self) -> None:
         """Forget the entities that have been idle for too long."""
-        now = time.monotonic()
-        if now - self._swept >= _SWEEP_EVERY:
-            self._swept = now
-            idle = np.flatnonzero((self._owner != 0) & (now - self._seen >= self._idle))
-            self.evicted += len(idle)
-            self._drop(idle)
+        self._drop(self._codes.idle())
 
     def replay_from(self, partition: int, end: int, depth: int) -> int:
         """Return the offset from which reading back fills the windows as they are now.
@@ -177,25 +153,19 @@ class Windows:
         """
         earliest = max(end - depth, 0)
         offset, _ = ring.oldest(
-            self._owner, self._partition, self._offset, self._head, self._count, self._anchor, partition, earliest
+            self._codes.owner,
+            self._codes.partition,
+            self._offset,
+            self._head,
+            self._count,
+            self._anchor,
+            partition,
+            earliest,
         )
         return end if offset < 0 else int(offset)
 
-    def _make_room(self) -> None:
-        """Evict the entities that have been idle the longest."""
-        spare = max(1, int(len(self._owner) * _SPARE))
-        used = np.flatnonzero(self._owner)
-        idlest = used[np.argpartition(self._seen[used], spare - 1)[:spare]]
-        self.evicted += len(idlest)
-        self._drop(idlest)
-
     def _drop(self, codes: Int64s) -> None:
-        if not len(codes):
-            return
-        self._owner[codes] = 0
         self._count[codes] = 0
         self._late_run[codes] = 0
         self._anchor[codes] = -1
-        self._free[self._n_free : self._n_free + len(codes)] = codes
-        self._n_free += len(codes)
-        ring.rebuild(self._slots, self._slot_codes, self._owner)
+        self._codes.drop(codes)

@@ -50,11 +50,22 @@ ENTITIES = {
 }
 
 
+NUMBERED = [section for section in sections() if section.title[0].isdecimal()]
+
+
 def test_there_are_ten() -> None:
-    assert [section.title.partition(".")[0] for section in sections()] == [str(k) for k in range(1, 11)]
+    assert [section.title.partition(".")[0] for section in NUMBERED] == [str(k) for k in range(1, 11)]
 
 
-@pytest.mark.parametrize("section", sections(), ids=lambda section: section.title)
+def test_a_single_reading_is_read_by_the_settings_beside_it() -> None:
+    (section,) = [section for section in sections() if section.title == "Single readings"]
+    with mock.patch.dict(os.environ, section.settings):
+        settings = load()
+    block = Decoder(settings.input, ("flow", "pressure")).readings(block_of([section.record.encode()]))
+    assert (block.column.tolist(), block.value.tolist(), block.timed) == ([1], [np.float32(10.2)], 1)
+
+
+@pytest.mark.parametrize("section", NUMBERED, ids=lambda section: section.title)
 def test_a_record_is_read_by_the_settings_beside_it(section: Section) -> None:
     number = section.title.partition(".")[0]
     with mock.patch.dict(os.environ, section.settings):

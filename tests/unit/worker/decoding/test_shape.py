@@ -50,6 +50,7 @@ RECORDS: dict[str, tuple[Any, tuple[str, ...], list[list[float]], str | None]] =
         [[50.1, 20]],
         None,
     ),
+    "readings": ({"tag": "heat", "value": 20.5, "time": ISO, "quality": "Good"}, ("heat",), [[20.5]], None),
     "cloudevents": (
         {"specversion": "1.0", "type": "x", "id": "1", "source": "/press/1", "time": ISO, "data": {"speed": 5}},
         ("speed",),
@@ -112,7 +113,8 @@ def test_a_record_of_each_shape(shape: str, connect: bool) -> None:
     document, features, rows, entity = RECORDS[shape]
     if connect:
         document = {"schema": {"type": "struct", "fields": [{"field": "a", "type": "double"}]}, "payload": document}
-    block = decode([document] * 3, features, shape=shape)
+    step = {"step": "1s"} if shape == "readings" else {}
+    block = decode([document] * 3, features, shape=shape, **step)
     assert not block.rejects
     assert np.array_equal(block.x, np.array(rows * 3, np.float32), equal_nan=True)
     assert block.entities == ({} if entity is None else dict.fromkeys(range(3), entity))

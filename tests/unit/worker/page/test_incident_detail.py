@@ -251,5 +251,5 @@ def test_windows_take_one_entitys_memory(make: Make) -> None:
     stretch = make(make_artefact(0, window=4), model=ModelSettings(window=4), entities=EntitySettings(max=10_000_000))
     resident = stretch._models.serving("default")
     assert resident is not None
-    _, windows = stretch._ways(resident)
+    _, _, windows = stretch._ways(resident)
     assert windows is not None and windows._rings.nbytes < 10_000

@@ -1,0 +1,146 @@
+"""Documents that hold readings of single tags: {"tag": "temperature", "value": 20.1}, or an array of such objects.
+
+Each reading has its tag, its value, and perhaps its time and quality. A reading of bad quality counts as missing from
+its time on. Of a tag that is no feature only the time is read.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from worker.blocks.bytes_column import BytesColumn
+from worker.blocks.reading_block import ReadingBlock
+from worker.blocks.record_block import RecordBlock
+from worker.blocks.vector_block import Reject
+from worker.decoding.coercion import SHOWN, coerced
+from worker.decoding.dead_letter_reasons import INFINITE, WRONG_TYPE, Refused
+from worker.decoding.event_time import NO_TIME, milliseconds
+from worker.decoding.format import FeatureSchema
+from worker.decoding.shape import Rows, Shape, entity_of
+from worker.native.arrays import Int64s
+
+# A part of a record's value -> its document. Raises Refused, SchemaRegistryError.
+Document = Callable[[memoryview], Any]
+_OTHER_TAG: Final = -1
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
+@dataclass
+class ParsedReadings:
+    """Readings in columns, as in ReadingBlock; the time of a reading is NO_TIME if it has none of its own."""
+
+    record: list[int] = field(default_factory=list)
+    column: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    time: list[int] = field(default_factory=list)
+    entities: dict[int, str] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    timed: int = 0  # records
+
+    def block(self, records: RecordBlock, header_times: Mapping[int, int], nulls: int) -> ReadingBlock:
+        """Return the readings as a block; those without a time have that of their record or its header."""
+        record, time = np.array(self.record, np.int64), np.array(self.time, np.int64)
+        record_times = records.timestamp
+        if header_times:
+            record_times = record_times.copy()
+            record_times[list(header_times)] = list(header_times.values())
+        return ReadingBlock(
+            records=records,
+            record=record,
+            column=np.array(self.column, np.int64),
+            value=np.array(self.value, np.float32),
+            time=np.where(time == NO_TIME, record_times[record], time),
+            entities=self.entities,
+            rejects=sorted(self.rejects, key=lambda reject: reject.record),
+            nulls=nulls,
+            timed=self.timed,
+        )
+
+
+class ReadingDocuments:
+    """Reads the readings of documents."""
+
+    def __init__(self, schema: FeatureSchema):
+        self._shape = Shape(schema)
+        self._columns = {name: j for j, name in enumerate(schema.features)}
+        self._zone, self._coerce, self._good = (
+            schema.zone,
+            schema.coerce,
+            frozenset(quality.lower() for quality in schema.good),
+        )
+        self._entity_field, self._time_field = schema.entity_field, schema.time_field
+        self._quality_field = schema.quality_field
+
+    def decode(self, values: BytesColumn, records: Int64s, document: Document, parsed: ParsedReadings) -> None:
+        """Append the readings of `records`, in ascending order. A record of which one is refused has none."""
+        for r in records.tolist():
+            try:
+                found = self._shape.tagged_rows(document(values.view(r)))
+                columns, numbers = self._numbers(found)
+                times = self._times(found)
+                entity = None if self._entity_field is None else entity_of(self._shape, found, self._entity_field)
+            except Refused as error:
+                parsed.rejects.append(Reject(r, error.reason, str(error)))
+                continue
+            parsed.record += [r] * len(columns)
+            parsed.column += columns
+            parsed.value += numbers
+            parsed.time += times
+            parsed.timed += times[0] != NO_TIME
+            if entity is not None:
+                parsed.entities[r] = entity
+
+    def _numbers(self, found: Rows) -> tuple[list[int], list[float]]:
+        """Return the columns and values of the readings. Raises Refused."""
+        columns, numbers = [], []
+        is_good: Sequence[bool] = ()
+        if self._quality_field is not None:
+            is_good = [self._is_good(quality) for quality in self._shape.fields(found, self._quality_field)]
+        for k, (tag, value) in enumerate(self._shape.tags(found)):
+            column = self._columns.get(tag, _OTHER_TAG)
+            columns.append(column)
+            if column == _OTHER_TAG or (is_good and not is_good[k]):
+                numbers.append(math.nan)
+            else:
+                numbers.append(self._number(tag, value))
+        return columns, numbers
+
+    def _number(self, tag: str, value: Any) -> float:
+        """Return the value of a reading. Raises Refused."""
+        if type(value) is float and -_LARGEST <= value <= _LARGEST:
+            return value
+        try:
+            number = coerced(value) if self._coerce else value
+        except Refused as error:
+            raise Refused(error.reason, f"{tag[:100]}: {error}") from None
+        if number is None:
+            return math.nan
+        if type(number) not in (int, float):
+            shown = type(value).__name__ if type(value) in (list, dict) else f"{value!r:.{SHOWN}}"
+            raise Refused(WRONG_TYPE, f"{tag[:100]}: the reading is no number but {shown}")
+        if not (math.isnan(number) or -_LARGEST <= number <= _LARGEST):
+            raise Refused(INFINITE, f"{tag[:100]}: the reading is infinite in float32")
+        return float(number)
+
+    def _times(self, found: Rows) -> list[int]:
+        """Return the time of each reading, NO_TIME where there is none. Raises Refused."""
+        if self._time_field is None:
+            return [NO_TIME] * len(found.elements)
+        values = self._shape.fields(found, self._time_field)
+        return [NO_TIME if value is None else milliseconds(value, self._zone) for value in values]
+
+    def _is_good(self, quality: Any) -> bool:
+        """Return whether a reading counts. Senders leave the quality out where it is good."""
+        if quality is None:
+            return True
+        if type(quality) is dict:  # OPC UA: {"Code": ..., "Symbol": "Good"}
+            quality = quality.get("Symbol", quality.get("Code"))
+        text = str(quality).lower()
+        if self._good:
+            return text in self._good
+        if type(quality) in (int, float):
+            return bool(192 <= quality < 256)
+        return text == "true" or text.startswith("good")
