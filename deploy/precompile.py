@@ -57,6 +57,7 @@ def main() -> None:
     registry = SchemaRegistry(SchemaRegistrySettings(url="http://nowhere"))
     for name in FORMATS:
         Decoder(InputSettings(format=name), ("a", "b"), registry)
+    Decoder(InputSettings(shape="readings", step=1), ("a", "b"))
     row = np.zeros((1, 2), np.float32)
     Tally(2).add(row, np.ones(1), np.zeros(1, bool), np.zeros(1, np.int64), 1.0)
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)

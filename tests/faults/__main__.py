@@ -27,6 +27,7 @@ from tests.faults import (  # noqa: F401
     cluster_scenarios,
     fuzz,
     fuzz_batches,
+    reading_scenarios,
     scenarios,
     topic_scenarios,
     training_and_soak,

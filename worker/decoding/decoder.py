@@ -19,7 +19,7 @@ from worker.blocks.vector_block import Reject, VectorBlock
 from worker.decoding.dead_letter_reasons import BAD_ENTITY, NO_FEATURE, UNKNOWN_CONTENT_TYPE, UNREADABLE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema, Format, Parsed
-from worker.decoding.readings import ParsedReadings, ReadingDocuments
+from worker.decoding.readings import ParsedReadings, ReadingDocuments, ReadingsFormat
 from worker.decoding.shape import Shape, flat, unwrapped
 from worker.native.arrays import Int64s
 from worker.schema_registry import SchemaRegistry
@@ -54,10 +54,12 @@ class Decoder:
             good=settings.good or (),
         )
         self.shape = Shape(self._schema)
-        self._readings = ReadingDocuments(self._schema)
+        self._readings: dict[str, ReadingsFormat] = {}
         self._step = int(round((settings.step or 0) * 1000))
         self._formats: dict[str, Format] = {}
         self._format(self._default)
+        if settings.align and settings.tag_field is not None:
+            self._readings_format(self._default)
 
     def decode(self, records: RecordBlock) -> VectorBlock:
         """Decode the records.
@@ -83,11 +85,8 @@ class Decoder:
             return ReadingBlock.of_vectors(self.decode(records), self._step)
         present, times, rejects, nulls = self._readable(records)
         parsed = ParsedReadings(rejects=rejects)
-        by_format = self._by_format(records, present, rejects)
-        if len(by_format) > 1:  # in the order of the records
-            by_format = [(name, np.array([r])) for r, name in sorted((r, n) for n, i in by_format for r in i.tolist())]
-        for name, indices in by_format:
-            self._readings.decode(records.values, indices, self._format(name).document, parsed)
+        for name, indices in self._by_format(records, present, rejects):
+            self._readings_format(name).decode(records.values, indices, parsed)
         return parsed.block(records, times, nulls)
 
     def _readable(self, records: RecordBlock) -> tuple[Int64s, dict[int, int], list[Reject], int]:
@@ -164,6 +163,16 @@ class Decoder:
         if FORMATS[name].needs_registry and self._schema.registry is None:
             return "it needs OFFNORMAL_SCHEMA_REGISTRY__URL, which is not set"
         return lacks_package(name)
+
+    def _readings_format(self, name: str) -> ReadingsFormat:
+        if name not in self._readings:
+            module, _, reader = (FORMATS[name].readings or "").partition(":")
+            self._readings[name] = (
+                getattr(import_module(module), reader)(self._schema)
+                if module
+                else ReadingDocuments(self._schema, self._format(name).document)
+            )
+        return self._readings[name]
 
     def _format(self, name: str) -> Format:
         """Return the reader of a format. It is made at its first use, since some import large packages."""

@@ -6,8 +6,7 @@ its time on. Of a tag that is no feature only the time is read.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from worker.decoding.dead_letter_reasons import INFINITE, WRONG_TYPE, Refused
 from worker.decoding.event_time import NO_TIME, milliseconds
 from worker.decoding.format import FeatureSchema
 from worker.decoding.shape import Rows, Shape, entity_of
-from worker.native.arrays import Int64s
+from worker.native.arrays import Float32s, Int64s
 
 # A part of a record's value -> its document. Raises Refused, SchemaRegistryError.
 Document = Callable[[memoryview], Any]
@@ -28,21 +27,29 @@ _OTHER_TAG: Final = -1
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
-@dataclass
+class _Part(NamedTuple):
+    record: Int64s
+    column: Int64s
+    value: Float32s
+    time: Int64s
+
+
 class ParsedReadings:
     """Readings in columns, as in ReadingBlock; the time of a reading is NO_TIME if it has none of its own."""
 
-    record: list[int] = field(default_factory=list)
-    column: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
-    time: list[int] = field(default_factory=list)
-    entities: dict[int, str] = field(default_factory=dict)
-    rejects: list[Reject] = field(default_factory=list)
-    timed: int = 0  # records
+    def __init__(self, rejects: list[Reject]):
+        self._parts: list[_Part] = []
+        self.entities: dict[int, str] = {}
+        self.rejects = rejects
+
+    def add(self, record: Int64s, column: Int64s, value: Float32s, time: Int64s) -> None:
+        """Append readings, those of one record together and in their order."""
+        self._parts.append(_Part(record, column, value, time))
 
     def block(self, records: RecordBlock, header_times: Mapping[int, int], nulls: int) -> ReadingBlock:
         """Return the readings as a block; those without a time have that of their record or its header."""
-        record, time = np.array(self.record, np.int64), np.array(self.time, np.int64)
+        record, column, value, time = self._joined()
+        has_time = time != NO_TIME
         record_times = records.timestamp
         if header_times:
             record_times = record_times.copy()
@@ -50,21 +57,44 @@ class ParsedReadings:
         return ReadingBlock(
             records=records,
             record=record,
-            column=np.array(self.column, np.int64),
-            value=np.array(self.value, np.float32),
-            time=np.where(time == NO_TIME, record_times[record], time),
+            column=column,
+            value=value,
+            time=np.where(has_time, time, record_times[record]),
             entities=self.entities,
             rejects=sorted(self.rejects, key=lambda reject: reject.record),
             nulls=nulls,
-            timed=self.timed,
+            timed=len(np.unique(record[has_time])),
+        )
+
+    def _joined(self) -> _Part:
+        """Return the parts as one, in the order of the records."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        none = _Part(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+        parts = [none, *self._parts]
+        record = np.concatenate([part.record for part in parts])
+        order = np.argsort(record, kind="stable")
+        return _Part(
+            record[order],
+            np.concatenate([part.column for part in parts])[order],
+            np.concatenate([part.value for part in parts])[order],
+            np.concatenate([part.time for part in parts])[order],
         )
 
 
-class ReadingDocuments:
-    """Reads the readings of documents."""
+class ReadingsFormat(Protocol):
+    """Reads the readings of one format, for one feature schema."""
 
-    def __init__(self, schema: FeatureSchema):
-        self._shape = Shape(schema)
+    def decode(self, values: BytesColumn, records: Int64s, parsed: ParsedReadings) -> None:
+        """Append the readings of `records` (indices, none of them null). Never raises over content."""
+        ...
+
+
+class ReadingDocuments:
+    """Reads the readings of documents, each as an object of Python."""
+
+    def __init__(self, schema: FeatureSchema, document: Document):
+        self._shape, self._document = Shape(schema), document
         self._columns = {name: j for j, name in enumerate(schema.features)}
         self._zone, self._coerce, self._good = (
             schema.zone,
@@ -74,24 +104,26 @@ class ReadingDocuments:
         self._entity_field, self._time_field = schema.entity_field, schema.time_field
         self._quality_field = schema.quality_field
 
-    def decode(self, values: BytesColumn, records: Int64s, document: Document, parsed: ParsedReadings) -> None:
-        """Append the readings of `records`, in ascending order. A record of which one is refused has none."""
+    def decode(self, values: BytesColumn, records: Int64s, parsed: ParsedReadings) -> None:
+        """Append the readings of `records`. A record of which one is refused has none."""
+        record, column, value, time = list[int](), list[int](), list[float](), list[int]()
         for r in records.tolist():
             try:
-                found = self._shape.tagged_rows(document(values.view(r)))
+                found = self._shape.tagged_rows(self._document(values.view(r)))
                 columns, numbers = self._numbers(found)
                 times = self._times(found)
                 entity = None if self._entity_field is None else entity_of(self._shape, found, self._entity_field)
             except Refused as error:
                 parsed.rejects.append(Reject(r, error.reason, str(error)))
                 continue
-            parsed.record += [r] * len(columns)
-            parsed.column += columns
-            parsed.value += numbers
-            parsed.time += times
-            parsed.timed += times[0] != NO_TIME
+            record += [r] * len(columns)
+            column += columns
+            value += numbers
+            time += times
             if entity is not None:
                 parsed.entities[r] = entity
+        found_in, of_tag, times_ms = (np.array(numbers, np.int64) for numbers in (record, column, time))
+        parsed.add(found_in, of_tag, np.array(value, np.float32), times_ms)
 
     def _numbers(self, found: Rows) -> tuple[list[int], list[float]]:
         """Return the columns and values of the readings. Raises Refused."""

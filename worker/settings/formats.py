@@ -20,6 +20,7 @@ class FormatSpec(NamedTuple):
     content_types: tuple[str, ...]
     reader: str
     writer: str
+    readings: str | None = None  # a class that reads single readings faster than documents are, likewise
     package: str | None = None  # what has to be installed; the extra of pyproject.toml has the format's name
     needs_registry: bool = False  # of schemas
     names_features: bool = True  # so that training can find them in the records
@@ -34,6 +35,7 @@ FORMATS: Final[dict[str, FormatSpec]] = {
     "json": FormatSpec(
         content_types=("application/json", "json", "text/json"),
         reader="worker.decoding.json.format:Json",
+        readings="worker.decoding.json.readings:JsonReadings",
         writer="worker.publishing.vector_values:json",
         label="Json",
         title="JSON",

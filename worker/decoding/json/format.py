@@ -11,8 +11,7 @@ Confluent's JSON Schema serializer writes a zero byte and the schema's id before
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -21,31 +20,15 @@ from worker.blocks.bytes_column import BytesColumn
 from worker.decoding.dead_letter_reasons import UNPARSEABLE, Refused
 from worker.decoding.documents import Documents
 from worker.decoding.format import FeatureSchema, Parsed
+from worker.decoding.json.layout import Layout, Template, layout_of
 from worker.decoding.json.loop import parse
-from worker.decoding.loop_output import ENTITY, REFUSED, SKIP, TIME, VALUES, Taken
-from worker.decoding.shape import CONNECT, DEEPEST, Shape, at, unwrapped
-from worker.native.arrays import Bools, Int64s, UInt64s
+from worker.decoding.loop_output import ENTITY, REFUSED, TIME, VALUES, Taken
+from worker.decoding.shape import CONNECT, Shape, at, unwrapped
+from worker.native.arrays import Bools, Int64s
 from worker.native.jit import read_only
 
 _FRAME: Final = 5  # bytes before a document: a zero byte, and the id of its schema
 _LEARN_AGAIN: Final = 0.25  # share of refused records from which on a new layout is learned
-
-
-class _Layout(NamedTuple):
-    """The layout of objects.
-
-    `words` are the bytes before the value of each field, padded to whole words. Field k's words end at `ends[k]`.
-    `masks` marks the bytes of a word that count, `sizes` are the lengths in bytes, and `roles` is the role of each
-    field. After the last value `closers` objects end.
-    """
-
-    words: UInt64s
-    masks: UInt64s
-    ends: Int64s
-    sizes: UInt64s
-    roles: Int64s
-    closers: int
-    whole: bool  # every feature is there
 
 
 class Json:
@@ -55,7 +38,7 @@ class Json:
         self._any, self._shape = Documents(schema), Shape(schema)
         self._features = tuple(schema.features)
         self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
-        self._layout = _layout([], [], 0, False)
+        self._layout = layout_of([], [], 0, False)
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> "Json":
@@ -120,9 +103,9 @@ class Json:
         self._layout = layout
         return not (np.array_equal(layout.words, before.words) and np.array_equal(layout.ends, before.ends))
 
-    def _layout_of(self, document: Any, separators: tuple[str, str]) -> _Layout:
+    def _layout_of(self, document: Any, separators: tuple[str, str]) -> Layout:
         """Return the layout of documents like this one; an empty one if the loop cannot read them."""
-        nothing = _layout([], [], 0, False)
+        nothing = layout_of([], [], 0, False)
         payload, prefix = unwrapped(document), self._shape.prefix
         if type(payload) is not dict or prefix is None:
             return nothing
@@ -140,12 +123,12 @@ class Json:
                 roles[outer + field] = REFUSED if outer + field in roles else role
         if type(inner) is list:
             roles[outer + "values"] = REFUSED if outer + "values" in roles else VALUES
-        template = _Template(roles, len(outer + prefix), separators)
+        template = Template(roles, len(outer + prefix), separators)
         template.add(document)
         if not template.is_usable or (self._strict and template.skips):
             return nothing
         whole = type(inner) is list or set(range(len(self._features))) <= set(template.roles)
-        return _layout(template.texts, template.roles, template.closers, whole)
+        return layout_of(template.texts, template.roles, template.closers, whole)
 
     def _has_readings(self, payload: dict[str, Any]) -> bool:
         """Return whether the readings are an object of their own, and not the `values` of one."""
@@ -153,70 +136,6 @@ class Json:
         if type(inner) is not dict or not inner:
             return False
         return "values" in self._features or type(inner.get("values")) not in (list, dict)
-
-
-class _Template:
-    """The bytes between the values of one document, and the role of each value.
-
-    `roles` are those of fields by path; others are skipped. The first `begin` characters of the readings' paths are
-    common to all. An array or an empty object that is skipped is a part of the bytes.
-    """
-
-    def __init__(self, roles: Mapping[str, int], begin: int, separators: tuple[str, str]):
-        self._roles, self._begin, self._separators = roles, begin, separators
-        self.texts: list[bytes] = []
-        self.roles: list[int] = []
-        self._text = b""
-        self._paths: set[str] = set()
-        self.is_usable, self.skips = True, False
-
-    @property
-    def closers(self) -> int:
-        """Return how many objects end after the last value."""
-        return len(self._text)
-
-    def add(self, document: dict[str, Any]) -> None:
-        """Take the document, which is not empty."""
-        self._add(document, "", 0)
-        self.is_usable = self.is_usable and bool(self.texts) and self._text == b"}" * len(self._text)
-
-    def _add(self, fields: dict[str, Any], prefix: str, depth: int) -> None:
-        comma, colon = self._separators
-        self._text += b"{"
-        for k, (key, value) in enumerate(fields.items()):
-            path = prefix + key
-            self._text += (comma if k else "").encode() + orjson.dumps(key) + colon.encode()
-            role = self._roles.get(path, SKIP)
-            if path in self._paths and role != SKIP:  # "a.b" beside {"a": {"b": ...}}
-                self.is_usable = False
-            if "." in key and len(prefix) < self._begin:  # "fields.a" is not in the object `fields`
-                self.is_usable = False
-            self._paths.add(path)
-            is_object = type(value) is dict and bool(value) and role == SKIP and depth < DEEPEST
-            self.skips |= role == SKIP and not is_object
-            if is_object:
-                self._add(value, path + ".", depth + 1)
-            elif type(value) in (dict, list) and role == SKIP:
-                if any(known.startswith(path + ".") for known in self._roles):
-                    self.is_usable = False
-                self._text += json.dumps(value, separators=self._separators, ensure_ascii=False).encode()
-            else:
-                self.texts.append(self._text + (b"[" if role == VALUES else b""))
-                self.roles.append(role)
-                self._text = b""
-        self._text += b"}"
-
-
-def _layout(texts: Sequence[bytes], roles: Sequence[int], closers: int, whole: bool) -> _Layout:
-    return _Layout(
-        words=_words(texts),
-        masks=_words([b"\xff" * len(text) for text in texts]),
-        ends=np.cumsum([-(-len(text) // 8) for text in texts], dtype=np.int64),
-        sizes=np.array([len(text) for text in texts], np.uint64),
-        roles=np.array(roles, np.int64),
-        closers=closers,
-        whole=whole,
-    )
 
 
 def _is_framed(values: BytesColumn, records: Int64s) -> Bools:
@@ -258,9 +177,3 @@ def _with_nan(text: bytes) -> Any:
         return json.loads(text.decode())
     except (ValueError, RecursionError):
         return None
-
-
-def _words(texts: Sequence[bytes]) -> UInt64s:
-    """Return each text in whole words of eight bytes, the first byte lowest."""
-    padded = b"".join(text + b"\0" * (-len(text) % 8) for text in texts)
-    return np.frombuffer(padded, "<u8").astype(np.uint64)

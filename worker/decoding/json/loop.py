@@ -40,7 +40,7 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, t
     accepted = np.zeros(n, np.bool_)
     for i in range(n):
         end = base + np.uint64(start[i]) + np.uint64(length[i])
-        cursor = _skip_space(base + np.uint64(start[i]), end)
+        cursor = skip_space(base + np.uint64(start[i]), end)
         if cursor >= end:
             continue
         in_array = byte(cursor) == _OPEN_ARRAY
@@ -72,7 +72,7 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, t
                     cursor = comma + gap
                 role = np.int64(element)
                 element += 1
-                cursor = _skip_space(cursor, end)
+                cursor = skip_space(cursor, end)
             else:
                 begin, over = np.uint64(ends[key - 1]) if key > 0 else np.uint64(0), np.uint64(ends[key])
                 if end - cursor <= sizes[key] or limit - cursor < _8 * (over - begin):
@@ -151,7 +151,7 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, t
             else:
                 negative = np.uint64(first == _MINUS)
                 cursor += negative
-                is_number, cursor, mantissa, digits, exponent = _number(cursor, end)
+                is_number, cursor, mantissa, digits, exponent = number(cursor, end)
                 if not is_number or digits > _MOST_DIGITS or abs(exponent) > 300 or _is_minus_zero(negative, mantissa):
                     break
                 value = np.float64(mantissa)
@@ -178,7 +178,7 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, t
 
             # what stands after it
             if in_array:
-                cursor = _skip_space(cursor, end)
+                cursor = skip_space(cursor, end)
                 if element == width:
                     if cursor >= end or byte(cursor) != _CLOSE_ARRAY:
                         break
@@ -192,13 +192,14 @@ def parse(buffer, start, length, words, masks, ends, sizes, roles, closers, x, t
                         cursor += _1
                     if closed < closers:
                         break
-                accepted[i] = _skip_space(cursor, end) == end
+                accepted[i] = skip_space(cursor, end) == end
                 break
     return accepted
 
 
 @inlined
-def _skip_space(cursor, end):
+def skip_space(cursor, end):
+    """Return where the next byte is that is no blank."""
     while cursor < end and byte(cursor) <= 32:
         if byte(cursor) != 32 and byte(cursor) != 10 and byte(cursor) != 13 and byte(cursor) != 9:
             break
@@ -213,7 +214,7 @@ def _is_minus_zero(negative, mantissa):
 
 
 @inlined
-def _number(cursor, end):
+def number(cursor, end):
     """Parse any number without its minus.
 
     Returns whether it is one, where it ends, its digits as an integer, how many these are, and the power of ten that
