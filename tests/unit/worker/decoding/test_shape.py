@@ -130,6 +130,13 @@ def test_a_row_has_its_own_time() -> None:
     assert block.x.tolist() == [[1], [2], [3]] and block.time.tolist() == [(T - 10) * 1000, T * 1000, T * 1000]
 
 
+def test_rows_with_times_of_their_own_are_no_steps_apart_besides() -> None:
+    rows = [{"t": T, "a": 1}, {"t": T + 1, "a": 2}, {"a": 3}]
+    block = decode([rows], ("a",), time_field="t")
+    assert block.steps is not None and block.steps.tolist() == [0, 0, 2]
+    assert decode([[{"a": 1}, {"a": 2}]], ("a",)).steps.tolist() == [0, 1]  # type: ignore[union-attr]
+
+
 def test_the_latest_reading_gives_the_time_of_readings_that_lie_in_an_array() -> None:
     metrics = [{"name": "a", "value": 1, "t": T}, {"name": "b", "value": 2, "t": T - 5}, {"name": "c", "value": 3}]
     paths = {"tag_field": "m[].name", "value_field": "m[].value", "time_field": "m[].t"}

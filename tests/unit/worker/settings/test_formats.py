@@ -47,7 +47,12 @@ def csv(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Csv, module.write_csv = Csv, write_csv  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "plant_csv", module)
     spec = FormatSpec(
-        ("text/csv",), "plant_csv:Csv", "plant_csv:write_csv", None, False, True, "Csv", "CSV", "text/csv"
+        content_types=("text/csv",),
+        reader="plant_csv:Csv",
+        writer="plant_csv:write_csv",
+        label="Csv",
+        title="CSV",
+        media_type="text/csv",
     )
     monkeypatch.setitem(FORMATS, "csv", spec)
 
