@@ -32,10 +32,11 @@ class Aligned:
     """The vectors that a block of readings has closed.
 
     `late` readings came after their vector. `restarted` entities had a clock that was set back. `unknown` readings have
-    a tag that is no feature.
+    a tag that is no feature, of `readings` in all.
     """
 
     block: VectorBlock
+    readings: int = 0
     late: int = 0
     restarted: int = 0
     unknown: int = 0
@@ -148,6 +149,7 @@ class Aligner:
                 self._drop(self._codes.idlest())
         return Aligned(
             out.block(records, readings.entities, readings.timed, readings.rejects, readings.nulls),
+            readings=n,
             late=int(np.count_nonzero(flags & grid.LATE)),
             restarted=int(np.count_nonzero(flags & grid.RESTARTED)),
             unknown=int(np.count_nonzero(readings.column < 0)),

@@ -123,6 +123,14 @@ class Decoder:
             document = document[0]
         return list(flat(document)) if type(document) is dict else [f"({type(document).__name__})"]
 
+    def tags_of(self, records: RecordBlock) -> list[str]:
+        """Return the tags of records with single readings, each once."""
+        tags: dict[str, None] = {}
+        for _, document in self.documents(records):
+            with suppress(Refused):
+                tags |= dict.fromkeys(tag for tag, _ in self.shape.tags(self.shape.tagged_rows(document)))
+        return list(tags)
+
     def _header_times(
         self, records: RecordBlock, present: Int64s, rejects: list[Reject]
     ) -> tuple[Int64s, dict[int, int]]:

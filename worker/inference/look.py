@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, VectorBlock
+from worker.blocks.reading_block import ReadingBlock
 from worker.decoding import Decoder
 from worker.decoding.dead_letter_reasons import Refused
 from worker.errors import SettingsError
@@ -31,6 +32,8 @@ class RecordsSeen:
     nulls: int = 0
     wrong: "Counter[str]" = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    # entity -> partition -> records, where an entity has to lie in one
+    places: "dict[str | None, Counter[int]]" = field(default_factory=dict)
     inferred: Sequence[str] = ()  # the features that training would take, where there is no champion
 
     def add(self, kind: str, count: int, example: str) -> None:
@@ -38,6 +41,16 @@ class RecordsSeen:
         if count:
             self.wrong[kind] += count
             self.examples.setdefault(kind, example)
+
+    def add_split_entities(self) -> None:
+        """Count the records of entities that lie in several partitions, where their readings are to be aligned."""
+        for entity, places in self.places.items():
+            if len(places) > 1:
+                where = ", ".join(map(str, sorted(places)))
+                what = "records without key and entity" if entity is None else f"readings of {entity[:100]}"
+                self.add(
+                    "split-entity", places.total(), f"{what} lie in partitions {where}: the key has to be the entity"
+                )
 
     def summary(self) -> str:
         """Return one line. Raises SettingsError where something is wrong with most of the records."""
@@ -62,8 +75,9 @@ def look(settings: Settings) -> RecordsSeen:
         seen.records += len(block)
         seen.nulls += int((block.values.length < 0).sum())
         for model, part in router.split(block):
-            if features[model]:
+            if features[model] or settings.input.align:
                 look_at(seen, settings.input, part, Decoder(settings.input, features[model], registry))
+    seen.add_split_entities()
     if seen.records and not any(features.values()) and settings.input.features is None:
         seen.inferred = infer(settings.input, blocks, registry)
     return seen
@@ -90,13 +104,9 @@ def _features(settings: Settings, model: str) -> tuple[str, ...]:
 
 def look_at(seen: RecordsSeen, inputs: InputSettings, records: RecordBlock, decoder: Decoder) -> None:
     """Decode the records, and count what is wrong with them."""
-    block = decoder.decode(records)
+    block = _readings(seen, records, decoder) if inputs.align else _vectors(seen, records, decoder)
     for reject in block.rejects:
         seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
-    empty = np.unique(block.record[np.isnan(block.x).all(axis=1)])
-    if len(empty):
-        names = ", ".join(decoder.features[:SHOWN])
-        seen.add("no-feature", len(empty), f"none of the features ({names}); keys: {_keys(records, empty[0], decoder)}")
     parsed = len(records) - block.nulls - len(block.rejects)
     if parsed and inputs.entity_field is not None:
         text = f"no {inputs.entity_field} (OFFNORMAL_INPUT__ENTITY_FIELD); keys: {_keys(records, 0, decoder)}"
@@ -104,6 +114,27 @@ def look_at(seen: RecordsSeen, inputs: InputSettings, records: RecordBlock, deco
     if parsed and inputs.time_field is not None:
         text = f"no {inputs.time_field} (OFFNORMAL_INPUT__TIME_FIELD); keys: {_keys(records, 0, decoder)}"
         seen.add("no-time-field", parsed - block.timed, text)
+
+
+def _vectors(seen: RecordsSeen, records: RecordBlock, decoder: Decoder) -> VectorBlock:
+    block = decoder.decode(records)
+    empty = np.unique(block.record[np.isnan(block.x).all(axis=1)])
+    if len(empty):
+        names = ", ".join(decoder.features[:SHOWN])
+        seen.add("no-feature", len(empty), f"none of the features ({names}); keys: {_keys(records, empty[0], decoder)}")
+    return block
+
+
+def _readings(seen: RecordsSeen, records: RecordBlock, decoder: Decoder) -> ReadingBlock:
+    """Return the readings. A plant has more tags than a model, so only records without any of its tags are wrong."""
+    block = decoder.readings(records)
+    if len(block) and decoder.features and not (block.column >= 0).any():
+        names, tags = ", ".join(decoder.features[:SHOWN]), ", ".join(decoder.tags_of(records)[:SHOWN])
+        seen.add("no-feature", len(np.unique(block.record)), f"none of the features ({names}); tags: {tags}")
+    for record in np.unique(block.record).tolist():
+        places = seen.places.setdefault(block.entity_of_record(record), Counter())
+        places[int(records.partition[record])] += 1
+    return block
 
 
 def _keys(records: RecordBlock, record: int, decoder: Decoder) -> str:

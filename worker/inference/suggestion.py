@@ -112,6 +112,7 @@ def suggest(settings: Settings) -> Suggestion:
         if decoded.timed and len(decoded.time):
             first, last = suggestion.time or (int(decoded.time[0]), int(decoded.time[0]))
             suggestion.time = min(first, int(decoded.time.min())), max(last, int(decoded.time.max()))
+    suggestion.seen.add_split_entities()
     suggestion.entities = list(dict.fromkeys(suggestion.entities))
     suggestion.sample = _sample(blocks, documents)
     return suggestion

@@ -63,6 +63,28 @@ class FieldCheck:
                 self._tell(kind, block, int(empty[0]) if kind == "no-feature" else _without(kind, block), decoder)
         return Counter({str(kind): count for kind, count in counts.items()})
 
+    def take_readings(self, records: RecordBlock, readings: int, unknown: int, decoder: Decoder) -> "Counter[str]":
+        """Return how many records do not fit, where none of the single readings is one of a feature.
+
+        A plant has more tags than a model, so some `unknown` ones are nothing to tell.
+        """
+        if not readings or unknown < readings:
+            return Counter()
+        kind: Unmatched = "no-feature"
+        self._untold[kind] += len(records)
+        if self._is_due(kind):
+            self._told_at[kind] = time.monotonic()
+            log.warning(
+                "records_unmatched",
+                reason=kind,
+                records=self._untold.pop(kind),
+                partition=int(records.partition[0]),
+                offset=int(records.offset[0]),
+                tags=_tags(records, decoder),
+                hint=_HINTS[kind],
+            )
+        return Counter({str(kind): len(records)})
+
     def _is_due(self, kind: Unmatched) -> bool:
         return time.monotonic() - self._told_at.get(kind, -math.inf) >= TOLD_EVERY
 
@@ -84,6 +106,13 @@ def _without(kind: Unmatched, block: VectorBlock) -> int:
     if kind == "no-time-field":
         return int(block.record[0])
     return next((r for r in map(int, block.record) if r not in block.entities), int(block.record[0]))
+
+
+def _tags(records: RecordBlock, decoder: Decoder) -> list[str] | str:
+    try:
+        return decoder.tags_of(records.take(np.arange(min(len(records), 100))))[:SHOWN]
+    except (Refused, SchemaRegistryError) as error:
+        return str(error)
 
 
 def _keys(records: RecordBlock, record: int, decoder: Decoder) -> list[str] | str:

@@ -221,7 +221,8 @@ class Pipeline:
             vectors=Counter({resident.version: len(block)}),
             events=Counter(anomalies.severities()),
             dead_letters=Counter(reject.reason for reject in block.rejects),
-            unmatched=self._field_check.take(block, has_no_score, self._decoder),
+            unmatched=self._field_check.take(block, has_no_score, self._decoder)
+            + self._field_check.take_readings(records, aligned.readings, aligned.unknown, self._decoder),
             unscorable=int(np.count_nonzero(has_no_score)) - cold,
             cold=cold,
             late=windowed.late,

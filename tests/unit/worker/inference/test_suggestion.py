@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.record_blocks import block_of
+from worker.decoding import Decoder
 from worker.inference import suggestion
+from worker.inference.look import RecordsSeen, look_at
 from worker.inference.suggestion import Suggestion
 from worker.settings import InputSettings, Settings
 
@@ -104,3 +106,36 @@ def test_a_count_of_features_is_taken(look: Look) -> None:
 
 def test_what_does_not_parse_is_told_though_there_are_no_features(look: Look) -> None:
     assert look([b"pressure,flow"] * 20).seen.wrong == {"unparseable": 20}
+
+
+def reading(k: int, v: float, **more: Any) -> dict[str, Any]:
+    tag = ("heat", "speed", "flow")[k % 3]
+    return {"tag": tag, "value": v, "time": (T + k) * 1000, "quality": "Good", **more}
+
+
+def test_single_readings_are_told(look: Look) -> None:
+    found = look([reading(k, v) for k, v in sines()], [b"press-%d" % (k % 2) for k in range(40)])
+    assert found.settings == {"shape": "readings", "step": "1s"}
+    assert {column.name for column in found.columns if column.kind == "reading"} == {"heat", "speed", "flow"}
+    assert sorted(found.entities) == ["press-0", "press-1"] and not found.seen.wrong
+    assert look([reading(k, v) for k, v in sines()], step="10s").settings == {"shape": "readings"}
+
+
+def test_an_entity_in_several_partitions_is_told_where_readings_are_aligned() -> None:
+    inputs, seen = InputSettings.model_validate({"shape": "readings", "step": "1s"}), RecordsSeen(records=12)
+    for partition in (0, 3):
+        values = [json.dumps(reading(k, k)).encode() for k in range(6)]
+        records = block_of(values, [b"a", b"b" if partition else b"c"] * 3)
+        look_at(seen, inputs, replace(records, partition=np.full(6, partition)), Decoder(inputs, ("heat",)))
+    seen.add_split_entities()
+    assert seen.wrong == {"split-entity": 6}
+    assert seen.examples["split-entity"].startswith("readings of a lie in partitions 0, 3: ")
+
+
+def test_readings_of_no_feature_are_told_with_their_tags() -> None:
+    inputs, seen = InputSettings.model_validate({"shape": "readings", "step": "1s"}), RecordsSeen()
+    records = block_of([json.dumps(reading(k, k)).encode() for k in range(6)])
+    look_at(seen, inputs, records, Decoder(inputs, ("heat",)))
+    assert not seen.wrong
+    look_at(seen, inputs, records, Decoder(inputs, ("other",)))
+    assert seen.wrong == {"no-feature": 6} and "tags: heat, speed, flow" in seen.examples["no-feature"]

@@ -60,3 +60,13 @@ def test_it_is_told_once_a_minute_with_all_since(
     assert len(lines) == 2
     assert "records=1" in lines[0] and "records=3" in lines[1]
     assert all("['fields.a', 'tags']" in line for line in lines)
+
+
+def test_single_readings_are_told_only_if_none_is_of_a_feature(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = InputSettings.model_validate({"shape": "readings", "step": "1s"})
+    check, decoder = FieldCheck(settings), Decoder(settings, ("a", "b"))
+    records = block_of([json.dumps({"tag": tag, "value": 1}).encode() for tag in ("c", "d", "c")])
+    assert check.take_readings(records, 3, 2, decoder) == {}
+    assert check.take_readings(records, 0, 0, decoder) == {}
+    assert check.take_readings(records, 3, 3, decoder) == {"no-feature": 3}
+    assert "tags=['c', 'd']" in capsys.readouterr().out
