@@ -22,12 +22,14 @@ from worker.registry import new_version
 
 FEATURES: Final = tuple(f"f{i:02d}" for i in range(32))
 ANOMALIES: Final = 0.01  # share of the vectors
-FORMATS: Final = {"raw": 1, "json": 1, "object": 1, "raw50": 50, "avro": 1, "arrow50": 50}  # vectors a record
+# vectors a record
+FORMATS: Final = {"raw": 1, "json": 1, "object": 1, "raw50": 50, "avro": 1, "arrow50": 50, "reading": 1, "readings": 1}
 SCHEMA: Final = {  # of avro
     "type": "record",
     "name": "Vector",
     "fields": [{"name": "id", "type": "string"}, *({"name": name, "type": "float"} for name in FEATURES)],
 }
+PARTITIONS: Final = 4
 CHUNK: Final = 50_000  # vectors, made and sent at once
 
 Rows = npt.NDArray[np.float32]
@@ -53,12 +55,24 @@ def encoded(x: Rows, form: str, first: int = 0) -> list[bytes]:
         return [b"\0\0\0\0\1%c%s%s" % (2 * len(id), id, row.tobytes()) for id, row in zip(ids, x, strict=True)]
     if form == "arrow50":
         return [_arrow(part) for part in x.reshape(-1, FORMATS[form], 32)]
+    if form in ("reading", "readings"):
+        return [value for i, row in enumerate(x, first) for value in _readings(row, i, form)]
     found: list[bytes] = []
     for i, row in enumerate(x.astype(np.float64).round(4).tolist(), first):
         head: dict[str, Any] = {"id": f"sensor-{i % 1000:03d}-{i}", "ts": 1_700_000_000_000 + i}
         readings = dict(zip(FEATURES, row, strict=True)) if form == "object" else {"values": row}
         found.append(orjson.dumps(head | readings))
     return found
+
+
+def _readings(row: Any, i: int, form: str) -> list[bytes]:
+    """Return each reading as a record, or all as an array in one: the rows of a partition are a second apart."""
+    time_ms = 1_700_000_000_000 + i // PARTITIONS * 1000
+    found = [
+        {"tag": tag, "value": value, "time": time_ms}
+        for tag, value in zip(FEATURES, row.astype(np.float64).round(4).tolist(), strict=True)
+    ]
+    return [orjson.dumps({"m": found})] if form == "readings" else list(map(orjson.dumps, found))
 
 
 def _arrow(x: Rows) -> bytes:
@@ -96,7 +110,8 @@ def fill(
 ) -> str:
     """A topic with n vectors, evenly over its partitions; its name. The one that is there already, if it is."""
     topic = f"bench-{form}-{n}-{partitions}-{compression}-{share}"
-    records = n // FORMATS[form]
+    of_row = len(FEATURES) if form == "reading" else 1  # records that belong together
+    records = n // FORMATS[form] * of_row
     if not make_topic(bootstrap, topic, partitions):
         if _records_in(bootstrap, topic, partitions) != records:
             raise RuntimeError(f"{topic} is not whole, of a run that was broken off: delete it")
@@ -116,7 +131,7 @@ def fill(
     for chunk, first in enumerate(range(0, n, CHUNK)):
         x, _ = rows(min(CHUNK, n - first), chunk, share)
         for value in encoded(x, form, first):
-            producer.produce(topic, value, partition=record % partitions)
+            producer.produce(topic, value, partition=record // of_row % partitions)
             record += 1
         while len(producer) > 200_000:
             producer.poll(0.1)

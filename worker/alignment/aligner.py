@@ -20,6 +20,7 @@ from worker.alignment.silence import Flush
 from worker.blocks import BytesColumn, RecordBlock, Reject, VectorBlock
 from worker.blocks.entity_codes import EntityCodes
 from worker.blocks.reading_block import ReadingBlock
+from worker.errors import SettingsError
 from worker.native.arrays import Float32s, Float64s, Int64s
 from worker.native.jit import read_only
 from worker.settings import EntitySettings, InputSettings
@@ -64,17 +65,13 @@ class Aligner:
         self._step, self._lateness = int(round(inputs.step * 1000)), int(round(inputs.allowed_lateness * 1000))
         self.hold(holds)
         n_cells = self._lateness // self._step + 2
-        # Pages that nobody has touched yet take no memory.
-        self._cells = (
-            np.empty((capacity, n_cells, width), np.float32),
-            np.empty((capacity, n_cells, width), np.int64),
-            np.empty((capacity, n_cells, width), np.int64),
-        )
-        self._held = (
-            np.empty((capacity, width), np.float32),
-            np.empty((capacity, width), np.int64),
-            np.empty((capacity, width), np.int64),
-        )
+        try:
+            self._cells, self._held = _readings((capacity, n_cells, width)), _readings((capacity, width))
+        except MemoryError:
+            raise SettingsError(
+                f"{capacity:,} entities with {width} tags over {n_cells} steps take too much memory: lower"
+                " OFFNORMAL_ENTITIES__MAX or OFFNORMAL_INPUT__LATENESS"
+            ) from None
         self._is_known = np.zeros(capacity, np.bool_)
         self._base, self._high = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._high_offset, self._last_offset = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
@@ -263,6 +260,11 @@ class Aligner:
         for code in codes.tolist():
             self._names.pop(code, None)
         self._codes.drop(codes)
+
+
+def _readings(shape: tuple[int, ...]) -> tuple[Float32s, Int64s, Int64s]:
+    """Return room for values, times and offsets. Pages that nobody has touched yet take no memory."""
+    return np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(shape, np.int64)
 
 
 @dataclass

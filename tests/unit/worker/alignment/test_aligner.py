@@ -12,6 +12,7 @@ from worker.alignment import Aligner, Flush
 from worker.alignment.grid import FLUSHED_ROW
 from worker.blocks import BytesColumn, RecordBlock, VectorBlock
 from worker.blocks.reading_block import ReadingBlock
+from worker.errors import SettingsError
 from worker.native.arrays import Float32s
 from worker.settings import EntitySettings, InputSettings
 
@@ -258,3 +259,9 @@ def test_there_is_room_for_all_cells(lateness: float) -> None:
     times = range(0, 200_000, 250)
     found = one.push(block_of([Reading(t, 0, t) for t in times]))
     assert [int(float(x[0])) for _, x in vectors(found.block)] == [t for t, _ in vectors(found.block)]
+
+
+def test_more_than_fits_into_memory_is_told() -> None:
+    inputs = InputSettings(align=True, step="1s", lateness=60)
+    with pytest.raises(SettingsError, match="10,000,000 entities with 3000 tags over 62 steps"):
+        Aligner(np.ones(3000), inputs, EntitySettings(max=10_000_000))
