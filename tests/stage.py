@@ -178,7 +178,7 @@ class Stage:
         found: dict[Place, list[Score]] = defaultdict(list)
         for record in self.read(self.topics.scores):
             headers = dict(record.headers)
-            _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
+            _, partition, offset = headers["offnormal-source"].decode().split("/")[:3]
             rows = [tuple(row) for row in decode(record.value, headers["content-type"])]
             version = headers["offnormal-model"].decode().split("/")[1]
             found[int(partition), int(offset)].append(Score(version, rows))

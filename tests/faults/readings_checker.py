@@ -69,12 +69,12 @@ def check(
     scores: dict[bytes, list[tuple[int, int, str, float]]] = defaultdict(list)  # of one machine: one partition
     for message in read(bootstrap, topics.scores):
         headers = dict(message.headers())
-        _, partition, offset = headers["offnormal-source"].decode().rsplit("/", 2)
+        _, partition, offset, row = headers["offnormal-source"].decode().split("/")
         version = headers["offnormal-model"].decode().split("/")[1]
         machine = machine_at[int(partition), int(offset)]
         for score, _ in json.loads(message.value())["rows"]:
             number = np.nan if score is None else score
-            scores[machine].append((int(offset), message.offset(), version, number))
+            scores[machine].append((int(offset), int(row), version, number))
     verdict.machines = len(readings)
     for machine, own in readings.items():
         x = vectors(own, tags, step, hold)
@@ -84,6 +84,8 @@ def check(
         verdict.versions |= {version for _, _, version, _ in found}
         sources = [offset for offset, *_ in found]
         verdict.closed_by_silence += len(x) > 0 and len(sources) > 0 and sources[-1] == own[-1][0]
+        if len({score[:2] for score in found}) < len(found):
+            verdict.complaints.append(f"{machine!r}: two vectors have one id")
         if len(found) != len(x):
             verdict.complaints.append(f"{machine!r}: {len(found)} scores of {len(x)} vectors")
             continue

@@ -32,8 +32,8 @@ _SPARE: Final = 1024  # room for vectors beside one for each reading
 class Aligned:
     """The vectors that a block of readings has closed.
 
-    `late` readings came after their vector. `restarted` entities had a clock that was set back. `unknown` readings have
-    a tag that is no feature, of `readings` in all.
+    `late` readings came after their vector. `restarted` entities had a clock that was set back. Of all `readings`, the
+    `unknown` have a tag that is no feature, and the `empty` have no value, as of bad quality.
     """
 
     block: VectorBlock
@@ -41,6 +41,7 @@ class Aligned:
     late: int = 0
     restarted: int = 0
     unknown: int = 0
+    empty: int = 0
 
 
 def warm_up() -> None:
@@ -77,7 +78,9 @@ class Aligner:
         self._high_offset, self._last_offset = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._flushed_offset = np.zeros(capacity, np.int64)
         self._last_timestamp = np.zeros(capacity, np.int64)
+        self._first_point = np.zeros(capacity, np.int64)
         self._late_run = np.zeros(capacity, np.int64)
+        self._reach = entities.replay // 2  # the other half is for the vectors of a window
         self._names: dict[int, tuple[bytes | None, str | None]] = {}  # code -> key, and entity of the payload
         self._codes = EntityCodes(capacity, entities.idle)
         self._topic = ""
@@ -128,7 +131,9 @@ class Aligner:
                     self._high,
                     self._high_offset,
                     self._last_offset,
+                    self._first_point,
                     self._late_run,
+                    self._reach,
                     flags[part],
                     done,
                     out.x,
@@ -150,6 +155,7 @@ class Aligner:
             late=int(np.count_nonzero(flags & grid.LATE)),
             restarted=int(np.count_nonzero(flags & grid.RESTARTED)),
             unknown=int(np.count_nonzero(readings.column < 0)),
+            empty=int(np.count_nonzero((readings.column >= 0) & np.isnan(readings.value))),
         )
 
     def flush(self, partition: int, flush: Flush) -> VectorBlock | None:
@@ -168,6 +174,8 @@ class Aligner:
             *self._held,
             self._base,
             self._high,
+            self._last_offset,
+            self._reach,
             out.x,
             out.record,
             out.row,
@@ -186,7 +194,7 @@ class Aligner:
             headers={},
         )
         entities = {i: entity for i, (_, entity) in enumerate(named) if entity is not None}
-        return out.block(records, entities, len(codes)) if out.n else None
+        return out.block(records, entities, len(codes))
 
     def repeat(self, partition: int, flushes: Sequence[Flush]) -> None:
         """Repeat the flushes of a former owner, when reading back has come to their offsets."""
@@ -227,7 +235,7 @@ class Aligner:
     def replay_from(self, partition: int, end: int, depth: int) -> int:
         """Return the offset from which reading back gives the state as it is now.
 
-        It is at most `depth` before `end`.
+        For what is not in a vector yet it may lie more than `depth` before `end`.
         """
         codes = self._codes.of_partition(partition)
         offset = grid.oldest(

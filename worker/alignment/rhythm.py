@@ -22,7 +22,8 @@ def hold_times(inputs: InputSettings, learned: Sequence[float], width: int) -> F
     """Return how long a reading of each feature holds [width], in seconds: as set, as learned, or as by default."""
     if inputs.hold is not None:
         return np.full(width, inputs.hold)
-    return np.array(learned) if len(learned) else np.full(width, max(UNKNOWN, inputs.step or 0.0))
+    known = learned if len(learned) else [UNKNOWN] * width
+    return np.array([max(hold, inputs.step or 0.0) for hold in known])  # the step may have become longer
 
 
 def holds_of(stretches: Sequence[Sequence[ReadingBlock]], width: int, step: float) -> Float64s:

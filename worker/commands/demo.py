@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from worker.demo.broker import embedded_broker, free_port
 from worker.demo.outputs import OutputReader
 from worker.demo.processes import Processes
@@ -37,7 +35,6 @@ TAGS: Final = {
     "OFFNORMAL_INPUT__SHAPE": "readings",
     "OFFNORMAL_INPUT__STEP": "1s",
     "OFFNORMAL_INPUT__LATENESS": "0s",
-    "OFFNORMAL_INPUT__IDLE": "5s",
 }
 
 
@@ -139,7 +136,7 @@ class _Demo:
         promised = in_service[-1]["false_alarm_rate"]  # of the model that scored nearly all: it may not be BUDGET
         return judge(
             sent,
-            np.append(rest.anomalous, False),  # TagReplay tells of a row before
+            rest.anomalous,
             outputs,
             promised,
             swaps,
@@ -191,7 +188,7 @@ class _Demo:
             )
 
         pace = total / self._speed if self._speed else 0.0
-        self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.vectors, show, LIMIT + pace)
+        self._wait(lambda: replay.done.is_set() and sum(outputs.scored.values()) >= replay.sent, show, LIMIT + pace)
         time.sleep(0.5)
         outputs.poll()  # whatever still arrives is a duplicate
         if not self._stays:

@@ -24,6 +24,7 @@ from worker.native.arrays import Float32s, Int64s
 # A part of a record's value -> its document. Raises Refused, SchemaRegistryError.
 Document = Callable[[memoryview], Any]
 _OTHER_TAG: Final = -1
+_GOOD_NUMBERS: Final = frozenset(map(str, range(192, 256)))  # OPC's
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
 
@@ -153,7 +154,7 @@ class ReadingDocuments:
         if type(number) not in (int, float):
             shown = type(value).__name__ if type(value) in (list, dict) else f"{value!r:.{SHOWN}}"
             raise Refused(WRONG_TYPE, f"{tag[:100]}: the reading is no number but {shown}")
-        if not (math.isnan(number) or -_LARGEST <= number <= _LARGEST):
+        if not (-_LARGEST <= number <= _LARGEST or number != number):
             raise Refused(INFINITE, f"{tag[:100]}: the reading is infinite in float32")
         return float(number)
 
@@ -166,13 +167,16 @@ class ReadingDocuments:
 
     def _is_good(self, quality: Any) -> bool:
         """Return whether a reading counts. Senders leave the quality out where it is good."""
+        if type(quality) is dict:  # OPC UA: {"Code": 0, "Symbol": "Good"}
+            symbol, code = quality.get("Symbol"), quality.get("Code")
+            quality = symbol if symbol is not None else "good" if code == 0 else code
         if quality is None:
             return True
-        if type(quality) is dict:  # OPC UA: {"Code": ..., "Symbol": "Good"}
-            quality = quality.get("Symbol", quality.get("Code"))
+        if type(quality) in (list, dict):
+            return False
         text = str(quality).lower()
         if self._good:
             return text in self._good
-        if type(quality) in (int, float):
-            return bool(192 <= quality < 256)
-        return text == "true" or text.startswith("good")
+        if text.startswith("good") or text in ("true", "ok"):
+            return True
+        return bool(192 <= quality < 256) if type(quality) in (int, float) else text in _GOOD_NUMBERS

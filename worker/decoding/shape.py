@@ -162,6 +162,11 @@ def entity_of(shape: Shape, rows: Rows, path: str) -> str | None:
     if len(names) > 1:
         raise Refused(BAD_ENTITY, f"{len(names)} values of {path} in one record: all rows must belong to one entity")
     entity = names.pop()
+    if not entity.isascii():
+        try:
+            entity.encode()
+        except UnicodeEncodeError:  # half of a character
+            raise Refused(BAD_ENTITY, f"{path} is no valid text") from None
     if len(entity) * 4 > MAX_ENTITY_BYTES and len(entity.encode("utf-8", "replace")) > MAX_ENTITY_BYTES:
         raise Refused(BAD_ENTITY, f"{path} is longer than {MAX_ENTITY_BYTES} bytes")
     return entity

@@ -58,5 +58,5 @@ class OutputReader:
 
 
 def _place(source: str) -> RecordPlace:
-    _, partition, offset = source.rsplit("/", 2)
+    _, partition, offset = source.split("/")[:3]  # and the row, if it is of a vector
     return int(partition), int(offset)

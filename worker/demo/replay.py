@@ -70,11 +70,6 @@ class Replay(threading.Thread):
         """Return how many rows have been sent."""
         return len(self._futures)
 
-    @property
-    def vectors(self) -> int:
-        """Return how many vectors the worker makes of what has been sent."""
-        return self.sent
-
     def run(self) -> None:
         """Send the records at the pace."""
         started = time.monotonic()
@@ -116,9 +111,8 @@ class Replay(threading.Thread):
 class TagReplay(Replay):
     """Sends each reading of a row as a record of its own; the rows of an orbiter are a second apart in event time.
 
-    Row i is at the time `begin` [ms] and i // PARTITIONS seconds. The vector of a row is made, without any lateness, by
-    the first reading of the orbiter's next row. `places()` so has the vector that the first row makes too, that of a
-    row before, by the index len(rows); silence makes that of the last row.
+    Row i is at the time `begin` [ms] and i // PARTITIONS seconds. Its vector is made, without any lateness, by the
+    first reading of the orbiter's next row, or by one more reading at the end.
     """
 
     def __init__(
@@ -126,17 +120,20 @@ class TagReplay(Replay):
     ):
         super().__init__(settings, topic, rows, pace, hold_at)
         self._begin = begin
-
-    @property
-    def vectors(self) -> int:
-        """Return how many vectors the worker makes of what has been sent."""
-        return self.sent + PARTITIONS
+        self._last: list[Any] = []
 
     def _send(self, i: int) -> Any:
+        records = self._readings(i, i)
+        sent = [self._send_record(i, record) for record in records]
+        if i == len(self._rows) - 1:
+            self._last = [self._send_record(k, self._readings(0, k)[0]) for k in range(i + 1, i + 1 + PARTITIONS)]
+        return sent
+
+    def _readings(self, row: int, i: int) -> list[bytes]:
+        """Return the readings of a row as records, at the time of row i."""
         time_ms = self._begin + i // PARTITIONS * 1000
-        readings = orjson.loads(self._rows.records[i])
-        records = [orjson.dumps({"tag": tag, "value": value, "time": time_ms}) for tag, value in readings.items()]
-        return [self._send_record(i, record) for record in records]
+        readings = orjson.loads(self._rows.records[row])
+        return [orjson.dumps({"tag": tag, "value": value, "time": time_ms}) for tag, value in readings.items()]
 
     def first_acknowledged(self) -> bool:
         """Return whether each partition has a row."""
@@ -144,11 +141,6 @@ class TagReplay(Replay):
         return len(first) == PARTITIONS and all(row[-1].succeeded() for row in first)
 
     def places(self) -> dict[tuple[int, int], int]:
-        """Return the index of each row whose vector is made, by the partition and offset of the record that does so."""
-        places = {}
-        for i, row in enumerate(self._futures):
-            made = row[0].value
-            places[made.partition, made.offset] = i - PARTITIONS if i >= PARTITIONS else len(self._rows)
-            if i + PARTITIONS >= len(self._futures):
-                places[made.partition, row[-1].value.offset] = i
-        return places
+        """Return the index of each row, by the partition and offset of the record that makes its vector."""
+        following = [row[0].value for row in self._futures[PARTITIONS:]] + [last.value for last in self._last]
+        return {(made.partition, made.offset): i for i, made in enumerate(following)}

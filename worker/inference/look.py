@@ -128,9 +128,12 @@ def _vectors(seen: RecordsSeen, records: RecordBlock, decoder: Decoder) -> Vecto
 def _readings(seen: RecordsSeen, records: RecordBlock, decoder: Decoder) -> ReadingBlock:
     """Return the readings. A plant has more tags than a model, so only records without any of its tags are wrong."""
     block = decoder.readings(records)
-    if len(block) and decoder.features and not (block.column >= 0).any():
+    is_feature = block.column >= 0
+    if len(block) and decoder.features and not is_feature.any():
         names, tags = ", ".join(decoder.features[:SHOWN]), ", ".join(decoder.tags_of(records)[:SHOWN])
         seen.add("no-feature", len(np.unique(block.record)), f"none of the features ({names}); tags: {tags}")
+    elif is_feature.any() and np.isnan(block.value[is_feature]).all():
+        seen.add("no-value", len(np.unique(block.record)), "null, or of bad quality (OFFNORMAL_INPUT__GOOD)")
     for record in np.unique(block.record).tolist():
         places = seen.places.setdefault(block.entity_of_record(record), Counter())
         places[int(records.partition[record])] += 1

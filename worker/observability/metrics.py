@@ -43,6 +43,7 @@ class BatchCounts:
     nulls: int = 0
     readings_late: int = 0
     readings_unknown: int = 0
+    readings_empty: int = 0
     incidents: int = 0  # to be notified of
 
     def __iadd__(self, batch: "BatchCounts") -> "BatchCounts":
@@ -77,6 +78,9 @@ class Metrics:
         self.readings_late = Counter("offnormal_readings_late", "Readings that came after their vector", registry=r)
         self.readings_unknown = Counter(
             "offnormal_readings_unknown", "Readings of a tag that is no feature", registry=r
+        )
+        self.readings_empty = Counter(
+            "offnormal_readings_empty", "Readings without a value, or of bad quality", registry=r
         )
         self.restarted = Counter("offnormal_windows_restarted", "Windows begun anew after a gap in time", registry=r)
         self.replayed = Counter("offnormal_records_replayed", "Records read back to fill windows", registry=r)

@@ -176,7 +176,7 @@ def _per_vector(output: PerVectorOutput, settings: Settings) -> Document:
     )
     description = f"For each vector of a record: {values}; null without a score. By default in the format of the input"
     headers = {
-        "offnormal-source": "topic/partition/offset of the record",
+        "offnormal-source": "topic/partition/offset of the record; of single readings the vector's id",
         "offnormal-model": "name/version of the model",
         "content-type": FORMATS[settings.vector_format].content_types[0],
     }

@@ -84,11 +84,12 @@ class EventEncoder:
     ) -> Outputs:
         """Return one record for each input record, under its key: `values` [n, k] of its rows, in the vectors' format.
 
-        A row without a score has NaN.
+        A row without a score has NaN. Vectors of aligned readings have a record each.
         """
         records, n = block.records, len(block)
         scored_values = np.where(np.isnan(scores)[:, None], np.float32(np.nan), values).astype("<f4")
-        first = np.flatnonzero(np.diff(block.record, prepend=-1))
+        # Vectors of aligned readings have a record each: their rows do not begin at 0, and have gaps.
+        first = np.flatnonzero(block.row == 0) if block.since is None else np.arange(n)
         ends = np.append(first, n)[1:]
         record = block.record[first]
         topic = getattr(self._topics, output)
@@ -96,9 +97,9 @@ class EventEncoder:
         head = None if self._avro is None else self._avro.head(topic)
         rows = VectorRows(values=scored_values, first=first, ends=ends, columns=columns, avro_head=head)
         encoded, content_type = vector_values.write(rows, self._vectors)
-        source = Template(f"{records.topic}/", Integer(0), "/", Integer(1)).render(
-            len(record), integers=[records.partition[record], records.offset[record]]
-        )
+        place = [records.partition[record], records.offset[record], block.row[first]]
+        row = () if block.since is None else ("/", Integer(2))
+        source = Template(f"{records.topic}/", Integer(0), "/", Integer(1), *row).render(len(record), integers=place)
         model = f"{scorer.name}/{scorer.version}".encode()
         headers = headers_with("offnormal-source", source, [("offnormal-model", model), ("content-type", content_type)])
         return Outputs(topic, records.keys.take(record), encoded, headers)

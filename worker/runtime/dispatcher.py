@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from worker.alignment import Aligner, Silence
+from worker.alignment import Aligner, Flush, Silence
 from worker.blocks import RecordBlock
 from worker.detection import Incident, Incidents
 from worker.kafka import OutsideFault
@@ -110,9 +110,12 @@ class Dispatcher:
         """Go on with the incidents of a partition where its former owner has stopped, at the committed `offset`."""
         self.forget(partition)
         if self._silence is not None and offset is not None:
-            self._silence.restore(partition, offset, state.flushes)
+            # Without a state, what lies before the first record to score is not to be scored: it is closed there.
+            stored = state.flushes if state.replay is not None else [Flush(offset, offset)]
+            flushes = [flush for flush in stored if flush.at <= offset]  # others are of a log that lost its end
+            self._silence.restore(partition, offset, flushes)
             for pipeline in self.pipelines.values():
-                pipeline.repeat(partition, state.flushes)
+                pipeline.repeat(partition, flushes)
         self.incidents.restore(partition, state.suspects, incidents)
 
     def forget(self, partition: int) -> None:

@@ -40,6 +40,7 @@ class FieldCheck:
         self._settings = settings
         self._told_at: dict[Unmatched, float] = {}
         self._untold: Counter[Unmatched] = Counter()
+        self._feature_at = time.monotonic()  # when a single reading was last one of a feature, with a value
 
     def take(self, block: VectorBlock, has_no_score: Bools, decoder: Decoder) -> "Counter[str]":
         """Return how many records do not fit, by kind. `has_no_score` [n] are the vectors without a score."""
@@ -63,16 +64,19 @@ class FieldCheck:
                 self._tell(kind, block, int(empty[0]) if kind == "no-feature" else _without(kind, block), decoder)
         return Counter({str(kind): count for kind, count in counts.items()})
 
-    def take_readings(self, records: RecordBlock, readings: int, unknown: int, decoder: Decoder) -> "Counter[str]":
-        """Return how many records do not fit, where none of the single readings is one of a feature.
+    def take_readings(self, records: RecordBlock, readings: int, useless: int, decoder: Decoder) -> "Counter[str]":
+        """Return how many records do not fit, where no single reading has been one of a feature for a minute.
 
-        A plant has more tags than a model, so some `unknown` ones are nothing to tell.
+        A plant has more tags than a model, so some `useless` ones, of other tags or bad quality, are nothing to tell.
         """
-        if not readings or unknown < readings:
+        if not readings:
+            return Counter()
+        if useless < readings:
+            self._feature_at = time.monotonic()
             return Counter()
         kind: Unmatched = "no-feature"
         self._untold[kind] += len(records)
-        if self._is_due(kind):
+        if self._is_due(kind) and time.monotonic() - self._feature_at >= TOLD_EVERY:
             self._told_at[kind] = time.monotonic()
             log.warning(
                 "records_unmatched",
@@ -81,7 +85,8 @@ class FieldCheck:
                 partition=int(records.partition[0]),
                 offset=int(records.offset[0]),
                 tags=_tags(records, decoder),
-                hint=_HINTS[kind],
+                hint="no reading is of a feature of the model and of good quality: see `python -m worker check`,"
+                " OFFNORMAL_INPUT__QUALITY_FIELD and __GOOD",
             )
         return Counter({str(kind): len(records)})
 

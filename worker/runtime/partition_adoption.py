@@ -58,7 +58,8 @@ class PartitionAdoption:
 
     def _read_back(self, partition: int, end: int, state: PartitionState) -> None:
         earliest = max(end - self._settings.entities.replay, 0)
-        wanted = earliest if state.replay is None else max(min(state.replay, end), earliest)
+        # What is stored may be earlier than that, for readings that are in no vector yet.
+        wanted = earliest if state.replay is None else min(state.replay, end)
         begin = self._source.replay(partition, wanted, end)
         log.info("window_refill_started", partition=partition, records=max(end - begin, 0))
         if begin > wanted and state.replay is not None:

@@ -222,14 +222,17 @@ class Pipeline:
             events=Counter(anomalies.severities()),
             dead_letters=Counter(reject.reason for reject in block.rejects),
             unmatched=self._field_check.take(block, has_no_score, self._decoder)
-            + self._field_check.take_readings(records, aligned.readings, aligned.unknown, self._decoder),
+            + self._field_check.take_readings(
+                records, aligned.readings, aligned.unknown + aligned.empty, self._decoder
+            ),
             unscorable=int(np.count_nonzero(has_no_score)) - cold,
             cold=cold,
             late=windowed.late,
-            restarted=windowed.restarted,
+            restarted=windowed.restarted + aligned.restarted,
             nulls=block.nulls,
             readings_late=aligned.late,
             readings_unknown=aligned.unknown,
+            readings_empty=aligned.empty,
         )
         return ScoredBatch(block, outputs, counts, self._sample(block, scores, windowed.x, entity, resident))
 

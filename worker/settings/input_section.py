@@ -151,6 +151,8 @@ class InputSettings(Section):
             raise ValueError("quality_field needs tag_field: it is the quality of one reading")
         if self.allowed_lateness > MOST_STEPS_LATE * self.step:
             raise ValueError(f"lateness may be at most {MOST_STEPS_LATE} steps: take a longer step")
+        if self.silence < self.allowed_lateness:
+            raise ValueError("idle is at least the lateness")
         if self.hold is not None and self.hold < self.step:
             raise ValueError("hold is at least a step")
         return self
@@ -163,7 +165,7 @@ class InputSettings(Section):
     @property
     def silence(self) -> float:
         """Return the seconds of silence after which an entity's last vector is made. Only with `align`."""
-        return self.idle if self.idle is not None else max(60.0, 10 * (self.step or 0.0))
+        return self.idle if self.idle is not None else max(60.0, 10 * (self.step or 0.0), self.allowed_lateness)
 
     @property
     def zone(self) -> tzinfo:

@@ -120,6 +120,8 @@ def parse(
                     names[i, 0], names[i, 1] = begin_text - base, cursor - base
                 elif role == QUALITY:
                     is_good = _is_good(begin_text, cursor)
+                    if not is_good and not _is_bad(begin_text, cursor):
+                        break
                 elif role == TIME:
                     read = _iso(begin_text, cursor, is_utc)
                     if read == NO_TIME:
@@ -270,6 +272,15 @@ def _is_good(begin, end):
     if four == _GOOD:
         return True
     return end - begin == _4 and four == np.uint64(0x65757274)  # true
+
+
+@inlined
+def _is_bad(begin, end):
+    """Return whether a text begins as those do that say that the quality is bad, or uncertain."""
+    if end - begin < _3:
+        return False
+    letter = (byte(begin) | np.uint64(32), byte(begin + _1) | np.uint64(32), byte(begin + _2) | np.uint64(32))
+    return letter == (98, 97, 100) or letter == (117, 110, 99)
 
 
 @inlined

@@ -1,6 +1,7 @@
 """The vectors that the aligner makes of readings, beside those of pandas."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -265,3 +266,35 @@ def test_more_than_fits_into_memory_is_told() -> None:
     inputs = InputSettings(align=True, step="1s", lateness=60)
     with pytest.raises(SettingsError, match="10,000,000 entities with 3000 tags over 62 steps"):
         Aligner(np.ones(3000), inputs, EntitySettings(max=10_000_000))
+
+
+@given(streams(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_vector_has_the_same_id_whatever_flushes_there_were(
+    stream: tuple[list[Reading], int, int, float], data: st.DataObject
+) -> None:
+    readings, tags, lateness, _ = stream
+    one, other = aligner(tags, 100, lateness / 1000), aligner(tags, 100, lateness / 1000)
+    found = {}
+    for i, reading in enumerate(readings):
+        for block in (one.push(block_of([reading], i)).block, other.push(block_of([reading], i)).block):
+            for place, time in zip(ids(block), block.time.tolist(), strict=True):
+                assert found.setdefault(place, time) == time
+        if data.draw(st.booleans()):
+            other.flush(0, Flush(i + 1, i + 1))
+
+
+def test_what_is_open_is_read_back_however_far_that_is() -> None:
+    one = aligner(2, lateness=2)
+    one.push(block_of([Reading(0, 0, 1, "a"), *(Reading(k, 0, 2, "b") for k in range(100))]))
+    assert one.replay_from(0, 101, 10) == 0
+    one.flush(0, Flush(101, 1))
+    assert one.replay_from(0, 101, 10) > 90 or one.replay_from(0, 101, 10) == 1  # of b alone
+
+
+def test_two_vectors_of_a_record_have_two_rows_though_the_clock_is_set_back_within_it() -> None:
+    one = aligner(1)
+    block = block_of([Reading(3_600_000, 0, 1), *(Reading(1000 * k, 0, k) for k in range(40))])
+    as_one = replace(block, record=np.zeros(len(block), np.int64))
+    vectors_of_it = one.push(as_one).block
+    assert len(set(ids(vectors_of_it))) == len(vectors_of_it)

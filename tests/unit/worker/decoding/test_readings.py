@@ -68,6 +68,7 @@ def test_an_array_of_readings_each_with_a_time_of_its_own() -> None:
         (True, True),
         ({"Symbol": "Good"}, True),
     ]
+    + [("OK", True), ("192", True), ({"Code": 0}, True), ("0", False), ([[]], False), ({"Code": [1]}, False)]
     + [("Bad", False), ("Uncertain", False), (0, False), (64, False), (False, False), ({"Code": 2150694912}, False)],
 )
 def test_a_reading_of_bad_quality_is_missing(quality: Any, is_good: bool) -> None:
@@ -146,3 +147,18 @@ def test_vectors_with_some_of_the_features_may_be_aligned_too() -> None:
 def test_settings_that_do_not_fit_are_told(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         InputSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"tag": "heat", "value": 1' + b"0" * 400 + b', "x": NaN}', INFINITE),
+        (b'{"tag": "heat", "value": 1, "line": "\\ud800", "x": NaN}', BAD_ENTITY),
+        (b'{"tag": "heat", "value": 1, "quality": ' + b"[" * 900 + b"]" * 900 + b"}", None),
+        (b'{"tag": "heat", "value": ' + b"[" * 900 + b"]" * 900 + b"}", WRONG_TYPE),
+        (b'{"tag": ' + b"[" * 900 + b"]" * 900 + b', "value": 1}', WRONG_TYPE),
+    ],
+)
+def test_hostile_records_are_refused_and_end_nothing(text: bytes, reason: str | None) -> None:
+    block = decode([text, reading()], **ONE, entity_field="line")
+    assert [r.reason for r in block.rejects] == ([reason] if reason else [])

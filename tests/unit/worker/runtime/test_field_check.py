@@ -62,11 +62,19 @@ def test_it_is_told_once_a_minute_with_all_since(
     assert all("['fields.a', 'tags']" in line for line in lines)
 
 
-def test_single_readings_are_told_only_if_none_is_of_a_feature(capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_readings_are_told_only_if_none_is_of_a_feature_for_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(field_check.time, "monotonic", lambda: now[0])
     settings = InputSettings.model_validate({"shape": "readings", "step": "1s"})
     check, decoder = FieldCheck(settings), Decoder(settings, ("a", "b"))
     records = block_of([json.dumps({"tag": tag, "value": 1}).encode() for tag in ("c", "d", "c")])
     assert check.take_readings(records, 3, 2, decoder) == {}
     assert check.take_readings(records, 0, 0, decoder) == {}
+    now[0] += 59
+    assert check.take_readings(records, 3, 3, decoder) == {"no-feature": 3}
+    assert not capsys.readouterr().out
+    now[0] += 1
     assert check.take_readings(records, 3, 3, decoder) == {"no-feature": 3}
     assert "tags=['c', 'd']" in capsys.readouterr().out
