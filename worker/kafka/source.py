@@ -15,7 +15,6 @@ The committed offset is the consumer's position, which may be beyond the last re
 transactions, and gaps that compaction has left, have offsets too.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -31,6 +30,7 @@ from worker.kafka import waits
 from worker.kafka.client import internals
 from worker.kafka.connection import consumer
 from worker.kafka.errors import FATAL, Rewind, readable, readable_errors
+from worker.kafka.lag import Lag
 from worker.kafka.polling import block_maker
 from worker.kafka.start_offsets import Committed, Marks, StartOffsets
 from worker.kafka.unreadable import Patience, Unreadable
@@ -43,7 +43,6 @@ log = structlog.get_logger()
 REBALANCE_POLL: Final = 1.0
 # A join waits this long for members that do not poll, and a little longer for an unresponsive coordinator.
 POLL_INTERVAL: Final = 60.0
-ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two requests for end offsets, and the timeout of each
 SAY_EVERY: Final = 5.0  # seconds between two log lines about failed reads
 
 
@@ -75,8 +74,7 @@ class Source:
         self._revoked: set[TopicPartition] = set()
         self._fetched_under: Any = None  # membership of the uncommitted records; None without any
         self._said_at = 0.0
-        self._ends: dict[TopicPartition, int] = {}  # see _ends_of
-        self._ends_at = 0.0
+        self._lag = Lag(self._consumer, self._marks)
         self.rebalances = 0
 
     def _await_metadata(self) -> None:
@@ -312,26 +310,7 @@ class Source:
 
     def lag(self) -> dict[int, int]:
         """Return the number of records not yet committed, by partition, from the last known high water marks."""
-        begins = {place: self._uncommitted_from(place) for place in self._consumer.assignment()}
-        known = {place: begin for place, begin in begins.items() if begin is not None}
-        ends = {place: self._consumer.highwater(place) for place in known}
-        ends |= self._ends_of([place for place, end in ends.items() if end is None])
-        return {place.partition: max(end - known[place], 0) for place, end in ends.items() if end is not None}
-
-    def _uncommitted_from(self, place: TopicPartition) -> int | None:
-        """Return where a partition's uncommitted work begins: at its position, if it has had no record yet."""
-        if place in self._marks.resume or place in self._marks.unadopted:
-            return self._marks.resume.get(place)
-        position = internals.position(self._consumer, place)
-        return None if position is None else int(position.offset)
-
-    def _ends_of(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Ask for the ends of partitions that no fetch has reported: a broker reports an idle one only once."""
-        if not set(places) <= self._ends.keys() and time.monotonic() >= self._ends_at:
-            self._ends_at = time.monotonic() + ENDS_EVERY
-            with contextlib.suppress(errors.KafkaError):
-                self._ends = waits.end_offsets(self._consumer, places, ENDS_PATIENCE)
-        return {place: self._ends[place] for place in places if place in self._ends}
+        return self._lag.of(self._consumer.assignment())
 
     def end_offsets(self) -> dict[int, int]:
         """Return the offset after the last record of each partition of the topic."""
@@ -373,7 +352,7 @@ class Source:
 
     def _forget(self, partition: TopicPartition) -> None:
         self._marks.forget(partition)
-        self._ends.pop(partition, None)
+        self._lag.forget(partition)
         self._starts.forget(partition)
 
 

@@ -102,6 +102,10 @@ class Metrics:
         self.stage = Histogram(
             "offnormal_stage_seconds", "Time per batch and stage", ["stage"], buckets=_STAGE_BUCKETS, registry=r
         )
+        self._add_models(r)
+
+    def _add_models(self, r: CollectorRegistry) -> None:
+        """Add what there is to tell of models, and of drift."""
         self.model = Info("offnormal_model", "The model in service", ["model"], registry=r)
         self.model_since = Gauge(
             "offnormal_model_since_timestamp_seconds", "When it went into service", ["model"], registry=r
