@@ -75,7 +75,10 @@ def parser() -> cli.Parser:
     demo.add_argument(
         "--page", action="store_true", help="serve the live page, replay more slowly, and run until Ctrl-C"
     )
-    demo.add_argument("--speed", type=int, help="vectors a second that are replayed (default 1300, with --page 340)")
+    demo.add_argument("--tags", action="store_true", help="send each reading as a record of its own, to be aligned")
+    demo.add_argument(
+        "--speed", type=int, help="vectors a second that are replayed (default 1300, with --page 340, with --tags 400)"
+    )
 
     return parser
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from worker.demo.broker import embedded_broker, free_port
 from worker.demo.outputs import OutputReader
 from worker.demo.processes import Processes
-from worker.demo.replay import PARTITIONS, Replay, Rows, shuttle
+from worker.demo.replay import PARTITIONS, Replay, Rows, TagReplay, shuttle
 from worker.demo.screen import Screen
 from worker.demo.verdict import DemoVerdict, judge
 from worker.errors import OffnormalError
@@ -30,6 +30,12 @@ RETRAIN_AT = 0.2  # of the stream
 HOLD_AT = 0.85  # share of the stream at which it waits for the swap, in case the machine is slow
 LIMIT = 240.0  # seconds for any one stage, beyond what its pace takes
 SPEED, SLOWER = 1300, 340  # vectors a second that are replayed; with the page about two minutes of them
+TAGS_SPEED, TAGS_ROWS = 400, 12_000  # of single readings: each row is nine records
+TAGS: Final = {
+    "OFFNORMAL_INPUT__SHAPE": "readings",
+    "OFFNORMAL_INPUT__STEP": "1s",
+    "OFFNORMAL_INPUT__LATENESS": "0s",
+}
 
 
 def run(settings: Settings, arguments: Namespace) -> int:
@@ -39,7 +45,8 @@ def run(settings: Settings, arguments: Namespace) -> int:
         # Only set a flag. With an exception at any point, a process that is being started could be left running.
         signal.signal(number, lambda *_: stop.set())
     started = time.monotonic()
-    speed = arguments.speed if arguments.speed is not None else SLOWER if arguments.page else SPEED
+    usual = SLOWER if arguments.page else TAGS_SPEED if arguments.tags else SPEED
+    speed = arguments.speed if arguments.speed is not None else usual
     port = free_port()
     stays = arguments.page and not arguments.json
     with (
@@ -57,12 +64,19 @@ def run(settings: Settings, arguments: Namespace) -> int:
             "OFFNORMAL_HTTP__PAGE": str(arguments.page),
             "OFFNORMAL_HTTP__LABELS": str(arguments.page),
             "OFFNORMAL_LOG__FORMAT": "json",
+            **(TAGS if arguments.tags else {}),
         }
         if arguments.page:
             screen.stage("page", f"open http://127.0.0.1:{port}/ once the stream has begun")
         with Processes(Path(folder), environment) as processes:
             verdict = _Demo(
-                screen=screen, processes=processes, environment=environment, stop=stop, speed=speed, stays=stays
+                screen=screen,
+                processes=processes,
+                environment=environment,
+                stop=stop,
+                speed=speed,
+                stays=stays,
+                tags=arguments.tags,
             ).run(started)
             if stays:
                 screen.summary(verdict)
@@ -84,7 +98,9 @@ class _Demo:
         stop: threading.Event,
         speed: int,
         stays: bool,
+        tags: bool,
     ):
+        self._tags = tags  # single readings are sent
         self._screen, self._processes, self._stop = screen, processes, stop
         self._speed, self._stays = speed, stays  # the worker goes on after the end
         self._port = environment["OFFNORMAL_HTTP__PORT"]
@@ -96,11 +112,12 @@ class _Demo:
         screen, settings = self._screen, self._settings
         screen.stage("data", "loading")
         rows = shuttle()
-        first, rest = _split(rows)
+        first, rest = _split(rows, TAGS_ROWS if self._tags else len(rows))
         screen.stage("data", f"{len(rows):,} vectors of 9 sensors, {int(rows.anomalous.sum()):,} labelled as anomalies")
         self._finish("topics", "worker", "topics", "--partitions", str(PARTITIONS), "--replication", "1")
 
-        with Replay(settings.kafka, settings.topics.sensors, first, pace=0) as replay:
+        at = int(time.time() * 1000) - (len(first) + len(rest)) // PARTITIONS * 1000
+        with self._replay(first, 0, at) as replay:
             self._wait(replay.done.is_set, lambda: screen.stage("commissioning", f"{replay.sent:,} vectors replayed"))
             screen.stage("commissioning", f"{replay.sent:,} vectors of good operation replayed")
         self._finish("first training", "training")
@@ -109,7 +126,7 @@ class _Demo:
         hold_at = int(HOLD_AT * len(rest))
         with (
             closing(OutputReader(settings)) as outputs,
-            Replay(settings.kafka, settings.topics.sensors, rest, self._speed, hold_at) as replay,
+            self._replay(rest, self._speed, at + -(-len(first) // PARTITIONS) * 1000, hold_at) as replay,
         ):
             self._wait(replay.first_acknowledged, lambda: screen.stage("stream", "starting"))
             swap_log = self._stream(replay, outputs, begin, len(rest))
@@ -118,8 +135,21 @@ class _Demo:
         swaps = sum(entry.get("replaces") is not None for entry in in_service)
         promised = in_service[-1]["false_alarm_rate"]  # of the model that scored nearly all: it may not be BUDGET
         return judge(
-            sent, rest.anomalous, outputs, promised, swaps, _swap_figures(swap_log), time.monotonic() - started
+            sent,
+            rest.anomalous,
+            outputs,
+            promised,
+            swaps,
+            _swap_figures(swap_log),
+            time.monotonic() - started,
         )
+
+    def _replay(self, rows: Rows, pace: float, begin: int, hold_at: int | None = None) -> Replay:
+        """Return what sends the rows, as vectors or as single readings from the time `begin` [ms] on."""
+        kafka, topic = self._settings.kafka, self._settings.topics.sensors
+        if self._tags:
+            return TagReplay(kafka, topic, rows, pace, begin, hold_at)
+        return Replay(kafka, topic, rows, pace, hold_at)
 
     def _stream(self, replay: Replay, outputs: OutputReader, begin: float, total: int) -> list[dict[str, Any]]:
         """Run the worker over the rest of the data, with a second training in between; return the worker's log."""
@@ -215,10 +245,12 @@ class _Rate:
         return (count - before) / (now - earlier) if now > earlier else 0.0
 
 
-def _split(rows: Rows) -> tuple[Rows, Rows]:
+def _split(rows: Rows, most: int) -> tuple[Rows, Rows]:
+    """Return the rows of good operation at the begin, and at most so many of the others."""
     good = [i for i in range(FIRST_STRETCH) if not rows.anomalous[i]]
     first = Rows([rows.records[i] for i in good], rows.anomalous[good])
-    return first, Rows(rows.records[FIRST_STRETCH:], rows.anomalous[FIRST_STRETCH:])
+    rest = slice(FIRST_STRETCH, FIRST_STRETCH + most)
+    return first, Rows(rows.records[rest], rows.anomalous[rest])
 
 
 def _swap_figures(log: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -52,7 +53,7 @@ class Replay(threading.Thread):
         self._producer = connection.producer(settings, linger_ms=5)
         self._topic, self._rows, self._pace = topic, rows, pace
         self._hold_at = len(rows) if hold_at is None else hold_at
-        self._futures: list[object] = []
+        self._futures: list[Any] = []
         self.released = threading.Event()
         self._cancelled = threading.Event()
         self.done = threading.Event()
@@ -66,13 +67,13 @@ class Replay(threading.Thread):
 
     @property
     def sent(self) -> int:
-        """Return how many records have been sent."""
+        """Return how many rows have been sent."""
         return len(self._futures)
 
     def run(self) -> None:
         """Send the records at the pace."""
         started = time.monotonic()
-        for i, value in enumerate(self._rows.records):
+        for i in range(len(self._rows)):
             if i == self._hold_at:
                 while not self.released.wait(0.1) and not self._cancelled.is_set():
                     started += 0.1
@@ -80,22 +81,66 @@ class Replay(threading.Thread):
                 break
             if self._pace and (ahead := i / self._pace - (time.monotonic() - started)) > 0.01:
                 time.sleep(ahead)
-            key = b"orbiter-%d" % (i % PARTITIONS)
-            self._futures.append(self._producer.send(self._topic, value, key, partition=i % PARTITIONS))
+            self._futures.append(self._send(i))
         self._producer.flush(timeout=30)
         self._producer.close(timeout=5)
         self.done.set()
 
+    def _send(self, i: int) -> Any:
+        """Send a row; return what is told of it."""
+        return self._send_record(i, self._rows.records[i])
+
+    def _send_record(self, i: int, value: bytes) -> Any:
+        return self._producer.send(self._topic, value, b"orbiter-%d" % (i % PARTITIONS), partition=i % PARTITIONS)
+
     def first_acknowledged(self) -> bool:
         """Return whether each partition has a row."""
         first = self._futures[:PARTITIONS]
-        return len(first) == PARTITIONS and all(f.succeeded() for f in first)  # type: ignore[attr-defined]
+        return len(first) == PARTITIONS and all(f.succeeded() for f in first)
 
     def places(self) -> dict[tuple[int, int], int]:
         """Return the index of each row that the broker has acknowledged, by partition and offset."""
         places = {}
         for i, future in enumerate(self._futures):
-            if future.succeeded():  # type: ignore[attr-defined]
-                metadata = future.value  # type: ignore[attr-defined]
+            if future.succeeded():
+                metadata = future.value
                 places[metadata.partition, metadata.offset] = i
         return places
+
+
+class TagReplay(Replay):
+    """Sends each reading of a row as a record of its own; the rows of an orbiter are a second apart in event time.
+
+    Row i is at the time `begin` [ms] and i // PARTITIONS seconds. Its vector is made, without any lateness, by the
+    first reading of the orbiter's next row, or by one more reading at the end.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, rows: Rows, pace: float, begin: int, hold_at: int | None = None
+    ):
+        super().__init__(settings, topic, rows, pace, hold_at)
+        self._begin = begin
+        self._last: list[Any] = []
+
+    def _send(self, i: int) -> Any:
+        records = self._readings(i, i)
+        sent = [self._send_record(i, record) for record in records]
+        if i == len(self._rows) - 1:
+            self._last = [self._send_record(k, self._readings(0, k)[0]) for k in range(i + 1, i + 1 + PARTITIONS)]
+        return sent
+
+    def _readings(self, row: int, i: int) -> list[bytes]:
+        """Return the readings of a row as records, at the time of row i."""
+        time_ms = self._begin + i // PARTITIONS * 1000
+        readings = orjson.loads(self._rows.records[row])
+        return [orjson.dumps({"tag": tag, "value": value, "time": time_ms}) for tag, value in readings.items()]
+
+    def first_acknowledged(self) -> bool:
+        """Return whether each partition has a row."""
+        first = self._futures[:PARTITIONS]
+        return len(first) == PARTITIONS and all(row[-1].succeeded() for row in first)
+
+    def places(self) -> dict[tuple[int, int], int]:
+        """Return the index of each row, by the partition and offset of the record that makes its vector."""
+        following = [row[0].value for row in self._futures[PARTITIONS:]] + [last.value for last in self._last]
+        return {(made.partition, made.offset): i for i, made in enumerate(following)}
