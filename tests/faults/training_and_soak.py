@@ -55,6 +55,8 @@ def soak(setting: Setting, rng: random.Random, n: int) -> Outcome:
     """
     with world_of(setting, rng) as world, world.pool(1) as workers:
         await_scored(world, 1000)
+        world.restart_broker()  # buffers grow to the size of the first backlog, once
+        await_scored(world, 5000, timeout=120)
         seen: list[Usage] = []
         ends, broker_at = time.monotonic() + 60 * n, time.monotonic() + 60 * max(n / 6, 0.4)
         while time.monotonic() < ends:

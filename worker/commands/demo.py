@@ -126,7 +126,7 @@ class _Demo:
         hold_at = int(HOLD_AT * len(rest))
         with (
             closing(OutputReader(settings)) as outputs,
-            self._replay(rest, self._speed, at + -(-len(first) // PARTITIONS) * 1000, hold_at) as replay,
+            self._replay(rest, self._speed, at + (len(first) // PARTITIONS + 1) * 1000, hold_at) as replay,
         ):
             self._wait(replay.first_acknowledged, lambda: screen.stage("stream", "starting"))
             swap_log = self._stream(replay, outputs, begin, len(rest))
@@ -246,8 +246,9 @@ class _Rate:
 
 
 def _split(rows: Rows, most: int) -> tuple[Rows, Rows]:
-    """Return the rows of good operation at the begin, and at most so many of the others."""
+    """Return the rows of good operation at the begin, as many for each partition, and at most so many of the others."""
     good = [i for i in range(FIRST_STRETCH) if not rows.anomalous[i]]
+    good = good[: len(good) // PARTITIONS * PARTITIONS]
     first = Rows([rows.records[i] for i in good], rows.anomalous[good])
     rest = slice(FIRST_STRETCH, FIRST_STRETCH + most)
     return first, Rows(rows.records[rest], rows.anomalous[rest])
