@@ -62,6 +62,9 @@ class Node(ApacheKafka):
             "offsets.topic.replication.factor": str(SIZE),
             "transaction.state.log.replication.factor": str(SIZE),
             "transaction.state.log.min.isr": "2",
+            # As docs/brokers.md advises. Else a transaction whose markers are on their way to a broker that is cut off
+            # ends 30 s later.
+            "request.timeout.ms": "5000",
         }
 
 

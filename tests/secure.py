@@ -7,6 +7,7 @@ Listeners, all on loopback:
     MUTUAL     TLS, client certificate required
     SASL       TLS and a password: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512
     OAUTH      TLS and a token, checked by the brokers' own validator; it wants a new one every few seconds
+    IAM        TLS and a signature, checked by a door before it (tests/iam_door.py), as on Amazon MSK
     EXPIRED    TLS, its certificate ran out
     STRANGER   TLS, its certificate is another host's
 """
@@ -15,13 +16,17 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from botocore.credentials import Credentials
+
 from tests.brokers import ApacheKafka
+from tests.iam_door import IamDoor
 from tests.identity_provider import AUDIENCE, Keys
 from worker.demo.broker import free_port
 
 STORE_PASSWORD = "changeit-please"
-REAUTHENTICATION = 4.0  # seconds after which the OAUTH listener wants a new token
+REAUTHENTICATION = 4.0  # seconds after which the listeners OAUTH and IAM want a new login
 USERS = {"worker": "planted-password-1", "stranger": "planted-password-2"}
+IAM = Credentials("AKIDWORKER", "planted-secret-1", "planted/token+1")
 
 
 class Certificates:
@@ -90,11 +95,14 @@ class SecureKafka(ApacheKafka):
         self.certificates, self.keys = Certificates(Path(self._folder.name)), Keys(Path(self._folder.name))
         # Kafka reads keys only from where it is told that it may.
         self.heap = (*self.heap, f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.keys.jwks.as_uri()}")
-        self._ports = {name: free_port() for name in ("TLS", "MUTUAL", "SASL", "OAUTH", "EXPIRED", "STRANGER")}
+        self._ports = {name: free_port() for name in ("TLS", "MUTUAL", "SASL", "OAUTH", "EXPIRED", "STRANGER", "IAM")}
+        self._behind = free_port()
+        self.door = IamDoor(self._ports["IAM"], self._behind, self.certificates.client("broker"), IAM, REAUTHENTICATION)
         self.address = {name: f"127.0.0.1:{port}" for name, port in self._ports.items()} | {"PLAINTEXT": self.bootstrap}
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
+        self.door.close()
         self._folder.cleanup()
 
     def _format_arguments(self) -> list[str]:
@@ -118,10 +126,12 @@ class SecureKafka(ApacheKafka):
             "STRANGER": "elsewhere",
         }
         found = plain | {
-            "listeners": f"{listeners},{plain['listeners'].split(',')[1]}",
+            "listeners": f"{listeners},{plain['listeners'].split(',')[1]}".replace(
+                self.address["IAM"], f"127.0.0.1:{self._behind}"
+            ),
             "advertised.listeners": listeners,
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,MUTUAL:SSL,"
-            "SASL:SASL_SSL,OAUTH:SASL_SSL,EXPIRED:SSL,STRANGER:SSL",
+            "SASL:SASL_SSL,OAUTH:SASL_SSL,EXPIRED:SSL,STRANGER:SSL,IAM:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

@@ -14,10 +14,11 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 from pydantic import SecretStr
 
 from tests.brokers import can_run_apache
+from tests.iam_door import REGION
 from tests.identity_provider import IdentityProvider
 from tests.models import make_artefact, normal_rows
 from tests.registry import SmallRegistry
-from tests.secure import REAUTHENTICATION, STORE_PASSWORD, USERS, SecureKafka
+from tests.secure import IAM, REAUTHENTICATION, STORE_PASSWORD, USERS, SecureKafka
 from tests.stage import Process, Stage, until
 from worker.errors import SchemaRegistryError
 from worker.models import Artefact
@@ -206,6 +207,55 @@ def test_without_a_token_it_says_why(
     assert worker.wait() == 4
     assert told in worker.errors + worker.output, worker.errors + worker.output
     assert "planted" not in worker.errors + worker.output
+
+
+def iam(kafka: SecureKafka, s: Stage, secret: str) -> None:
+    s.environment |= {
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": IAM.access_key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_SESSION_TOKEN": IAM.token,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def by_iam(kafka: SecureKafka) -> tuple[str, dict[str, str]]:
+    ca = str(kafka.certificates.ca)
+    return "IAM", {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "AWS_MSK_IAM", "CA_FILE": ca}
+
+
+def test_a_worker_logs_in_by_iam_again_and_again(kafka: SecureKafka, stage: Open, artefact: Artefact) -> None:
+    """The door wants a new login every four seconds, and checks its signature by botocore."""
+    s = stage(*by_iam(kafka))
+    iam(kafka, s, IAM.secret_key)
+    s.publish(artefact)
+    worker = s.worker()
+    worker.await_log("partitions_assigned")
+    connected, places, began = kafka.door.logins, [], time.monotonic()
+    while time.monotonic() - began < 4 * REAUTHENTICATION:
+        places += s.send_rows(normal_rows(50, np.random.default_rng(0)))
+        time.sleep(0.1)
+    until(lambda: sum(s.committed().values()) == len(places), 20)
+    assert worker.stop() == 0
+    scores = s.scores()
+    assert set(scores) == set(places)
+    assert all(len(found) == 1 for found in scores.values())
+    assert kafka.door.logins >= connected + 6 and not kafka.door.refused
+    assert not worker.log("connections_rebuilt")
+    assert "planted" not in worker.errors + worker.output
+
+
+@pytest.mark.parametrize(("secret", "told"), [("planted-secret-9", "Access denied"), ("", "no credentials of AWS")])
+def test_without_rights_in_iam_it_says_why(kafka: SecureKafka, stage: Open, secret: str, told: str) -> None:
+    s = stage(*by_iam(kafka))
+    if secret:
+        iam(kafka, s, secret)
+    s.environment |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": REGION}
+    worker = s.worker(OFFNORMAL_KAFKA__STARTUP_TIMEOUT="5")
+    assert worker.wait() == 4
+    assert told in worker.errors.splitlines()[-1], worker.errors
+    assert "planted" not in worker.errors + worker.output
+    kafka.door.refused = 0
 
 
 def test_a_schema_registry_behind_tls_may_not_redirect_out_of_it(kafka: SecureKafka) -> None:

@@ -15,7 +15,7 @@ from kafka.net.compat import KafkaNetClient
 from worker.errors import KafkaUnavailable
 from worker.kafka.client import internals
 from worker.kafka.errors import readable_errors
-from worker.kafka.oauth import token_provider
+from worker.kafka.login import login
 from worker.kafka.tls import RotatingContext
 from worker.settings import KafkaSettings
 
@@ -56,18 +56,14 @@ def is_columnar(settings: KafkaSettings) -> bool:
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the options that every client gets. Raises worker.errors.KafkaError."""
-    is_oauth = settings.sasl_mechanism == "OAUTHBEARER"
+    """Return the options that every client gets. Raises worker.errors.KafkaError, and SettingsError without an extra."""
     return {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap.split(",")],
         "client_id": f"offnormal-{settings.group}",
         "reconnect_backoff_max_ms": 1000,
         "security_protocol": settings.security_protocol,
-        "sasl_mechanism": settings.sasl_mechanism,
-        "sasl_plain_username": None if is_oauth else settings.username,
-        "sasl_plain_password": settings.password.get_secret_value() if settings.password and not is_oauth else None,
-        "sasl_oauth_token_provider": token_provider(settings) if is_oauth else None,
         "ssl_context": RotatingContext(settings) if "SSL" in settings.security_protocol else None,
+        **login(settings),
     }
 
 

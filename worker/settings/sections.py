@@ -42,9 +42,9 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="security protocol of the brokers' listener"
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
-        None, description="SASL mechanism, required with SASL_PLAINTEXT and SASL_SSL"
-    )
+    sasl_mechanism: (
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM", "GSSAPI"] | None
+    ) = Field(None, description="SASL mechanism, required with SASL_PLAINTEXT and SASL_SSL")
     username: str | None = Field(None, description="SASL user; with OAUTHBEARER the client id")
     password: SecretStr | None = Field(None, description="SASL password; with OAUTHBEARER the client secret")
     password_file: str | None = Field(None, description="a file that holds the SASL password")
@@ -61,6 +61,7 @@ class KafkaSettings(Section):
     oauth_extensions: dict[str, str] = Field(
         {}, description='with OAUTHBEARER: SASL extensions, a JSON object: {"logicalCluster": "lkc-1"}'
     )
+    kerberos_service: Name = Field("kafka", description="with GSSAPI: the first part of the brokers' principal")
     ca_file: str | None = Field(None, description="PEM file of the authority that signed the brokers' certificates")
     cert_file: str | None = Field(None, description="PEM file of the client certificate (mutual TLS)")
     key_file: str | None = Field(None, description="PEM file of the client key")
@@ -95,7 +96,13 @@ class KafkaSettings(Section):
     @model_validator(mode="after")
     def _whole(self) -> "KafkaSettings":
         has_login = bool(self.username and self.password)
-        if self.sasl_mechanism == "OAUTHBEARER":
+        if self.sasl_mechanism == "AWS_MSK_IAM":
+            if self.security_protocol != "SASL_SSL":
+                raise ValueError("AWS_MSK_IAM needs security_protocol SASL_SSL")
+        elif self.sasl_mechanism == "GSSAPI":
+            if not self.security_protocol.startswith("SASL"):
+                raise ValueError("GSSAPI needs security_protocol SASL_SSL or SASL_PLAINTEXT")
+        elif self.sasl_mechanism == "OAUTHBEARER":
             if bool(self.oauth_token_url) == bool(self.oauth_token_file):
                 raise ValueError("OAUTHBEARER needs oauth_token_url or oauth_token_file, and not both")
             if self.oauth_token_url and not has_login:
