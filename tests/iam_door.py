@@ -56,9 +56,11 @@ class IamDoor:
 
     def _serve(self, raw: socket.socket) -> None:
         try:
-            with self._tls.wrap_socket(raw, server_side=True) as client:
-                with socket.create_connection(("127.0.0.1", self._behind)) as broker:
-                    _Visit(self, client, broker).run()
+            with (
+                self._tls.wrap_socket(raw, server_side=True) as client,
+                socket.create_connection(("127.0.0.1", self._behind)) as broker,
+            ):
+                _Visit(self, client, broker).run()
         except OSError:
             pass
 

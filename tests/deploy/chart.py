@@ -46,6 +46,16 @@ TOKEN = {  # a projected token of Kubernetes, for OAUTHBEARER
 WATCHED = {
     "metrics": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
 }
+STRIMZI = {
+    "settings": {
+        "kafka": {"group": "line-3"},
+        "model": {"shadow_share": 0.1},
+        "topics": {"sensors": "plant.vectors"},
+        "outputs": ["scores", "latents"],
+    },
+    "strimzi": {"enabled": True, "cluster": "plant", "user": "line-3"},
+    "topics": {"partitions": 12},
+}
 MATRIX: dict[str, Document] = {
     "default": {},
     "dynamic": {"worker": {"membership": "dynamic"}},
@@ -59,6 +69,7 @@ MATRIX: dict[str, Document] = {
     "hpa, dynamic": {"autoscaling": {"hpa": {"enabled": True}}, "worker": {"membership": "dynamic"}},
     "secured": SECURED,
     "token": TOKEN,
+    "strimzi": STRIMZI,
     "watched": WATCHED,
     "page without a token": {"settings": {"http": {"page": True, "hosts": ["worker.plant.example"]}}},
     "bare": {"podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}},

@@ -7,8 +7,22 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, MATRIX, SECURED, TOKEN, WATCHED, Document, one, pod, pods, render, template
+from tests.deploy.chart import (
+    CHART,
+    MATRIX,
+    SECURED,
+    STRIMZI,
+    TOKEN,
+    WATCHED,
+    Document,
+    one,
+    pod,
+    pods,
+    render,
+    template,
+)
 from tests.deploy.tools import crds, helm
+from worker.kafka.topics import specs
 from worker.settings import Settings
 
 KUBERNETES = ("1.31.0", "1.33.0", "1.35.0")
@@ -17,6 +31,8 @@ OTHERS = {  # kind -> where node finds its class
     "TriggerAuthentication": "keda/keda.sh/v1alpha1",
     "PodMonitor": "prometheus-operator/monitoring.coreos.com/v1",
     "PrometheusRule": "prometheus-operator/monitoring.coreos.com/v1",
+    "KafkaTopic": "strimzi-kafka-operator/kafka.strimzi.io/v1",
+    "KafkaUser": "strimzi-kafka-operator/kafka.strimzi.io/v1",
 }
 
 
@@ -39,7 +55,7 @@ def test_manifests_are_what_kubernetes_takes(name: str, kube: str) -> None:
 
 
 def _refused(documents: list[Document]) -> list[str]:
-    """What the schemas of KEDA and of Prometheus's operator have against them."""
+    """What the schemas of KEDA, of Prometheus's operator and of Strimzi's have against them."""
     imports = "".join(f"import {{{kind}}} from '@kubernetes-models/{at}';\n" for kind, at in OTHERS.items())
     script = (
         f"{imports}const kinds = {{{', '.join(OTHERS)}}}, refused = [];\n"
@@ -54,7 +70,7 @@ def _refused(documents: list[Document]) -> list[str]:
     return found
 
 
-def test_keda_and_prometheus_take_theirs() -> None:
+def test_operators_take_theirs() -> None:
     documents = [d for values in MATRIX.values() for d in render(values) if d["kind"] in OTHERS]
     assert {d["kind"] for d in documents} == set(OTHERS)
     assert _refused(documents) == []
@@ -226,6 +242,40 @@ def test_what_is_watched_is_what_the_repository_has() -> None:
 def test_a_misspelt_value_is_refused(values: Document) -> None:
     done = template(values)
     assert done.returncode != 0 and "don't meet the specifications of the schema" in done.stderr
+
+
+def test_strimzi_makes_the_topics_that_the_settings_need() -> None:
+    documents = render(STRIMZI | {"strimzi": STRIMZI["strimzi"] | {"sensors": True}})
+    made = {
+        d["spec"]["topicName"]: (d["spec"]["partitions"], {k: str(v) for k, v in d["spec"]["config"].items()})
+        for d in documents
+        if d["kind"] == "KafkaTopic"
+    }
+    needed = specs(Settings(**STRIMZI["settings"]))
+    assert made == {spec.name: (spec.partitions or 12, spec.config) for spec in needed}
+    assert not [d for d in documents if d["kind"] == "Job" and d["metadata"]["name"].endswith("-topics")]
+    assert "plant.vectors" not in str([d for d in render(STRIMZI) if d["kind"] == "KafkaTopic"]), "it is the plant's"
+
+
+def test_strimzis_user_has_the_rights_of_the_documentation() -> None:
+    """Those of workers and training, for each topic that the settings need, and no more."""
+    acls = one(render({"strimzi": STRIMZI["strimzi"]}), "KafkaUser")["spec"]["authorization"]["acls"]
+    made = set()
+    for acl in acls:
+        told = acl["resource"]
+        name = told["name"] + "*" * (told["patternType"] == "prefix")
+        kind = told["type"][0].upper() + told["type"][1:]
+        made |= {(kind, name, operation) for operation in acl["operations"]}
+    needed, known = set(), set()
+    for line in (CHART.parents[2] / "docs/security.md").read_text().splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if cells[0] in ("Topic", "Group", "TransactionalId"):
+            known.add(tuple(cells[:3]))
+            if any(word in cells[3] for word in ("worker", "training", "whoever", "leave")) and cells[3] != "replay":
+                needed.add(tuple(cells[:3]))
+    needed -= {("Topic", f"offnormal.{name}", "Write") for name in ("scores", "shadow")}  # not with these settings
+    assert len(needed) >= 20 and needed <= made
+    assert {each for each in made if not each[2].startswith("Describe")} <= known
 
 
 def test_the_schema_knows_the_settings() -> None:

@@ -3,19 +3,27 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from tests import kerberos
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "offnormal"
 HELM = "v3.19.2"
-# Schemas of the kinds of KEDA and of Prometheus's operator.
-CRDS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
+# Schemas of the kinds of KEDA, of Prometheus's operator and of Strimzi's.
+CRDS = (
+    "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/strimzi-kafka-operator@1.0.1",
+)
 PARSER = ("@asyncapi/parser@3.6.6", "@asyncapi/avro-schema-parser@3.1.0")
 APICURIO = "2.6.13.Final"  # the last that Java 17 runs
 AXE = "axe-core@4.10.3"
+GSSAPI = "1.12.0"
 
 
 def helm() -> Path:
@@ -67,6 +75,23 @@ def chromium() -> Path:
             _missing("chromium (apt-get install chromium)")
         _run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"], Path("/"))
     return Path(shutil.which("chromium") or _missing("chromium"))
+
+
+def gssapi() -> Path:
+    """A folder where Python finds gssapi, compiled here, beside Debian's Kerberos; both installed as chromium is."""
+    if not kerberos.is_there() or shutil.which("krb5-config") is None:
+        if not os.environ.get("CI") or os.geteuid() or shutil.which("apt-get") is None:
+            _missing("Kerberos (apt-get install krb5-kdc krb5-admin-server libkrb5-dev)")
+        packages = ["krb5-kdc", "krb5-admin-server", "libkrb5-dev"]
+        command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+        _run(command, Path("/"), DEBIAN_FRONTEND="noninteractive")
+    folder = CACHE / f"gssapi-{GSSAPI}-{sys.version_info.major}.{sys.version_info.minor}"
+    if not folder.exists():
+        parts = folder.with_name(f"{folder.name}.parts")
+        uv = Path(sys.executable).with_name("uv")
+        _run([str(uv), "pip", "install", "--target", str(parts), f"gssapi=={GSSAPI}"], Path("/"))
+        parts.rename(folder)
+    return folder
 
 
 def _npm(name: str, *packages: str) -> Path:

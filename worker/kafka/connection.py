@@ -56,7 +56,7 @@ def is_columnar(settings: KafkaSettings) -> bool:
 
 
 def options(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the options that every client gets. Raises worker.errors.KafkaError, and SettingsError without an extra."""
+    """Return the options that every client gets. Raises KafkaError, and SettingsError without an extra."""
     return {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap.split(",")],
         "client_id": f"offnormal-{settings.group}",

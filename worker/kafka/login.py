@@ -1,10 +1,8 @@
 """How a client logs in: kafka-python's options for each SASL mechanism."""
 
-import importlib.util
 from typing import Any
 
-from worker.errors import SettingsError
-from worker.kafka import msk_iam
+from worker.kafka import kerberos, msk_iam
 from worker.kafka.oauth import token_provider
 from worker.settings import KafkaSettings
 
@@ -21,8 +19,7 @@ def login(settings: KafkaSettings) -> dict[str, Any]:
             msk_iam.use()
             return mechanism
         case "GSSAPI":
-            if importlib.util.find_spec("gssapi") is None:
-                raise SettingsError("OFFNORMAL_KAFKA__SASL_MECHANISM=GSSAPI needs pip install offnormal[gssapi]")
+            kerberos.use()
             return mechanism | {"sasl_kerberos_service_name": settings.kerberos_service}
         case _:
             assert settings.password is not None
