@@ -63,7 +63,7 @@ format: setup ## what ruff can put right
 
 lock: ## pins anew, with hashes and without addresses
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --extra arrow --extra avro --extra msk --extra otel pyproject.toml -o deploy/requirements.txt
+	  --no-annotate --no-header --extra arrow --extra avro --extra msk --extra otel --extra protobuf pyproject.toml -o deploy/requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra test -c deploy/requirements.txt pyproject.toml -o tests/requirements.txt
 	echo uv | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -1,4 +1,4 @@
-"""The documents that the formats `json` and `avro` allow. This is the reference for what is valid.
+"""The documents that `json`, `avro` and `protobuf` allow. This is the reference for what is valid.
 
 A document is an array of numbers, an object with the features as its fields, an array of either, or an object whose
 `values` is any of these; shape.py finds the rows in other documents. null, or an absent field, is a missing reading.

@@ -1,4 +1,4 @@
-"""Where the readings, the entity and the time lie in a document of the formats `json` and `avro`.
+"""Where the readings, the entity and the time lie in a document of the formats that have documents.
 
 A field of a nested object is called by its path: `tags.host` is the field `host` of the object `tags`. If a key is
 itself spelled `tags.host`, that key counts. `[]` stands after an array, each element of which is a row:

@@ -20,7 +20,8 @@ from worker.inference.features import NEARLY_ALL, as_text, columns_of
 from worker.inference.look import RecordsSeen, last_records, look_at
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings, Settings
-from worker.settings.shapes import SHAPES, WITH_SHAPES
+from worker.settings.formats import FORMATS
+from worker.settings.shapes import SHAPES
 
 _OWN: Final = ("shape", "values_field", "tag_field", "entity_field", "time_field")  # one of these set: it is no guess
 _MOST_ENTITIES: Final = 0.5  # of the records: a field with more values names no machine
@@ -128,7 +129,7 @@ def _features(inputs: InputSettings, suggestion: Suggestion) -> Sequence[str]:
 
 def _guess(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, Any]:
     """Return the settings of the first shape that nearly all records have, or fields of entity and time."""
-    for name, paths in SHAPES.items() if inputs.format in WITH_SHAPES else ():
+    for name, paths in SHAPES.items() if FORMATS[inputs.format].has_documents else ():
         # A shape without its usual field of the entity is told by its other fields.
         others = {field: path for field, path in paths.items() if field != "entity_field"}
         by_name: dict[str, Any] = {"shape": name}

@@ -15,7 +15,8 @@ from kafka.record.util import encode_varint
 
 from worker.blocks import BytesColumn, Headers
 from worker.blocks.timestamps import iso
-from worker.decoding.avro.format import HEADER, Shape
+from worker.decoding.avro.format import Shape
+from worker.decoding.by_schema import HEADER
 from worker.kafka.outputs import encode_headers
 from worker.publishing.cloudevents import ANOMALY_TYPE, avro_schema, envelope
 from worker.publishing.vector_values import VectorRows

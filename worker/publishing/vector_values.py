@@ -31,6 +31,7 @@ class VectorRows(NamedTuple):
 def write(rows: VectorRows, format: str) -> tuple[BytesColumn, bytes]:
     """Return the records' values in a format, and the content type that says so."""
     spec = FORMATS[format]
+    assert spec.writer is not None
     module, _, name = spec.writer.partition(":")
     values: BytesColumn = getattr(import_module(module), name)(rows)
     return values, spec.content_types[0].encode()

@@ -1,6 +1,6 @@
 """A client of a schema registry (Confluent's API, which Apicurio, Karapace and Redpanda serve too).
 
-It fetches the schemas that Avro records were written by, and registers ours.
+It fetches the schemas that records of Avro and Protobuf were written by, and registers ours.
 """
 
 import base64
@@ -11,7 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
@@ -34,8 +34,18 @@ _WAIT: Final = 0.5  # seconds between two tries
 _UNKNOWN: Final = (40401, 40402, 40403)  # subject, version, schema
 
 
+Language = Literal["AVRO", "PROTOBUF"]
+
+
 class UnknownSchema(Exception):
-    """The registry has no such schema, or none of Avro."""
+    """The registry has no such schema, or one in another language."""
+
+
+class SchemaText(NamedTuple):
+    """A schema as it was registered, and those that it refers to, by name."""
+
+    text: str
+    references: Mapping[str, str]
 
 
 class SchemaRegistry:
@@ -46,7 +56,7 @@ class SchemaRegistry:
 
     def __init__(self, settings: SchemaRegistrySettings, patience: float = 0.0):
         self._settings, self._patience = settings, patience
-        self._schemas: dict[int, tuple[Schema, Mapping[str, Schema]]] = {}
+        self._schemas: dict[int, SchemaText] = {}
         self._unknown: dict[int, tuple[float, str]] = {}
 
     @classmethod
@@ -55,7 +65,15 @@ class SchemaRegistry:
         return None if settings.schema_registry.url is None else cls(settings.schema_registry, patience)
 
     def schema(self, id: int) -> tuple[Schema, Mapping[str, Schema]]:
-        """Return a schema, and those that it refers to, by name.
+        """Return a schema of Avro, and those that it refers to, by name.
+
+        Raises UnknownSchema, and SchemaRegistryError where the registry is away.
+        """
+        found = self.text(id, "AVRO")
+        return _avro(found.text), {name: _avro(text) for name, text in found.references.items()}
+
+    def text(self, id: int, language: Language) -> SchemaText:
+        """Return a schema in its own language.
 
         Raises UnknownSchema, and SchemaRegistryError where the registry is away.
         """
@@ -68,9 +86,9 @@ class SchemaRegistry:
             raise UnknownSchema(reason)
         try:
             answer = self._ask("GET", f"/schemas/ids/{id}")
-            references: dict[str, Schema] = {}
-            self._refer(answer, references, iter(range(_MOST_REFERENCES)))
-            self._schemas[id] = _avro(answer), references
+            references: dict[str, str] = {}
+            self._refer(answer, language, references, iter(range(_MOST_REFERENCES)))
+            self._schemas[id] = SchemaText(_text(answer, language), references)
         except UnknownSchema as error:
             if len(self._unknown) >= _MOST_UNKNOWN:
                 del self._unknown[next(iter(self._unknown))]  # the oldest
@@ -97,7 +115,9 @@ class SchemaRegistry:
         except (UnknownSchema, KeyError, TypeError, ValueError, OverflowError) as error:
             raise SchemaRegistryError(f"{self._settings.url} does not take the schema of {subject}: {error}") from None
 
-    def _refer(self, answer: Any, references: dict[str, Schema], left: Iterator[int], depth: int = 0) -> None:
+    def _refer(
+        self, answer: Any, language: Language, references: dict[str, str], left: Iterator[int], depth: int = 0
+    ) -> None:
         """Add the schemas that the answer refers to. Raises UnknownSchema, SchemaRegistryError.
 
         `left` are the requests that may still be made for it.
@@ -117,8 +137,8 @@ class SchemaRegistry:
                 if next(left, None) is None:
                     raise UnknownSchema(f"more than {_MOST_REFERENCES} references")
                 referenced = self._ask("GET", f"/subjects/{subject}/versions/{version}")
-                self._refer(referenced, references, left, depth + 1)
-                references[name] = _avro(referenced)
+                self._refer(referenced, language, references, left, depth + 1)
+                references[name] = _text(referenced, language)
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the registry. Raises UnknownSchema if it lacks the schema, SchemaRegistryError if it does not answer."""
@@ -172,12 +192,22 @@ def _line(text: object) -> str:
     return " ".join(str(text).split())[:200]
 
 
-def _avro(answer: Any) -> Schema:
-    """Return the Avro schema of an answer. Raises UnknownSchema."""
+def _text(answer: Any, language: Language) -> str:
+    """Return the schema of an answer. Raises UnknownSchema if it is in another language, or none."""
     try:
-        if answer.get("schemaType", "AVRO") != "AVRO":
-            raise UnknownSchema(f"a schema of {str(answer['schemaType'])[:40]}, not of Avro")
+        if answer.get("schemaType", "AVRO") != language:
+            raise UnknownSchema(f"a schema of {str(answer.get('schemaType', 'AVRO'))[:40]}, not of {language}")
         text = answer["schema"]
+    except (AttributeError, KeyError) as error:
+        raise UnknownSchema(f"no schema: {error!r}") from None
+    if not isinstance(text, str):
+        raise UnknownSchema(f"no schema, but {type(text).__name__}")
+    return text
+
+
+def _avro(text: str) -> Schema:
+    """Return the schema that a text is. Raises UnknownSchema."""
+    try:
         return json.loads(text) if text.lstrip()[:1] in ("{", "[", '"') else text.strip()
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UnknownSchema(f"no schema: {error!r}") from None

@@ -5,23 +5,25 @@ A new format is its own file, an entry here, and its name in `FormatName`.
 
 from typing import Final, Literal, NamedTuple
 
-FormatName = Literal["json", "f32", "avro", "arrow"]
-OutputFormatName = Literal["input", FormatName]  # input: as the vectors come
+FormatName = Literal["json", "f32", "avro", "arrow", "protobuf"]
+# input: as the vectors come, or as JSON where the format has no writer
+OutputFormatName = Literal["input", "json", "f32", "avro", "arrow"]
 
 
 class FormatSpec(NamedTuple):
     """One format of sensor vectors, and of what is published of each vector.
 
     `content_types` are the headers by which a record says that it has this format; the first is the one that we write.
-    `reader` is a class with the classmethod `of(FeatureSchema) -> Format`, `writer` a function of VectorRows. Both are
-    "module:name", and imported when they are needed: some import large packages.
+    `reader` is a class with the classmethod `of(FeatureSchema) -> Format`, `writer` a function of VectorRows, None if
+    the format is only read. Both are "module:name", and imported when they are needed: some import large packages.
     """
 
     content_types: tuple[str, ...]
     reader: str
-    writer: str
+    writer: str | None
     readings: str | None = None  # a class that reads single readings faster than documents are, likewise
     package: str | None = None  # what has to be installed; the extra of pyproject.toml has the format's name
+    has_documents: bool = False  # its records are documents, which have a shape (shapes.py)
     needs_registry: bool = False  # of schemas
     names_features: bool = True  # so that training can find them in the records
     # As `worker asyncapi` describes it:
@@ -37,6 +39,7 @@ FORMATS: Final[dict[str, FormatSpec]] = {
         reader="worker.decoding.json.format:Json",
         readings="worker.decoding.json.readings:JsonReadings",
         writer="worker.publishing.vector_values:json",
+        has_documents=True,
         label="Json",
         title="JSON",
         media_type="application/json",
@@ -57,6 +60,7 @@ FORMATS: Final[dict[str, FormatSpec]] = {
         reader="worker.decoding.avro.format:Avro",
         writer="worker.publishing.avro:write_vectors",
         package="fastavro",
+        has_documents=True,
         needs_registry=True,
         label="Avro",
         title="Avro",
@@ -72,6 +76,18 @@ FORMATS: Final[dict[str, FormatSpec]] = {
         title="Arrow",
         media_type="application/vnd.apache.arrow.stream",
         description="an Arrow IPC stream of many rows: a column for each feature, or one column `values` of lists",
+    ),
+    "protobuf": FormatSpec(
+        content_types=("application/x-protobuf", "application/protobuf", "protobuf"),
+        reader="worker.decoding.protobuf.format:Protobuf",
+        writer=None,
+        package="grpc_tools",
+        has_documents=True,
+        needs_registry=True,
+        label="Protobuf",
+        title="Protobuf",
+        media_type="application/x-protobuf",
+        description="Protobuf in Confluent's wire format: a field for each feature, or another shape",
     ),
 }
 

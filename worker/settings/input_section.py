@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from pydantic_settings import NoDecode
 
 from worker.settings.fields import Duration, listed, seconds, with_its_package, zone_name
-from worker.settings.formats import FormatName
+from worker.settings.formats import FORMATS, FormatName
 from worker.settings.section import Section
-from worker.settings.shapes import SHAPES, WITH_SHAPES, ShapeName
+from worker.settings.shapes import SHAPES, ShapeName
 
 _ARRAY: Final = re.compile(r"(?:[^\[\]]*\[\](?:\.|$))?[^\[\]]*")  # at most one array, without an index
 
@@ -130,8 +130,8 @@ class InputSettings(Section):
                 raise ValueError("tag_field and value_field lie in one array: such as metrics[].name, metrics[].value")
             if "[]" not in self.tag_field and not self.align:
                 raise ValueError("a record with one reading needs align=true, which makes vectors of them")
-        if self.format not in WITH_SHAPES and (self.tag_field or self.values_field):
-            raise ValueError(f"shape, values_field and tag_field are for json and avro, not for {self.format}")
+        if not FORMATS[self.format].has_documents and (self.tag_field or self.values_field):
+            raise ValueError(f"shape, values_field and tag_field are for documents, not for {self.format}")
         array = _array(self.tag_field or self.values_field or "")
         for path in (self.entity_field, self.time_field, self.quality_field):
             if path is not None and _array(path) not in (None, array):

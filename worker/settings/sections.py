@@ -141,10 +141,11 @@ class TopicSettings(Section):
 
 
 class SchemaRegistrySettings(Section):
-    """The schema registry, which `avro` needs."""
+    """The schema registry, which `avro` and `protobuf` need."""
 
     url: Annotated[str, AfterValidator(_url)] | None = Field(
-        None, description="URL of a schema registry with Confluent's API, for avro, such as http://registry:8081"
+        None,
+        description="URL of a schema registry with Confluent's API, for avro and protobuf, such as http://registry:8081",
     )
     username: str | None = Field(None, description="the registry's user, or API key")
     password: SecretStr | None = Field(None, description="the registry's password, or API secret")

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         "json", description="format of anomaly events: json (CloudEvents), or avro with a schema in the registry"
     )
     output_format: OutputFormatName = Field(
-        "input", description="format of scores, latents, reconstructions; input: the format of the vectors"
+        "input", description="format of scores, latents, reconstructions; input: that of the vectors (protobuf: json)"
     )
     traces: bool = Field(False, description="send an OpenTelemetry span for each batch to OTEL_EXPORTER_OTLP_ENDPOINT")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     @property
     def vector_format(self) -> str:
         """The format of scores, latents, reconstructions."""
-        return self.input.format if self.output_format == "input" else self.output_format
+        if self.output_format != "input":
+            return self.output_format
+        return "json" if FORMATS[self.input.format].writer is None else self.input.format
 
     @property
     def avro_topics(self) -> dict[str, Literal["anomaly", "rows"]]:

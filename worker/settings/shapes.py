@@ -20,7 +20,6 @@ ShapeName = Literal[
     "readings",
 ]
 
-WITH_SHAPES: Final = ("json", "avro")  # the formats whose records are documents
 SHAPES: Final[Mapping[ShapeName, Mapping[str, str | bool]]] = {
     "vector": {},
     # docs.influxdata.com, "JSON output data format", without and with use_batch_format

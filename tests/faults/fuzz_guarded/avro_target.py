@@ -64,7 +64,7 @@ class AvroTarget(FormatTarget):
         return mutated(seed, self.rng, VARINTS, begin=HEADER if self.rng.random() < 0.97 else 0)
 
     def parse(self, value: bytes, x: Any, times: Any, names: Any) -> Any:
-        reader = self.form._readers.get(int.from_bytes(value[1:HEADER], "big"))
+        reader = self.form._readers.readers.get(int.from_bytes(value[1:HEADER], "big"))
         if len(value) < HEADER or value[0] or reader is None or reader.plan is None:
             return None
         plan, buffer = reader.plan, self.placed_alone(value)

@@ -1,11 +1,10 @@
-"""Format `avro`: Confluent's wire format (a zero byte, the number of the writer's schema in four bytes, the record).
+"""Format `avro`, in Confluent's wire format.
 
 Fields are matched by name, so that records of older and newer schemas can be mixed. A compiled loop (loop.py) reads
 plain fields. Unusual schemas and records are left to fastavro, and the resulting document is then handled like a JSON
 document.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,17 +17,16 @@ from fastavro.schema import SchemaParseException, UnknownType
 from worker.blocks.bytes_column import BytesColumn
 from worker.blocks.vector_block import Reject
 from worker.decoding.avro import loop
-from worker.decoding.dead_letter_reasons import UNKNOWN_SCHEMA, UNPARSEABLE, Refused
+from worker.decoding.by_schema import HEADER, BySchema
+from worker.decoding.dead_letter_reasons import UNPARSEABLE, Refused
 from worker.decoding.documents import Documents
 from worker.decoding.event_time import FIRST_MS, LAST_MS, moment
 from worker.decoding.format import FeatureSchema, Parsed
 from worker.decoding.loop_output import ENTITY, SKIP, TIME, VALUES, Taken
-from worker.errors import SchemaRegistryError
 from worker.native.arrays import Int64s
 from worker.native.jit import read_only
 from worker.schema_registry import Schema, UnknownSchema
 
-HEADER: Final = 5  # bytes: 0, and the schema's number
 _KINDS: Final = {
     "null": loop.NULL,
     "boolean": loop.BOOLEAN,
@@ -41,7 +39,6 @@ _KINDS: Final = {
 }
 _ARRAYS: Final = {"float": loop.FLOATS, "double": loop.DOUBLES}
 _MOST_PARTS: Final = 10_000
-_PATIENCE: Final = 10.0  # maximum seconds of registry requests for one block, so that the loop keeps turning
 _UNITS: Final = {
     f"{local}timestamp-{unit}": divisor
     for local in ("", "local-")
@@ -97,7 +94,7 @@ class Avro:
         self._documents, self._is_plain = Documents(schema), not (schema.values_field or schema.tag_field)
         self._features, self._registry = tuple(schema.features), schema.registry
         self._entity_field, self._time_field, self._strict = schema.entity_field, schema.time_field, schema.strict
-        self._readers: dict[int, _Reader] = {}
+        self._readers = BySchema(self._prepare)
         loop.warm_up()
 
     @classmethod
@@ -107,20 +104,9 @@ class Avro:
 
     def decode(self, values: BytesColumn, records: Int64s) -> list[Parsed]:
         """Parse the values of `records`, as Format says."""
-        schemas, rejects = _schemas(values, records)
-        deadline = time.monotonic() + _PATIENCE
+        rejects: list[Reject] = []
         parsed = [Parsed(records[:0], records[:0], np.empty((0, len(self._features)), np.float32), rejects)]
-        for number in np.unique(schemas[schemas >= 0]).tolist():
-            same_schema = records[schemas == number]
-            if time.monotonic() > deadline and number not in self._readers:  # what was told so far is remembered
-                raise SchemaRegistryError(
-                    f"fetching schemas has taken {_PATIENCE:.0f} s; the rest follow at the next try"
-                )
-            try:
-                reader = self._reader(number)
-            except Refused as error:
-                rejects.extend(Reject(r, error.reason, str(error)) for r in same_schema.tolist())
-                continue
+        for reader, same_schema in self._readers.groups(values, records, rejects):
             if reader.plan is not None:
                 decoded, same_schema = self._fast(reader.plan, values, same_schema)
                 parsed.append(decoded)
@@ -130,27 +116,15 @@ class Avro:
 
     def document(self, value: memoryview) -> Any:
         """Return the record as JSON would have it. Raises Refused, SchemaRegistryError."""
-        column = BytesColumn.of([bytes(value)])
-        schemas, rejects = _schemas(column, np.zeros(1, np.int64))
-        if rejects:
-            raise Refused(rejects[0].reason, rejects[0].error)
-        return self._reader(int(schemas[0])).load(bytes(value))[0]
+        text = bytes(value)
+        return self._readers.reader(text).load(text)[0]
 
-    def _reader(self, number: int) -> _Reader:
-        """Return the reader of a schema's number. Raises Refused."""
-        if number not in self._readers:
-            try:
-                schema, references = self._registry.schema(number)
-                self._readers[number] = self._prepare(schema, references)
-            except UnknownSchema as error:
-                raise Refused(UNKNOWN_SCHEMA, str(error)[:300]) from None
-        return self._readers[number]
+    def _prepare(self, id: int) -> _Reader:
+        """Make a reader of a schema. Raises SchemaRegistryError.
 
-    def _prepare(self, schema: Schema, references: Mapping[str, Schema]) -> _Reader:
-        """Make a reader of a schema.
-
-        Raises UnknownSchema if it is invalid, or if a few bytes could decode to very much under it.
+        Raises UnknownSchema if there is none, if it is invalid, or if a few bytes could decode to very much under it.
         """
+        schema, references = self._registry.schema(id)
         named: dict[str, Any] = {}
         try:
             for reference in references.values():
@@ -214,17 +188,6 @@ class Avro:
             steps.append((kind, role, null, unit))
         kinds, roles_of, nulls, units = np.array(steps, np.int64).reshape(-1, 4).T.copy()
         return _Plan(kinds, roles_of, nulls, units, nested or set(self._features) <= set(names))
-
-
-def _schemas(values: BytesColumn, records: Int64s) -> tuple[Int64s, list[Reject]]:
-    """Return the schema number of each of the `records`, and rejects for those not in the wire format (-1)."""
-    numbers = np.full(len(records), -1)
-    whole = values.length[records] >= HEADER
-    indices = values.start[records][whole, None] + np.arange(HEADER)
-    head = np.frombuffer(values.buffer, np.uint8)[indices].astype(np.int64)
-    numbers[whole] = np.where(head[:, 0] == 0, head[:, 1:] @ (256 ** np.arange(3, -1, -1)), -1)
-    error_text = "not in Confluent's wire format: it must begin with a zero byte and the schema id in four bytes"
-    return numbers, [Reject(r, UNPARSEABLE, error_text) for r in records[numbers < 0].tolist()]
 
 
 def _plain(kind: Any) -> tuple[int, int, int] | None:

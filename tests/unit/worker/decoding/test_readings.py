@@ -141,7 +141,7 @@ def test_vectors_with_some_of_the_features_may_be_aligned_too() -> None:
         ({"align": True, "step": "1s", "quality_field": "q"}, "quality_field needs tag_field"),
         ({**ONE, "lateness": "2m"}, "at most 60 steps"),
         ({**ONE, "hold": "100ms"}, "at least a step"),
-        ({**ONE, "format": "f32"}, "json and avro"),
+        ({**ONE, "format": "f32"}, "for documents"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(settings: dict[str, Any], error: str) -> None:

@@ -221,7 +221,7 @@ def test_more_unknown_schemas_than_can_be_asked_for_are_not_forgotten(
 ) -> None:
     values = [b"\0" + struct.pack(">I", 1_000_000 + k) + b"12345678" for k in range(300)]
     decoder = Decoder(InputSettings(format="avro"), ("a", "b"), client(registry))
-    monkeypatch.setattr("worker.decoding.avro.format._PATIENCE", 0.05)
+    monkeypatch.setattr("worker.decoding.by_schema._PATIENCE", 0.05)
     tries = 0
     while True:
         try:
