@@ -1,8 +1,8 @@
 """Format `protobuf`: Confluent's wire format, in which the place of the message in its schema precedes the message.
 
-A message becomes a document as JSON would have it (worker/decoding/documents.py), whose fields have the names of the schema. A field
-that can tell that it is not set (`optional`, a message, a member of a `oneof`) is then missing. Others have their
-default, such as 0, since Protobuf does not transmit it.
+A message becomes a document as JSON would have it (worker/decoding/documents.py), whose fields have the names of the
+schema. A field that can tell that it is not set (`optional`, a message, a member of a `oneof`) is then missing. Others
+have their default, such as 0, since Protobuf does not transmit it.
 """
 
 from collections.abc import Callable, Mapping
