@@ -21,6 +21,7 @@ from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.timestamps import iso
 from worker.decoding import Decoder, vectors_of
 from worker.inference import absent
+from worker.inference.other_formats import explained
 from worker.kafka.reader import Reader
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 from worker.schema_registry import SchemaRegistry
@@ -94,7 +95,9 @@ class RejectedRecords:
                 partition, offset = (
                     int(column[reject.record]) for column in (block.records.partition, block.records.offset)
                 )
-                self.examples[reject.reason] = f"{reject.error} (partition {partition}, offset {offset})"
+                self.examples[reject.reason] = (
+                    f"{explained(reject, block.records)} (partition {partition}, offset {offset})"
+                )
 
     def tell(self) -> None:
         """Log them, if there are any."""

@@ -13,6 +13,7 @@ from worker.decoding import Decoder
 from worker.decoding.dead_letter_reasons import Refused
 from worker.errors import SettingsError
 from worker.inference.features import infer
+from worker.inference.other_formats import explained
 from worker.kafka.reader import Reader
 from worker.registry import Registry
 from worker.schema_registry import SchemaRegistry
@@ -106,7 +107,7 @@ def look_at(seen: RecordsSeen, inputs: InputSettings, records: RecordBlock, deco
     """Decode the records, and count what is wrong with them."""
     block = _readings(seen, records, decoder) if inputs.align else _vectors(seen, records, decoder)
     for reject in block.rejects:
-        seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
+        seen.add(reject.reason, 1, f"{explained(reject, records)} [{reject.reason}]")
     parsed = len(records) - block.nulls - len(block.rejects)
     if parsed and inputs.entity_field is not None:
         text = f"no {inputs.entity_field} (OFFNORMAL_INPUT__ENTITY_FIELD); keys: {_keys(records, 0, decoder)}"

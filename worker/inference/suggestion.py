@@ -18,6 +18,7 @@ from worker.errors import OffnormalError
 from worker.inference.columns import Column, ColumnKind, is_named_as_time
 from worker.inference.features import NEARLY_ALL, as_text, columns_of
 from worker.inference.look import RecordsSeen, last_records, look_at
+from worker.inference.other_formats import explained
 from worker.schema_registry import SchemaRegistry
 from worker.settings import InputSettings, Settings
 from worker.settings.formats import FORMATS
@@ -107,7 +108,7 @@ def suggest(settings: Settings) -> Suggestion:
         decoded = decoder.decode(block)
         for reject in decoded.rejects if not features else ():
             if reject.reason != WRONG_LENGTH:
-                suggestion.seen.add(reject.reason, 1, f"{reject.error} [{reject.reason}]")
+                suggestion.seen.add(reject.reason, 1, f"{explained(reject, block)} [{reject.reason}]")
         names = (decoded.entities.get(r, block.keys[r]) for r in decoded.record.tolist())
         suggestion.entities += [_text(name) for name in names if name is not None]
         if decoded.timed and len(decoded.time):
