@@ -1,10 +1,11 @@
 """Event times: which times are valid, and what a number or a text means.
 
 A number is seconds, milliseconds, microseconds or nanoseconds since the epoch, whichever lies between the years 1990
-and 2100; no number does so in two of these units. A text is ISO 8601, RFC 2822, or such a number. A local time without
-an offset is of the zone that OFFNORMAL_INPUT__TIMEZONE names.
+and 2100; no number does so in two of these units. A text is ISO 8601, RFC 2822, or such a number. An object has seconds
+and nanoseconds. A local time without an offset is of the zone that OFFNORMAL_INPUT__TIMEZONE names.
 """
 
+import contextlib
 import math
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -26,6 +27,7 @@ _LAST_SECOND, _LAST_US, _LAST_NS = LAST_MS // 1000, LAST_MS * 1000, LAST_MS * 1_
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST: Final = 100  # characters of a time: Python refuses to read numbers of any length
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
+_PARTS: Final = (("timeInSeconds", "offsetInNanos"), ("seconds", "nanos"))
 _ZONE_NAME: Final = re.compile(r"\s*(?:UTC|GMT)$", re.IGNORECASE)
 
 
@@ -81,6 +83,8 @@ def milliseconds(value: Any, zone: tzinfo = UTC) -> int:
         time = _of_text(value.strip(), zone)
     elif type(value) is datetime:
         time = _of_moment(value, zone)
+    elif type(value) is dict:
+        time = _of_parts(value)
     if time is None:
         shown = type(value).__name__ if type(value) in (list, dict) else repr(str(value)[:40])
         raise Refused(BAD_TIME, f"{shown} is not a valid time (1990 to 2100)")
@@ -110,6 +114,17 @@ def _of_text(text: str, zone: tzinfo) -> int | None:
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
         return _of_moment(moment, UTC if is_utc else zone)
+    return None
+
+
+def _of_parts(parts: dict[str, Any]) -> int | None:
+    """Return the time of seconds and nanoseconds, as AWS IoT SiteWise and Protobuf name them; None if they are none."""
+    for seconds, nanoseconds in _PARTS:
+        if parts.keys() <= {seconds, nanoseconds} and type(whole := parts.get(seconds)) in (int, str):
+            with contextlib.suppress(ValueError, TypeError):
+                rest = int(parts.get(nanoseconds, 0))
+                if 0 <= rest < 1_000_000_000 and len(str(whole)) <= _LONGEST:
+                    return _valid(int(whole) * 1000 + rest // 1_000_000)  # type: ignore[arg-type]
     return None
 
 

@@ -36,8 +36,9 @@ class Shape:
     def __init__(self, schema: FeatureSchema):
         self._has_values_key = "values" not in schema.features
         self._tag, self._values = schema.tag_field, schema.values_field
-        self._array, self._within = _split(schema.tag_field or schema.values_field or "")
-        self._value = _split(schema.value_field or "")[1]
+        self._array, self._within = _split(schema.value_field or schema.values_field or "")
+        tag_array, self._tag_within = _split(schema.tag_field or "")
+        self._has_one_tag = tag_array is None and self._array is not None  # all values of a record
 
     @property
     def prefix(self) -> str | None:
@@ -56,7 +57,7 @@ class Shape:
             return Rows([], [], payload)
         if self._tag is not None:
             found = self.tagged_rows(payload)
-            return Rows([self._tagged(found.elements)], found.elements, payload)
+            return Rows([self._tagged(found)], found.elements, payload)
         if self._array is not None:
             elements = _elements(payload, self._array)
             return Rows([self._readings(element) for element in elements], elements, payload)
@@ -84,11 +85,15 @@ class Shape:
 
     def tags(self, rows: Rows) -> Iterator[tuple[str, Any]]:
         """Yield the tag and the value of each element. Raises Refused."""
+        common = at(rows.document, self._tag_within) if self._has_one_tag else None
         for element in rows.elements:
-            tag = at(element, self._within)
+            tag = common if self._has_one_tag else at(element, self._tag_within)
             if type(tag) not in (str, int):
                 raise Refused(WRONG_TYPE, f"{self._tag} is neither a string nor an integer")
-            yield str(tag), at(element, self._value)
+            value = at(element, self._within)
+            if type(value) is dict and len(value) == 1:  # named by its type: {"doubleValue": 20.5}
+                (value,) = value.values()
+            yield str(tag), value
 
     def fields(self, rows: Rows, path: str) -> list[Any]:
         """Return the values of a field, one for each element; None where it is missing."""
@@ -125,15 +130,15 @@ class Shape:
             raise Refused(WRONG_TYPE, f"{self._values} is neither an array nor an object in each row")
         return readings
 
-    def _tagged(self, elements: list[Any]) -> dict[str, Any]:
+    def _tagged(self, rows: Rows) -> dict[str, Any]:
         """Return the readings of the elements by tag; of several with one tag, the last."""
         try:  # as nearly all are
-            readings = {element[self._within]: element[self._value] for element in elements}
-            if set(map(type, readings)) <= {str}:
+            readings = {element[self._tag_within]: element[self._within] for element in rows.elements}
+            if set(map(type, readings)) <= {str} and dict not in map(type, readings.values()):
                 return readings
         except (KeyError, TypeError):
             pass
-        return dict(self.tags(Rows([], elements, None)))
+        return dict(self.tags(rows))
 
 
 def at(document: Any, path: str) -> Any:

@@ -132,10 +132,10 @@ def _guess(inputs: InputSettings, documents: Sequence[_Document]) -> dict[str, A
     """Return the settings of the first shape that nearly all records have, or fields of entity and time."""
     for name, paths in SHAPES.items() if FORMATS[inputs.format].has_documents else ():
         # A shape without its usual field of the entity is told by its other fields.
-        others = {field: path for field, path in paths.items() if field != "entity_field"}
+        others: dict[str, Any] = {field: path for field, path in paths.items() if field != "entity_field"}
         by_name: dict[str, Any] = {"shape": name}
         if paths.get("align") and inputs.step is None:
-            by_name["step"] = SUGGESTED_STEP
+            by_name["step"] = others["step"] = SUGGESTED_STEP
         for guess in (by_name, others) if "entity_field" in paths else (by_name,):
             shaped = inputs.model_validate(inputs.model_dump(exclude_unset=True) | guess)
             fits = [_fits(_shape(shaped), shaped, document.content) for document in documents]

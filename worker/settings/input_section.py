@@ -126,13 +126,13 @@ class InputSettings(Section):
         if self.tag_field is not None and self.value_field is not None:
             if self.values_field is not None:
                 raise ValueError("set values_field, or tag_field and value_field, but not both")
-            if _array(self.tag_field) != _array(self.value_field):
+            if _array(self.tag_field) not in (None, _array(self.value_field)):
                 raise ValueError("tag_field and value_field lie in one array: such as metrics[].name, metrics[].value")
             if "[]" not in self.tag_field and not self.align:
-                raise ValueError("a record with one reading needs align=true, which makes vectors of them")
+                raise ValueError("a record with one tag needs align=true, which makes vectors of its readings")
         if not FORMATS[self.format].has_documents and (self.tag_field or self.values_field):
             raise ValueError(f"shape, values_field and tag_field are for documents, not for {self.format}")
-        array = _array(self.tag_field or self.values_field or "")
+        array = _array(self.value_field or self.values_field or "")
         for path in (self.entity_field, self.time_field, self.quality_field):
             if path is not None and _array(path) not in (None, array):
                 raise ValueError(f"{path} is in another array than the readings")

@@ -17,6 +17,7 @@ ShapeName = Literal[
     "opc-publisher",
     "sparkplug-json",
     "kepware",
+    "sitewise",
     "readings",
 ]
 
@@ -50,6 +51,15 @@ SHAPES: Final[Mapping[ShapeName, Mapping[str, str | bool]]] = {
     "sparkplug-json": {"tag_field": "metrics[].name", "value_field": "metrics[].value", "time_field": "timestamp"},
     # Kepware IoT Gateway, the standard template
     "kepware": {"tag_field": "values[].id", "value_field": "values[].v", "time_field": "timestamp"},
+    # AWS IoT SiteWise, "Understand MQTT topics and payloads": the values of one property
+    "sitewise": {
+        "tag_field": "payload.propertyId",
+        "value_field": "payload.values[].value",
+        "quality_field": "payload.values[].quality",
+        "entity_field": "payload.assetId",
+        "time_field": "payload.values[].timestamp",
+        "align": True,
+    },
     # One reading a record, as historians, gateways and MQTT bridges send them
     "readings": {
         "tag_field": "tag",

@@ -30,8 +30,8 @@ class JsonReadings:
     def __init__(self, schema: FeatureSchema):
         self._documents = ReadingDocuments(schema, _document)
         self._schema = schema
-        self._array, _, _ = (schema.tag_field or "").rpartition("[]")
-        self._is_array = "[]" in (schema.tag_field or "")
+        self._array, _, _ = (schema.value_field or "").rpartition("[]")
+        self._is_array = "[]" in (schema.value_field or "")
         # What is good by the settings, and names of features that JSON escapes, are left to ReadingDocuments.
         self._is_known = not schema.good or schema.quality_field is None
         self._features = _Features(schema.features)

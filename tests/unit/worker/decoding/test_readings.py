@@ -49,6 +49,34 @@ def test_a_reading_a_record() -> None:
     assert (block.rejects, block.timed) == ([], 4)
 
 
+def test_values_of_one_tag_and_values_named_by_their_type() -> None:
+    """AWS IoT SiteWise: the tag lies beside the array, and a value in an object of one field."""
+    told = [("GOOD", {"doubleValue": 1.5}), ("GOOD", {"integerValue": 2}), ("BAD", {"doubleValue": 3}), ("GOOD", None)]
+    values = [
+        {"timestamp": {"timeInSeconds": T + k, "offsetInNanos": 250_000_000}, "quality": quality, "value": value}
+        for k, (quality, value) in enumerate(told)
+    ]
+    payload = {"assetId": "pump", "propertyId": "speed", "values": values}
+    text = {"payload": payload | {"propertyId": "name", "values": [{"value": {"stringValue": "x"}}]}}
+    block = decode([{"type": "PropertyValueUpdate", "payload": payload}, text], shape="sitewise", step="1s")
+    assert rows(block)[:4] == [(0, 1, value, (T + k) * 1000 + 250) for k, value in enumerate((1.5, 2, None, None))]
+    assert block.entity_of_record(0) == "pump" and not block.rejects
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {}, {"timeInSeconds": None}, {"timeInSeconds": "x"}, {"timeInSeconds": 1e9}, {"timeInSeconds": 5},
+        {"timeInSeconds": T, "offsetInNanos": -1}, {"timeInSeconds": T, "offsetInNanos": 10**9},
+        {"timeInSeconds": T, "offsetInNanos": "y"}, {"timeInSeconds": T, "offsetInNanos": []},
+        {"timeInSeconds": T, "zone": "CET"}, {"seconds": "9" * 5000}, {"seconds": "9" * 99},
+    ],
+)  # fmt: skip
+def test_an_object_that_is_no_time_is_refused(when: Any) -> None:
+    (reject,) = decode([reading(time=when)], **ONE).rejects
+    assert reject.reason == BAD_TIME
+
+
 def test_an_array_of_readings_each_with_a_time_of_its_own() -> None:
     metrics = [{"id": "speed", "v": 7, "t": T}, {"id": "heat", "v": 8, "t": T - 5}, {"id": "heat", "v": 9}]
     block = decode([{"line": "A", "m": metrics}], **MANY)

@@ -92,6 +92,25 @@ RECORDS: dict[str, tuple[Any, tuple[str, ...], list[list[float]], str | None]] =
         [[9.5, float("nan")]],
         None,
     ),
+    "sitewise": (
+        {
+            "type": "PropertyValueUpdate",
+            "payload": {
+                "assetId": "a1b2c3d4-5678",
+                "propertyId": "b2c3d4e5",
+                "values": [
+                    {
+                        "timestamp": {"timeInSeconds": T, "offsetInNanos": 0},
+                        "quality": "GOOD",
+                        "value": {"doubleValue": 305.5},
+                    }
+                ],
+            },
+        },
+        ("b2c3d4e5",),
+        [[305.5]],
+        "a1b2c3d4-5678",
+    ),
     "kepware": (
         {"timestamp": T * 1000, "values": [{"id": "C.D.Heat", "v": 9.5, "q": True, "t": T * 1000}]},
         ("C.D.Heat",),
@@ -113,7 +132,7 @@ def test_a_record_of_each_shape(shape: str, connect: bool) -> None:
     document, features, rows, entity = RECORDS[shape]
     if connect:
         document = {"schema": {"type": "struct", "fields": [{"field": "a", "type": "double"}]}, "payload": document}
-    step = {"step": "1s"} if shape == "readings" else {}
+    step = {"step": "1s"} if shape in ("readings", "sitewise") else {}
     block = decode([document] * 3, features, shape=shape, **step)
     assert not block.rejects
     assert np.array_equal(block.x, np.array(rows * 3, np.float32), equal_nan=True)

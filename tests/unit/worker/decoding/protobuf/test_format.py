@@ -199,15 +199,20 @@ def test_a_bad_record_is_one_dead_letter(registry: SmallRegistry) -> None:
         ("message V {", {}, "not valid"),
         (f"{HEAD} message V {{ Missing m = 1; }}", {}, "Missing"),
         (f'{HEAD} import "gone.proto";', {}, "gone.proto"),
-        (PLAIN, {"references": [{"name": "../x.proto", "subject": "s", "version": 1}]}, "a reference of the name"),
+        (PLAIN, {"references": [{"name": "../x.proto", "subject": "plain", "version": 1}]}, "a reference of the name"),
         (PLAIN + "// \ud800", {}, "not valid"),
-        (PLAIN, {"references": [{"name": ".", "subject": "s", "version": 1}]}, "not valid"),
-        (PLAIN, {"references": [{"name": "/tmp/x.proto", "subject": "s", "version": 1}]}, "a reference of the name"),
+        (PLAIN, {"references": [{"name": ".", "subject": "plain", "version": 1}]}, "not valid"),
+        (
+            PLAIN,
+            {"references": [{"name": "/tmp/x.proto", "subject": "plain", "version": 1}]},
+            "a reference of the name",
+        ),
     ],
 )
 def test_a_schema_that_is_none_makes_dead_letters(
     registry: SmallRegistry, text: str, more: dict[str, Any], told: str
 ) -> None:
+    add(registry, PLAIN, "plain")
     id = add(registry, text, **more)
     block = decode(registry, [framed(id, b"")])
     assert reasons(block) == [(0, "unknown-schema")] and told in block.rejects[0].error
