@@ -33,6 +33,8 @@ FOLDS: Final = 5  # of the held-out rows
 # help (see `_known`).
 TRIMMED: Final = 0.1
 
+Calibrating = Callable[[int, int], None]  # how many parts of the calibration are done, of how many
+
 
 @dataclass(frozen=True)
 class Round:
@@ -90,6 +92,7 @@ def fit(
     steps: int = STEPS,
     device: torch.device | None = None,
     progress: Callable[[Round], None] = lambda _: None,
+    calibrating: Calibrating = lambda _, __: None,
 ) -> Fitted:
     """Fit on `rows` [n, D] and calibrate on `held_out` [m, D], both in the order of time; NaN is missing.
 
@@ -123,11 +126,11 @@ def fit(
         device=device or torch.device("cpu"),
         progress=progress,
     )
-    module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out)
+    module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
     if opinions is not None:
         # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
         held_out = held_out[_known(opinions[1], scores)]
-        module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out)
+        module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
     scores = _finite(scores)
     detector = Detector(features, module, calibrate(scores), window, entities)
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
@@ -289,7 +292,9 @@ def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
     return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
 
 
-def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows) -> tuple[ScoringModule, Float64s]:
+def _module(
+    scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows, calibrating: Calibrating
+) -> tuple[ScoringModule, Float64s]:
     """Return the module, and the scores [m] of the held-out rows for the calibration.
 
     The whitening is fitted to all rows, since a covariance needs many. The attribution is fitted to the held-out rows,
@@ -307,11 +312,15 @@ def _module(scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows
         late = slice(len(rows), None)
         attribution = Attribution.fit(residual[late], z[late], present[late])
         scores = []
-        for fold in np.array_split(np.arange(len(held_out)), min(FOLDS, len(held_out))):
+        folds = np.array_split(np.arange(len(held_out)), min(FOLDS, len(held_out)))
+        for k, fold in enumerate(folds):
+            calibrating(k, len(folds) + 1)
             is_other = torch.ones(len(z), dtype=torch.bool)
             is_other[len(rows) + fold] = False
             scores.append(
                 scoring(Whitening.fit(residual[is_other], present[is_other]))(torch.from_numpy(held_out[fold]))
             )
+        calibrating(len(folds), len(folds) + 1)
         module = scoring(Whitening.fit(residual, present))
+        calibrating(len(folds) + 1, len(folds) + 1)
     return module, torch.cat(scores).numpy().astype(np.float64)

@@ -118,6 +118,7 @@ def _fit(settings: Settings, rows: Window, selected: Selection, opinion: Champio
         steps=settings.training.steps,
         device=pick_device(settings.device),
         progress=shown.fitted,
+        calibrating=shown.calibrated,
     )
 
 

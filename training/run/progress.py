@@ -31,6 +31,7 @@ class Shown:
             )
             self._reading = self._bar.add_task("reading ", total=None, told="")
             self._fitting = self._bar.add_task("training", total=1, told="", visible=False)
+            self._calibrating = self._bar.add_task("calibrating", total=1, told="", visible=False)
 
     def __enter__(self) -> "Shown":
         if self._bar is not None:
@@ -61,6 +62,13 @@ class Shown:
             log.info(
                 "training_progressed", epoch=round(r.epoch, 1), loss=loss, held_out_loss=held_out, eta=round(r.eta, 1)
             )
+
+    def calibrated(self, done: int, of: int) -> None:
+        """Show how much of the calibration is done: with thousands of columns it takes longer than the fit."""
+        if self._bar is not None:
+            self._bar.update(self._calibrating, total=of, completed=done, told=f"part {done} of {of}", visible=True)
+        elif self._due():
+            log.info("calibration_progressed", done=done, of=of)
 
     def _due(self) -> bool:
         if time.monotonic() - self._last < EVERY:

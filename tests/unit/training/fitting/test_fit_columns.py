@@ -185,7 +185,17 @@ def test_a_champion_that_does_not_know_the_plant_any_more_leaves_nothing_out(fit
 
 def test_progress_is_told_after_each_round_with_an_end_in_sight() -> None:
     told: list[Round] = []
+    parts: list[tuple[int, int]] = []
     rows = normal_rows(500, np.random.default_rng(0))
-    fit(rows[:400], rows[400:], FEATURES, "stacked", steps=60, progress=told.append)
+    fit(
+        rows[:400],
+        rows[400:],
+        FEATURES,
+        "stacked",
+        steps=60,
+        progress=told.append,
+        calibrating=lambda *part: parts.append(part),
+    )
+    assert parts == [(k, 6) for k in range(7)]
     assert [r.number for r in told] == list(range(1, told[-1].of + 1))
     assert told[-1].eta == 0
