@@ -15,6 +15,8 @@ from worker.schema_registry import UnknownSchema
 
 HEADER: Final = 5  # bytes
 _PATIENCE: Final = 10.0  # maximum seconds of registry requests for one block, so that the loop keeps turning
+_FORGOTTEN_AFTER: Final = 600.0  # seconds that a schema is known not to be one
+_MOST_UNKNOWN: Final = 100_000
 Reader = TypeVar("Reader")
 
 
@@ -25,6 +27,7 @@ class BySchema(Generic[Reader]):
         """`make` returns the reader of a schema's id. It raises UnknownSchema, SchemaRegistryError."""
         self._make = make
         self.readers: dict[int, Reader] = {}
+        self._unknown: dict[int, tuple[float, str]] = {}  # since when, and why: to compile a schema may take long
 
     def groups(self, values: BytesColumn, records: Int64s, rejects: list[Reject]) -> Iterator[tuple[Reader, Int64s]]:
         """Yield each reader with its records; append the rejects of those that have none.
@@ -56,9 +59,15 @@ class BySchema(Generic[Reader]):
 
     def _reader(self, id: int) -> Reader:
         if id not in self.readers:
+            since, reason = self._unknown.get(id, (0.0, ""))
+            if reason and time.monotonic() - since < _FORGOTTEN_AFTER:
+                raise Refused(UNKNOWN_SCHEMA, reason)
             try:
                 self.readers[id] = self._make(id)
             except UnknownSchema as error:
+                if len(self._unknown) >= _MOST_UNKNOWN:
+                    del self._unknown[next(iter(self._unknown))]  # the oldest
+                self._unknown[id] = time.monotonic(), str(error)[:300]
                 raise Refused(UNKNOWN_SCHEMA, str(error)[:300]) from None
         return self.readers[id]
 

@@ -23,8 +23,8 @@ _BEGINNINGS: Final = (
 _TEXTS: Final = (
     (rb"\s*<[?!/A-Za-z]", "XML: send JSON"),
     (rb"[^\s,{}\"]+(?:,[^\s,=]+=[^\s,]+)* [^\s,=]+=[^\s,]+", "InfluxDB's line protocol: let Telegraf write JSON"),
-    (rb"\s*[-+\d.eE]+(?:\s*[,;\t]\s*[-+\d.eE]*)+\s*$", "CSV without brackets: send [1.5, 2.5], which is JSON"),
 )
+_NUMBERS: Final = frozenset(b"0123456789+-.eE ,;\t\r\n")
 
 
 def what_it_is(value: bytes) -> str | None:
@@ -35,6 +35,8 @@ def what_it_is(value: bytes) -> str | None:
     for pattern, told in _TEXTS:
         if re.match(pattern, value[:1000]):
             return told
+    if _NUMBERS.issuperset(value[:1000]) and any(map(value.count, (b",", b";", b"\t"))):
+        return "CSV without brackets: send [1.5, 2.5], which is JSON"
     id = int.from_bytes(value[1:5], "big")
     if value[:1] == b"\0" and len(value) > 5 and 0 < id < _MOST_SCHEMAS:
         return (

@@ -72,6 +72,13 @@ def test_what_it_does_not_know_it_does_not_name(value: bytes) -> None:
     assert what_it_is(value) is None
 
 
+@pytest.mark.parametrize("piece", [b"\t", b", ", b" ,", b"1 ", b",a=b", b"a=b ", b"<", b"\x08\x80", b"\x12\0", b"\0"])
+@pytest.mark.parametrize("end", [b"", b"x", b"=", b"\xff"])
+def test_no_record_can_hold_it_up(piece: bytes, end: bytes) -> None:
+    """An expression that can match in many ways would try them all, and not come back."""
+    what_it_is(piece * 5000 + end)
+
+
 def test_a_look_says_it() -> None:
     seen = RecordsSeen(records=1)
     look_at(seen, InputSettings(), block_of([sparkplug()]), Decoder(InputSettings(), ("a",)))

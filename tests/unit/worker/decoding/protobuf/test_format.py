@@ -2,6 +2,7 @@
 
 import base64
 import struct
+import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -217,6 +218,16 @@ def test_a_schema_that_is_none_makes_dead_letters(
     block = decode(registry, [framed(id, b"")])
     assert reasons(block) == [(0, "unknown-schema")] and told in block.rejects[0].error
     assert "offnormal-proto" not in block.rejects[0].error
+
+
+def test_a_schema_that_is_none_is_compiled_once(registry: SmallRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    id, compiled = add(registry, "message W {"), list[object]()
+    decoder = Decoder(InputSettings(format="protobuf"), ("a", "b"), client(registry))
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: (compiled.append(a), run(*a, **k))[1])
+    for _ in range(3):
+        assert decoder.decode(block_of([framed(id, b"")])).rejects
+    assert len(compiled) == 1
 
 
 def test_a_schema_of_another_language_is_none_of_ours(registry: SmallRegistry) -> None:
