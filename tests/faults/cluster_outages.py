@@ -35,6 +35,9 @@ def cut_off(setting: Setting, rng: random.Random, n: int) -> Outcome:
             world.interrupted("and connected again", HANDED_OVER_MOST)
             world.kafka.node(number).room.reconnect()
             world.kafka.await_whole()
+            before = world.stage.committed()
+            # Each partition: else the next outage would lengthen the standstill of one that has not recovered yet.
+            until(lambda: all(end > before.get(p, -1) for p, end in world.stage.committed().items()), 90)  # noqa: B023
             await_scored(world, world.rate, timeout=90)
         return world.finish(workers)
 
