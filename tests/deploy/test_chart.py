@@ -257,6 +257,16 @@ def test_strimzi_makes_the_topics_that_the_settings_need() -> None:
     assert "plant.vectors" not in str([d for d in render(STRIMZI) if d["kind"] == "KafkaTopic"]), "it is the plant's"
 
 
+def test_strimzi_reads_outputs_as_the_worker_does() -> None:
+    for outputs in ("", "scores, latents", '["scores"]', ["scores", "latents"]):
+        told = {"outputs": outputs, "model": {"shadow_share": "0"}}
+        made = {d["spec"]["topicName"] for d in render(STRIMZI | {"settings": told}) if d["kind"] == "KafkaTopic"}
+        needed = {spec.name for spec in specs(Settings.model_validate(told))} - {"offnormal.sensors"}
+        assert made == needed, outputs
+    done = template(STRIMZI | {"settings": {"outputs": ["score"]}})
+    assert done.returncode != 0 and "score is no output" in done.stderr
+
+
 def test_strimzis_user_has_the_rights_of_the_documentation() -> None:
     """Those of workers and training, for each topic that the settings need, and no more."""
     acls = one(render({"strimzi": STRIMZI["strimzi"]}), "KafkaUser")["spec"]["authorization"]["acls"]

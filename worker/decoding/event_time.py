@@ -121,7 +121,7 @@ def _of_parts(parts: dict[str, Any]) -> int | None:
     """Return the time of seconds and nanoseconds, as AWS IoT SiteWise and Protobuf name them; None if they are none."""
     for seconds, nanoseconds in _PARTS:
         if parts.keys() <= {seconds, nanoseconds} and type(whole := parts.get(seconds)) in (int, str):
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
                 rest = int(parts.get(nanoseconds, 0))
                 if 0 <= rest < 1_000_000_000 and len(str(whole)) <= _LONGEST:
                     return _valid(int(whole) * 1000 + rest // 1_000_000)  # type: ignore[arg-type]

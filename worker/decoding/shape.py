@@ -16,6 +16,12 @@ from worker.decoding.format import FeatureSchema
 DEEPEST: Final = 8
 _LONGEST: Final = 200  # characters of a path
 CONNECT: Final = {"schema", "payload"}
+_TYPES: Final = {
+    "doubleValue",
+    "integerValue",
+    "booleanValue",
+    "stringValue",
+}  # a value in an object that names its type
 
 
 class Rows(NamedTuple):
@@ -91,7 +97,7 @@ class Shape:
             if type(tag) not in (str, int):
                 raise Refused(WRONG_TYPE, f"{self._tag} is neither a string nor an integer")
             value = at(element, self._within)
-            if type(value) is dict and len(value) == 1:  # named by its type: {"doubleValue": 20.5}
+            if type(value) is dict and len(value) == 1 and value.keys() <= _TYPES:
                 (value,) = value.values()
             yield str(tag), value
 

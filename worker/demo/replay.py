@@ -142,5 +142,5 @@ class TagReplay(Replay):
 
     def places(self) -> dict[tuple[int, int], int]:
         """Return the index of each row, by the partition and offset of the record that makes its vector."""
-        following = [row[0].value for row in self._futures[PARTITIONS:]] + [last.value for last in self._last]
-        return {(made.partition, made.offset): i for i, made in enumerate(following)}
+        following = [row[0] for row in self._futures[PARTITIONS:]] + self._last
+        return {(made.value.partition, made.value.offset): i for i, made in enumerate(following) if made.succeeded()}

@@ -33,6 +33,7 @@ _SETUP: Final = {"socket_connection_setup_timeout_ms": 1000, "socket_connection_
 _NOISE: Final = re.compile(
     r"^.*(?:failed: |Abort \()(?=\S)|<[^>]*>: |\[Error -?\d+\] |\w*Error: | \(_ssl\.c:\d+\)| \(backoff.*|[.) ]+$"
 )
+_UNKNOWN: Final = "nothing listens at this address"
 _FOR_GOOD: Final = (  # no patience helps
     "CERTIFICATE",
     "UNKNOWN_CA",
@@ -140,6 +141,7 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
     """
     begin, patience = time.monotonic(), _PATIENCE_WITH_EACH if "," in settings.bootstrap else _PATIENCE
     clients: list[KafkaNetClient] = []
+    reason = _UNKNOWN
 
     def remember(*arguments: Any, **config: Any) -> KafkaNetClient:
         clients.append(KafkaNetClient(*arguments, **config, **_SETUP))
@@ -147,7 +149,7 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
 
     while True:
         left = max(begin + timeout - time.monotonic(), 0.1)
-        with readable_errors("connecting", settings.bootstrap), _LastFailure() as failure:
+        with readable_errors("connecting", settings.bootstrap), _LastFailure(reason) as failure:
             try:
                 tried = int(min(patience, left) * 1000)
                 return make(**options(settings), bootstrap_timeout_ms=tried, kafka_client=remember, **more)
@@ -164,16 +166,20 @@ def _connected(make: Callable[..., Any], settings: KafkaSettings, timeout: float
                         f"connecting: no answer from {settings.bootstrap} within {timeout:g} s: {failure.text} (check"
                         " OFFNORMAL_KAFKA__BOOTSTRAP, OFFNORMAL_KAFKA__SECURITY_PROTOCOL and the network)"
                     ) from error
-        log.warning("kafka_connection_failed", waited=round(time.monotonic() - begin), error=failure.text)
+        reason = failure.text
+        log.warning("kafka_connection_failed", waited=round(time.monotonic() - begin), error=reason)
         patience *= 2
 
 
 class _LastFailure(logging.Handler):
-    """Captures why connecting fails, which is only in kafka-python's log, and silences that log meanwhile."""
+    """Captures why connecting fails, which is only in kafka-python's log, and silences that log meanwhile.
 
-    def __init__(self) -> None:
+    `text` is why the try before failed. That the last, short try took too long says less.
+    """
+
+    def __init__(self, text: str) -> None:
         super().__init__(logging.DEBUG)
-        self.text, self.is_for_good = "nothing listens at this address", False
+        self.text, self.is_for_good = text, False
         self._log, self._oauth_log = logging.getLogger("kafka.net"), logging.getLogger("kafka.net.sasl.oauth")
 
     def __enter__(self) -> "_LastFailure":
@@ -194,6 +200,8 @@ class _LastFailure(logging.Handler):
             return
         text = str(record.exc_info[1]) if record.exc_info else record.getMessage()
         if self.is_for_good or "Unable to bootstrap" in text or not ("rror" in text or "SSL" in text):
+            return
+        if "Request timed out" in text and self.text != _UNKNOWN:
             return
         self.is_for_good = any(word in text for word in _FOR_GOOD)
         self.text = _NOISE.sub("", _NOISE.sub("", " ".join(text.split())))[:200]

@@ -45,15 +45,15 @@ def use() -> None:
 
 
 def region_of(host: str) -> str:
-    """Return the region to sign for: that of the environment, else the one in the broker's name. Raises NoCredentials.
+    """Return the region to sign for: the one in the broker's name, else that of the environment. Raises NoCredentials.
 
-    A broker's name is that of MSK, or behind a private link any other.
+    A broker's name is that of MSK, or behind a private link any other. The environment has the region of the pod.
     """
     told = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     named = _REGION.search(host)
     if not told and not named:
         raise NoCredentials(f"error: the name {host} has no region of AWS in it; set AWS_REGION")
-    return told or (named[1] if named else "")
+    return named[1] if named else told or ""
 
 
 _lock = threading.Lock()

@@ -56,8 +56,9 @@ class SchemaRegistry:
 
     def __init__(self, settings: SchemaRegistrySettings, patience: float = 0.0):
         self._settings, self._patience = settings, patience
-        self._schemas: dict[int, SchemaText] = {}
-        self._unknown: dict[int, tuple[float, str]] = {}
+        # By the language as well: whoever sends a record chooses the language in which its schema is looked for.
+        self._schemas: dict[tuple[int, Language], SchemaText] = {}
+        self._unknown: dict[tuple[int, Language], tuple[float, str]] = {}
 
     @classmethod
     def of(cls, settings: Settings, patience: float = 0.0) -> "SchemaRegistry | None":
@@ -79,22 +80,23 @@ class SchemaRegistry:
         """
         if not 0 < id <= _LAST_ID:  # else it may take the number for a path that is none of its own
             raise UnknownSchema(f"no schema has the number {id}")
-        if id in self._schemas:
-            return self._schemas[id]
-        since, reason = self._unknown.get(id, (0.0, ""))
+        key = id, language
+        if key in self._schemas:
+            return self._schemas[key]
+        since, reason = self._unknown.get(key, (0.0, ""))
         if time.monotonic() - since < _FORGOTTEN_AFTER and reason:
             raise UnknownSchema(reason)
         try:
             answer = self._ask("GET", f"/schemas/ids/{id}")
             references: dict[str, str] = {}
             self._refer(answer, language, references, iter(range(_MOST_REFERENCES)))
-            self._schemas[id] = SchemaText(_text(answer, language), references)
+            self._schemas[key] = SchemaText(_text(answer, language), references)
         except UnknownSchema as error:
             if len(self._unknown) >= _MOST_UNKNOWN:
                 del self._unknown[next(iter(self._unknown))]  # the oldest
-            self._unknown[id] = time.monotonic(), str(error)
+            self._unknown[key] = time.monotonic(), str(error)
             raise
-        return self._schemas[id]
+        return self._schemas[key]
 
     def subjects(self) -> list[str]:
         """Return the subjects. Raises SchemaRegistryError."""

@@ -220,7 +220,7 @@ def _check_yaml(text: str) -> None:
     told = yaml.safe_load(text)
     if "apiVersion" in told:  # for another's operator
         assert told["kind"] and told["metadata"]["name"] and told["spec"]
-    elif {"settings", "image", "worker"} & set(told):
+    elif {"settings", "image", "worker", "networkPolicy"} & set(told):
         _validate(told, json.loads((CHART / "values.schema.json").read_text()))
     else:  # the file that OFFNORMAL_CONFIG names
         if told.get("kafka", {}).pop("password_file", None):

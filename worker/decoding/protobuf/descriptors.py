@@ -5,6 +5,7 @@ happen to the worker.
 """
 
 import base64
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from worker.errors import SchemaRegistryError
 from worker.schema_registry import SchemaText, UnknownSchema
 
-_TIMEOUT: Final = 10.0  # seconds that protoc may take
+_TIMEOUT: Final = 5.0  # seconds that protoc may take
+_PASSED_ON: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TMPDIR")  # to protoc: no secrets
 _OWN: Final = "offnormal-registered.proto"  # a registry does not say what a schema's file is called
 
 
@@ -26,7 +29,7 @@ class MessageTypes:
     """The message types of one schema."""
 
     def __init__(self, schema: SchemaText):
-        """Compile the schema. Raises UnknownSchema if it is invalid."""
+        """Compile the schema. Raises UnknownSchema if it is invalid, SchemaRegistryError if it cannot be compiled."""
         files = FileDescriptorSet.FromString(_compiled(schema))
         self._pool = DescriptorPool()
         try:
@@ -51,26 +54,31 @@ class MessageTypes:
 
 
 def _compiled(schema: SchemaText) -> bytes:
-    """Return a FileDescriptorSet, imports first. Raises UnknownSchema."""
-    with tempfile.TemporaryDirectory(prefix="offnormal-proto-") as folder:
-        try:
+    """Return a FileDescriptorSet, imports first.
+
+    Raises UnknownSchema if the schema is invalid, SchemaRegistryError if it could not be compiled for another reason.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="offnormal-proto-") as folder:
             told, out = _written(schema, Path(folder)), Path(folder, "offnormal-out")
-        except (OSError, UnicodeError) as error:
-            raise UnknownSchema(f"the schema is not valid: {error!r}"[:300]) from None
-        # -P: no code from the working directory
-        command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_in={told}"]
-        command += ["--include_imports", f"--descriptor_set_out={out}", _OWN]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
+            # -P: no code from the working directory
+            command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_in={told}"]
+            command += ["--include_imports", f"--descriptor_set_out={out}", _OWN]
+            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT, check=False)
+            line = " ".join(done.stderr.decode("utf-8", "replace").split())
+            line = line.replace(f"{folder}/", "").replace(f"{_OWN}:", "")[:200]
+            if done.returncode < 0 or (done.returncode and "Traceback" in line):  # killed, or Python failed
+                raise SchemaRegistryError(
+                    f"a schema could not be compiled: protoc ended with {done.returncode}: {line}"
+                )
             if done.returncode:
-                line = " ".join(done.stderr.decode("utf-8", "replace").split())
-                line = line.replace(f"{folder}/", "").replace(f"{_OWN}:", "")
-                raise UnknownSchema(f"the schema is not valid: {line[:200]}")
+                raise UnknownSchema(f"the schema is not valid: {line}")
             return out.read_bytes()
-        except subprocess.TimeoutExpired:
-            raise UnknownSchema(f"the schema took more than {_TIMEOUT:.0f} s to compile") from None
-        except OSError as error:
-            raise UnknownSchema(f"the schema is not valid: {error!r}") from None
+    except subprocess.TimeoutExpired:
+        raise SchemaRegistryError(f"a schema could not be compiled: it took more than {_TIMEOUT:.0f} s") from None
+    except OSError as error:  # such as a full disk
+        raise SchemaRegistryError(f"a schema could not be compiled: {error}") from None
 
 
 def _written(schema: SchemaText, folder: Path) -> Path:
@@ -85,8 +93,11 @@ def _written(schema: SchemaText, folder: Path) -> Path:
             described.file.append(descriptor)
         else:
             file = folder / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            except (FileExistsError, IsADirectoryError, NotADirectoryError, UnicodeError) as error:
+                raise UnknownSchema(f"the schema is not valid: {error!r}"[:300]) from None
     told = folder / "offnormal-in"
     told.write_bytes(described.SerializeToString())
     return told

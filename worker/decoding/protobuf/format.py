@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from worker.blocks.bytes_column import BytesColumn
@@ -28,9 +27,39 @@ _WRAPPERS: Final = frozenset(
     f"google.protobuf.{kind}Value"
     for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 )
-_AS_JSON: Final = frozenset(f"google.protobuf.{kind}" for kind in ("Struct", "Value", "ListValue"))
+# A type of the registry may only be named as Google's, and a field as a method of messages.
+_ODD: Final = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_SOME_FIELDS, _FIELDS_PER_BYTE = 10_000, 2  # that a record may have: fields that are 0 take no bytes
 _MESSAGE: Final = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 Convert = Callable[[Any], Any]
+
+
+def _value(message: Any) -> Any:
+    """Return a google.protobuf.Value, also one that JSON could not have, such as NaN."""
+    match message.WhichOneof("kind"):
+        case "struct_value":
+            return _struct(message.struct_value)
+        case "list_value":
+            return _list(message.list_value)
+        case None | "null_value":
+            return None
+        case kind:
+            return getattr(message, kind)
+
+
+def _struct(message: Any) -> dict[str, Any]:
+    return {key: _value(value) for key, value in message.fields.items()}
+
+
+def _list(message: Any) -> list[Any]:
+    return [_value(value) for value in message.values]
+
+
+_AS_JSON: Final = {
+    "google.protobuf.Value": _value,
+    "google.protobuf.Struct": _struct,
+    "google.protobuf.ListValue": _list,
+}
 
 
 class Protobuf:
@@ -69,6 +98,7 @@ class _Reader:
         self._types = types
         self._messages: dict[tuple[int, ...], tuple[Any, Convert]] = {}
         self._converts: dict[str, Convert] = {}
+        self._left = 0  # fields that the record may still have
 
     def load(self, text: bytes) -> tuple[Any, bool]:
         """Return one record as a document, and that there may be a boolean in it. Raises Refused."""
@@ -80,10 +110,11 @@ class _Reader:
                 raise Refused(UNKNOWN_SCHEMA, str(error)) from None
             self._messages[indices] = kind, self._of(kind.DESCRIPTOR)
         kind, convert = self._messages[indices]
+        self._left = _SOME_FIELDS + _FIELDS_PER_BYTE * len(text)
         try:
             return convert(kind.FromString(text[begin:])), True
-        except DecodeError as error:
-            raise Refused(UNPARSEABLE, f"it does not match its schema: {error}"[:300]) from None
+        except (DecodeError, *_ODD) as error:
+            raise Refused(UNPARSEABLE, f"it does not match its schema: {error!r}"[:300]) from None
 
     def _of(self, kind: Descriptor) -> Convert:
         """Return what makes a document of messages of this type. It may be a type that contains itself."""
@@ -96,7 +127,7 @@ class _Reader:
             elif name == "google.protobuf.Duration":
                 self._converts[name] = lambda message: message.seconds + message.nanos / 1e9
             elif name in _AS_JSON:
-                self._converts[name] = MessageToDict
+                self._converts[name] = _AS_JSON[name]
             else:
                 self._converts[name] = lambda message: self._converts[name](message)
                 self._converts[name] = self._of_fields(kind)
@@ -108,7 +139,12 @@ class _Reader:
         for field in kind.fields:
             (if_set if field.has_presence else always).append((field.name, self._of_field(field)))
 
+        size = len(kind.fields)
+
         def convert(message: Any) -> dict[str, Any]:
+            self._left -= size
+            if self._left < 0:  # each of many empty messages has all its fields
+                raise Refused(UNPARSEABLE, "more fields than its bytes can tell")
             document = {}
             for name, change in always:
                 value = getattr(message, name)

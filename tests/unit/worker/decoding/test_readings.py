@@ -10,7 +10,8 @@ import pytest
 from tests.record_blocks import block_of
 from worker.blocks.reading_block import ReadingBlock
 from worker.decoding import Decoder
-from worker.decoding.dead_letter_reasons import BAD_ENTITY, BAD_TIME, INFINITE, WRONG_LENGTH, WRONG_TYPE
+from worker.decoding.dead_letter_reasons import BAD_ENTITY, BAD_TIME, INFINITE, WRONG_LENGTH, WRONG_TYPE, Refused
+from worker.decoding.event_time import milliseconds
 from worker.settings import InputSettings
 
 T = 1_795_888_000  # seconds
@@ -69,12 +70,22 @@ def test_values_of_one_tag_and_values_named_by_their_type() -> None:
         {}, {"timeInSeconds": None}, {"timeInSeconds": "x"}, {"timeInSeconds": 1e9}, {"timeInSeconds": 5},
         {"timeInSeconds": T, "offsetInNanos": -1}, {"timeInSeconds": T, "offsetInNanos": 10**9},
         {"timeInSeconds": T, "offsetInNanos": "y"}, {"timeInSeconds": T, "offsetInNanos": []},
+        {"timeInSeconds": T, "offsetInNanos": float("inf")},
         {"timeInSeconds": T, "zone": "CET"}, {"seconds": "9" * 5000}, {"seconds": "9" * 99},
     ],
 )  # fmt: skip
 def test_an_object_that_is_no_time_is_refused(when: Any) -> None:
-    (reject,) = decode([reading(time=when)], **ONE).rejects
-    assert reject.reason == BAD_TIME
+    with pytest.raises(Refused):
+        milliseconds(when)  # Avro and Protobuf have infinite numbers
+    if float("inf") not in when.values():
+        (reject,) = decode([reading(time=when)], **ONE).rejects
+        assert reject.reason == BAD_TIME
+
+
+def test_only_an_object_that_names_a_type_is_a_reading() -> None:
+    block = decode([reading(value={"doubleValue": 2}), reading(value={"Code": 3}), reading(value={"x": 1})], **ONE)
+    assert rows(block) == [(0, 0, 2, T * 1000)]
+    assert [reject.reason for reject in block.rejects] == [WRONG_TYPE] * 2
 
 
 def test_an_array_of_readings_each_with_a_time_of_its_own() -> None:

@@ -67,7 +67,8 @@ def test_the_region_is_told_or_in_the_name(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     assert region_of("broker.example.com") == "eu-west-1"
     monkeypatch.setenv("AWS_REGION", "eu-west-2")
-    assert region_of("b-1.plant.abc123.c2.kafka.us-east-1.amazonaws.com") == "eu-west-2"
+    assert region_of("broker.example.com") == "eu-west-2"
+    assert region_of("b-1.plant.abc123.c2.kafka.us-east-1.amazonaws.com") == "us-east-1"
 
 
 def test_credentials_are_looked_for_again_until_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:

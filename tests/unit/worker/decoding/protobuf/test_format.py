@@ -17,6 +17,7 @@ from worker.blocks import VectorBlock
 from worker.decoding import Decoder
 from worker.decoding.protobuf.descriptors import MessageTypes
 from worker.decoding.protobuf.format import _Reader
+from worker.errors import SchemaRegistryError
 from worker.schema_registry import SchemaRegistry, SchemaText, UnknownSchema
 from worker.settings import InputSettings, SchemaRegistrySettings, Settings
 
@@ -28,6 +29,8 @@ message Vector {{
   optional double c = 8;
 }}
 message Note {{ string text = 1; }}"""
+
+MANY = " ".join(f"double x{k} = {k};" for k in range(1, 99))
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +238,78 @@ def test_a_schema_of_another_language_is_none_of_ours(registry: SmallRegistry) -
     assert reasons(decode(registry, [framed(id, b"")])) == [(0, "unknown-schema")]
     with pytest.raises(UnknownSchema, match="PROTOBUF, not of AVRO"):
         client(registry).schema(add(registry, PLAIN))
+
+
+def test_a_record_that_claims_another_format_harms_no_other(registry: SmallRegistry) -> None:
+    """One client serves all formats, and a record's header chooses the format in which its schema is looked for."""
+    avro = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "double"}, {"name": "b", "type": "double"}]}
+    ids = add(registry, PLAIN), registry.add(avro)
+    good = (
+        wire(ids[0], PLAIN, {"a": 1, "b": 2}),
+        b"\0" + struct.pack(">Idd", ids[1], 1, 2)[:4] + struct.pack("<dd", 1, 2),
+    )
+    for own, other, k in (("protobuf", "avro", 0), ("avro", "protobuf", 1)):
+        decoder = Decoder(InputSettings(format=own), ("a", "b"), client(registry))
+        hostile = block_of([good[k]], headers={0: [("content-type", other.encode())]})
+        assert reasons(decoder.decode(hostile)) == [(0, "unknown-schema")]
+        assert decoder.decode(block_of([good[k]])).x.tolist() == [[1, 2]]
+        assert reasons(decoder.decode(hostile)) == [(0, "unknown-schema")]
+
+
+def test_what_json_could_not_have_is_a_document(registry: SmallRegistry) -> None:
+    text = f'{HEAD} import "google/protobuf/struct.proto"; message V {{ google.protobuf.Struct s = 1; double b = 2; }}'
+    id, kind = add(registry, text), MessageTypes(SchemaText(text, {})).at((0,))
+    message = kind(b=2)
+    message.s.update({"a": 1, "list": [1, {"x": None}], "t": True, "u": "text"})
+    message.s.fields["nan"].number_value = float("nan")
+    value = framed(id, message.SerializeToString())
+    block = decode(registry, [value], ("s.a", "s.nan", "b"))
+    np.testing.assert_array_equal(block.x, np.array([[1, np.nan, 2]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('syntax = "proto2"; message V { map<string, double> m = 1; }', b"\x0a\x0c\x0a\x01\xff\x11" + bytes(8)),
+        (f"{HEAD} message V {{ optional double HasField = 1; optional double b = 2; }}", b"\x09" + bytes(8)),
+        (f"{HEAD} message V {{ repeated W w = 1; }} message W {{ {MANY} }}", b"\x0a\0" * 100_000),
+    ],
+)  # fmt: skip
+def test_an_odd_schema_or_record_raises_nothing(registry: SmallRegistry, text: str, message: bytes) -> None:
+    id = add(registry, text)
+    assert reasons(decode(registry, [framed(id, message)])) == [(0, "unparseable")]
+    assert not decode(registry, [framed(id, b"")]).rejects or "HasField" in text
+
+
+def test_a_schema_that_could_not_be_compiled_is_compiled_again(
+    registry: SmallRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the machine cannot do for a while makes no dead letters."""
+    id = add(registry, PLAIN)
+    decoder = Decoder(InputSettings(format="protobuf"), ("a", "b"), client(registry))
+    records = block_of([wire(id, PLAIN, {"a": 1, "b": 2})])
+    failures: list[Any] = [
+        subprocess.TimeoutExpired("protoc", 5), BlockingIOError(11, "fork"), OSError(28, "No space left on device"),
+    ]  # fmt: skip
+    for failure in failures:
+        with monkeypatch.context() as patch:
+
+            def fail(*_: Any, failure: Any = failure, **__: Any) -> None:
+                raise failure
+
+            patch.setattr(subprocess, "run", fail)
+            with pytest.raises(SchemaRegistryError, match="could not be compiled"):
+                decoder.decode(records)
+    with monkeypatch.context() as patch:
+        killed = subprocess.CompletedProcess[bytes]([], -9, b"", b"")
+        patch.setattr(subprocess, "run", lambda *_, **__: killed)
+        with pytest.raises(SchemaRegistryError, match="-9"):
+            decoder.decode(records)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryDirectory", fail)
+        with pytest.raises(SchemaRegistryError):
+            decoder.decode(records)
+    assert decoder.decode(records).x.tolist() == [[1, 2]]
 
 
 def test_what_is_published_of_it_is_json() -> None:
