@@ -335,14 +335,14 @@ def test_certificates_are_read_anew(kafka: SecureKafka, stage: Open, artefact: A
     worker.await_log("partitions_assigned")
     rotate(b"half a certif", b"")
     places = s.send_rows(normal_rows(200, np.random.default_rng(0)))
-    until(lambda: set(s.scores()) == set(places), 60)
+    until(lambda: set(s.scores()) == set(places), 120)
     assert worker.log("certificates_read_failed")
     rotate(*refused)
     more = s.send_rows(normal_rows(200, np.random.default_rng(0)))
     time.sleep(5)
     assert set(s.scores()) == set(places), "it has connected by what it had read before"
     rotate(*good)
-    until(lambda: set(s.scores()) == {*places, *more}, 60)
+    until(lambda: set(s.scores()) == {*places, *more}, 120)
     assert worker.stop() == 0
 
 
