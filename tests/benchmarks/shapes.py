@@ -8,10 +8,13 @@ from typing import Any, Final
 import numpy as np
 
 from tests.record_blocks import block_of
+from tests.registry import SmallRegistry
 from worker.alignment import Aligner
 from worker.blocks.timestamps import iso
 from worker.decoding import Decoder
-from worker.settings import EntitySettings, InputSettings
+from worker.decoding.protobuf.descriptors import MessageTypes
+from worker.schema_registry import SchemaRegistry, SchemaText
+from worker.settings import EntitySettings, InputSettings, SchemaRegistrySettings
 
 RECORDS, ROUNDS = 4000, 7
 BEGIN: Final = 1_795_883_200  # seconds
@@ -84,9 +87,22 @@ def measure_readings() -> None:
         print(f"{name:<18} {both[0]:6.3f} us a reading, and {both[1]:.3f} to align it")
 
 
+def _protobuf(registry: SmallRegistry) -> tuple[list[bytes], dict[str, str]]:
+    """Return messages of nine doubles, whose schema is in the registry, and the settings that read them."""
+    fields = " ".join(f"double {name} = {k};" for k, name in enumerate(NAMES, 1))
+    schema = f'syntax = "proto3"; message Vector {{ {fields} }}'
+    frame = b"\0" + registry.add(schema, schemaType="PROTOBUF").to_bytes(4, "big") + b"\0"
+    vector = MessageTypes(SchemaText(schema, {})).at((0,))
+    x = np.random.default_rng(0).normal(50, 10, (RECORDS, len(NAMES))).tolist()
+    messages = [vector(**dict(zip(NAMES, row, strict=True))) for row in x]
+    return [frame + message.SerializeToString() for message in messages], {"format": "protobuf"}
+
+
 def main() -> None:
-    for name, (values, settings) in _records().items():
-        decoder, block = Decoder(InputSettings.model_validate(settings), NAMES), block_of(values)
+    small = SmallRegistry()
+    registry = SchemaRegistry(SchemaRegistrySettings(url=small.url))
+    for name, (values, settings) in {**_records(), "protobuf": _protobuf(small)}.items():
+        decoder, block = Decoder(InputSettings.model_validate(settings), NAMES, registry), block_of(values)
         decoded, seconds = decoder.decode(block), []
         assert not decoded.rejects and np.isfinite(decoded.x).all()
         for _ in range(ROUNDS):
