@@ -29,12 +29,12 @@ _NUMBERS: Final = frozenset(b"0123456789+-.eE ,;\t\r\n")
 
 def what_it_is(value: bytes) -> str | None:
     """Return what a record seems to be, and what to do about it; None if it is not recognised."""
-    for beginning, told in _BEGINNINGS:
+    for beginning, hint in _BEGINNINGS:
         if value.startswith(beginning):
-            return told
-    for pattern, told in _TEXTS:
+            return hint
+    for pattern, hint in _TEXTS:
         if re.match(pattern, value[:1000]):
-            return told
+            return hint
     if _NUMBERS.issuperset(value[:1000]) and any(map(value.count, (b",", b";", b"\t"))):
         return "CSV without brackets: send [1.5, 2.5], which is JSON"
     id = int.from_bytes(value[1:5], "big")
@@ -56,8 +56,8 @@ def what_it_is(value: bytes) -> str | None:
 
 def explained(reject: Reject, records: RecordBlock) -> str:
     """Return the error of a record and, if it does not parse, what it seems to be."""
-    told = what_it_is(bytes(records.values.view(reject.record))) if reject.reason == UNPARSEABLE else None
-    return reject.error if told is None else f"{reject.error}; it looks like {told}"
+    hint = what_it_is(bytes(records.values.view(reject.record))) if reject.reason == UNPARSEABLE else None
+    return reject.error if hint is None else f"{reject.error}; it looks like {hint}"
 
 
 def _is_floats(value: bytes) -> bool:
@@ -80,12 +80,14 @@ def _is_sparkplug(value: bytes) -> bool:
                 break
             key, at = _varint(value, at)
             number, kind = key >> 3, key & 7
-            told, at = _varint(value, at)
-            if (number, kind) == (1, 0) and not _YEARS[0] <= told < _YEARS[1]:
+            number_or_length, at = _varint(value, at)
+            if (number, kind) == (1, 0) and not _YEARS[0] <= number_or_length < _YEARS[1]:
                 return False
-            if (number, kind) not in ((1, 0), (2, 2), (3, 0), (4, 2), (5, 2)) or (number == 3 and told > 255):
+            if (number, kind) not in ((1, 0), (2, 2), (3, 0), (4, 2), (5, 2)) or (
+                number == 3 and number_or_length > 255
+            ):
                 return False
-            at += told if kind == 2 else 0
+            at += number_or_length if kind == 2 else 0
             if at > len(value):
                 return False
             seen.add(number)

@@ -29,8 +29,10 @@ class MskIam(SaslMechanismAwsMskIam):  # type: ignore[misc]
 
     def _build_client(self) -> AwsMskIamClient:
         """Return what signs for the broker at `host`. Raises NoCredentials."""
-        found = _credentials()
-        return AwsMskIamClient(self.host, found.access_key, found.secret_key, region_of(self.host), found.token)
+        credentials = _credentials()
+        return AwsMskIamClient(
+            self.host, credentials.access_key, credentials.secret_key, region_of(self.host), credentials.token
+        )
 
 
 def use() -> None:
@@ -49,11 +51,11 @@ def region_of(host: str) -> str:
 
     A broker's name is that of MSK, or behind a private link any other. The environment has the region of the pod.
     """
-    told = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    of_environment = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     named = _REGION.search(host)
-    if not told and not named:
+    if not of_environment and not named:
         raise NoCredentials(f"error: the name {host} has no region of AWS in it; set AWS_REGION")
-    return named[1] if named else told or ""
+    return named[1] if named else of_environment or ""
 
 
 _lock = threading.Lock()

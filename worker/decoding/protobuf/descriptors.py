@@ -48,8 +48,8 @@ class MessageTypes:
         for index in indices:
             if not 0 <= index < len(messages):
                 raise LookupError(f"the schema has no message {list(indices)}")
-            found: DescriptorProto = messages[index]
-            name, messages = f"{name}.{found.name}".lstrip("."), found.nested_type
+            message: DescriptorProto = messages[index]
+            name, messages = f"{name}.{message.name}".lstrip("."), message.nested_type
         return GetMessageClass(self._pool.FindMessageTypeByName(name))
 
 
@@ -60,9 +60,16 @@ def _compiled(schema: SchemaText) -> bytes:
     """
     try:
         with tempfile.TemporaryDirectory(prefix="offnormal-proto-") as folder:
-            told, out = _written(schema, Path(folder)), Path(folder, "offnormal-out")
+            descriptors, out = _written(schema, Path(folder)), Path(folder, "offnormal-out")
             # -P: no code from the working directory
-            command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_in={told}"]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "grpc_tools.protoc",
+                f"-I{folder}",
+                f"--descriptor_set_in={descriptors}",
+            ]
             command += ["--include_imports", f"--descriptor_set_out={out}", _OWN]
             environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             done = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT, check=False)
@@ -98,9 +105,9 @@ def _written(schema: SchemaText, folder: Path) -> Path:
                 file.write_text(text, encoding="utf-8")
             except (FileExistsError, IsADirectoryError, NotADirectoryError, UnicodeError) as error:
                 raise UnknownSchema(f"the schema is not valid: {error!r}"[:300]) from None
-    told = folder / "offnormal-in"
-    told.write_bytes(described.SerializeToString())
-    return told
+    descriptors = folder / "offnormal-in"
+    descriptors.write_bytes(described.SerializeToString())
+    return descriptors
 
 
 def _descriptor(text: str) -> FileDescriptorProto | None:
