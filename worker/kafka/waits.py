@@ -12,6 +12,9 @@
     an admin client's question                kafka-python's 30                          an error that can be read
     topics that another process creates       ASK                                        an error that can be read
     closing a client                          CLOSE                                      it is left to its own end
+    a token for OAUTHBEARER                   oauth.TIMEOUT                              a new connection is tried
+    a request for AWS's credentials           msk_iam.TIMEOUT                            a new connection is tried
+    a ticket of Kerberos                      as krb5.conf says                          a new connection is tried
 
 kafka-python waits without any limit for a topic's metadata and for the end of a transaction, and 30 s for offsets. It
 also relies on outdated information. A client that is not polled keeps asking a broker that no longer leads a partition.
