@@ -1,4 +1,4 @@
-"""Logins to Amazon MSK. tests/faults/test_security.py has a door that checks them."""
+"""Logins to Amazon MSK. tests/faults/test_logins.py has a door that checks them."""
 
 import datetime
 import json

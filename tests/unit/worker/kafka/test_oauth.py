@@ -1,4 +1,4 @@
-"""Tokens, whatever an identity provider answers. tests/faults/test_security.py has a broker that checks them."""
+"""Tokens, whatever an identity provider answers. tests/faults/test_logins.py has a broker that checks them."""
 
 import json
 import threading
