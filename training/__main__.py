@@ -9,7 +9,6 @@ from typing import Any, Final, get_args
 from training.evaluation.baselines import BASELINES
 from worker import cli
 from worker.errors import SettingsError
-from worker.observability.terminal_text import printable
 from worker.settings import ModelSettings, Settings
 
 KINDS = get_args(ModelSettings.model_fields["kind"].annotation)  # as the settings name them: --help needs no torch
@@ -124,24 +123,12 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int | None:
         except ModuleNotFoundError as error:
             raise SettingsError(f"{arguments.command} needs {error.name}: pip install 'offnormal[evaluate]'") from None
         return result
-    trained = cli.load_command("training.run.job").run(settings)
-    _tell(trained)
+    job = cli.load_command("training.run.job")
+    trained = job.run(settings)
+    print(job.told(trained))
     if arguments.json:
         print(json.dumps(trained))
     return 0 if trained["role"] else GATE_REFUSED
-
-
-def _tell(result: dict[str, Any]) -> None:
-    quality, rows = result["quality"], result["rows"]
-    text = (
-        f"{result['model']}/{result['version']} "
-        + (f"is {result['role']}" if result["role"] else f"was refused by the gate: {'; '.join(result['reasons'])}")
-        + f": fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
-        f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f} for a false-alarm rate of"
-        f" {quality['false_alarm_rate']['promised']:.2g}, calibrated on {rows['calibrated']:,} rows"
-        + ("" if result["role"] else f"; `python -m training models promote {result['version']}` overrules it")
-    )
-    print(printable(text))
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def test_it_shows_what_is_now(plant: Plant, watch: Callable[..., Watched]) -> No
     expect(page.locator("#link-text")).to_have_text("live")
     expect(page.locator("#state")).to_have_text("ready")
     expect(page.locator("#model")).to_have_text(plant.worker.log("model_swapped")[0]["model_version"])
-    expect(page.locator("#observed-more")).to_contain_text("promised 0.01 %")
+    expect(page.locator("#observed-more")).to_contain_text("of normal ones 0.01 % asked for")
     expect(page.get_by_role("heading", name="Open incidents 1")).to_be_visible()
     expect(page.get_by_role("heading", name="Past incidents 4")).to_be_visible()
     expect(row(page, "press-1")).to_contain_text("heat")

@@ -122,7 +122,7 @@ def test_a_time_in_the_record_is_no_sensor_and_later_ones_are_no_anomalies(
     assert "OFFNORMAL_INPUT__TIME_FIELD=ts" in told["hint"]
     later = send(s, presses(rng, 800, begin + 18_000, machines=4, ts=lambda t: 1000 * t))
     scored_to_the_end(s)
-    assert named(s, later) <= 800 * 3 * max(model["quality"]["false_alarm_rate"]["promised"], 0.01)
+    assert named(s, later) <= 800 * 3 * max(model["quality"]["false_alarm_rate"]["asked"], 0.01)
 
 
 def test_nan_of_json_dumps_is_a_missing_reading(

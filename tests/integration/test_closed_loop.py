@@ -56,4 +56,4 @@ def test_from_nothing_to_a_new_regime_without_a_person(
     card = Registry(s.settings).view().card(version or "")
     assert card.trained_on["new_regime"] and card.quality["gate"]["passed"]
     late = [event for event in s.events() if int(event["id"].rsplit("/", 2)[1]) >= since]
-    assert len(late) / 4000 < 2 * card.quality["false_alarm_rate"]["promised"]
+    assert len(late) / 4000 < 2 * card.quality["false_alarm_rate"]["asked"]

@@ -7,6 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from training.report.false_alarms import false_alarms_text
 from worker.errors import ArtefactError, NoModelError, SettingsError
 from worker.kafka.topics import require
 from worker.models import ModelCard
@@ -99,8 +100,7 @@ def _promise(card: ModelCard) -> str:
     rate = card.quality.get("false_alarm_rate")
     if not isinstance(rate, dict):
         return ""
-    requested, promised = rate.get("asked", 0.0), rate.get("promised", 0.0)
-    return f"{promised:.2g}" if promised <= requested else f"{promised:.2g} (asked {requested:.2g})"
+    return false_alarms_text(rate)
 
 
 def _show(view: RegistryView, version: str | None) -> None:
@@ -148,6 +148,8 @@ def _figures(card: ModelCard) -> dict[str, Any]:
         "held-out loss": quality.get("held_out_loss"),
         "threshold": quality.get("threshold"),
         "false alarms promised": (quality.get("false_alarm_rate") or {}).get("promised"),
+        "false alarms expected": (quality.get("false_alarm_rate") or {}).get("expected"),
+        "false alarms at most": (quality.get("false_alarm_rate") or {}).get("at_most"),
         "false alarms observed": gate.get("false_alarms", {}).get("observed"),
     }
     for fault in gate.get("injected", {}).get("faults", []):

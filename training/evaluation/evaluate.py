@@ -156,7 +156,12 @@ def _judged(data: Dataset, resident: LoadedModel, settings: Settings, fitted: Fi
     seconds = time.process_time() - begun
     contributions = resident.explain(x, entity).contributions
     p_value = resident.calibration.p_value(score)
-    figures = {"fit_seconds": fitted.seconds, "score_seconds": seconds, "promised_rate": resident.budget}
+    figures = {
+        "fit_seconds": fitted.seconds,
+        "score_seconds": seconds,
+        "asked_rate": resident.budget,
+        "expected_rate": resident.expected_rate,
+    }
     if data.y_test is not None:
         flagged = score >= resident.threshold
         figures |= detection(data.y_test, score)

@@ -1,24 +1,22 @@
-"""Chooses the held-out rows that set the threshold, and finds the lowest false-alarm rate that they can promise."""
+"""Chooses the held-out rows that set the threshold, and finds how uncertain it is."""
 
 import math
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from scipy.stats import gamma
 
+from training.rows.held_out import STRETCHES
 from training.rows.thinning import spread_evenly
 from worker.models import Calibration
+from worker.models.calibration import RATES, SURELY
 from worker.native.arrays import Bools, Float64s
 
 SUSPECT_BELOW: Final = 0.1  # rows with a higher p-value of the champion are never suspected
 _HALVINGS: Final = 20
 
-WITHIN: Final = 2.0  # a rate is promised where it is kept within this factor ...
-SURELY: Final = 0.9  # ... with this probability
-# A resample cannot test the fit beyond the observed scores, so a promised rate must correspond to a few rows.
-SEEN: Final = 3  # minimum number of rows expected at the lowest rate
-_RATES: Final = np.geomspace(0.3, 1e-7, 79)  # twelve a decade
-_BLOCKS: Final = 20
+SEEN: Final = 3  # held-out rows expected at a rate; with fewer, the threshold is extrapolated
 _RESAMPLES: Final = 200
 _MOST_DRAWN: Final = 50_000  # scores in a resample: more would only cost time
 
@@ -56,33 +54,47 @@ def _by_chance(expected: float) -> int:
 def calibrate(scores: Float64s) -> Calibration:
     """Calibrate by the scores of held-out normal rows, in the order of time, all finite."""
     fitted = Calibration.fit(scores)
-    return replace(fitted, promisable=max(promisable(ratios(fitted, scores)), min(SEEN / len(scores), 0.5)))
+    return replace(fitted, upper=upper(fitted, scores))
 
 
-def ratios(fitted: Calibration, scores: Float64s) -> Float64s:
-    """Return by how much a threshold misses its rate by chance: observed over promised rate, [resamples, rates].
+def upper(fitted: Calibration, scores: Float64s) -> Float64s:
+    """Return the upper bounds [r] of the scores at RATES, with the probability SURELY.
 
-    The method is a circular block bootstrap (Politis and Romano 1992). Neighbouring readings are not independent, so
-    blocks of a twentieth of the time are drawn. Each resample sets its own thresholds, and the fit to all scores gives
-    the rates that these thresholds have.
+    The method is a bootstrap over whole pieces of the time, those that were held out: neighbouring readings are not
+    independent. Each resample is fitted anew. A resample cannot show what the rows have not. The shape of a tail with k
+    independent excesses is uncertain by about k^(-1/2) (Hosking and Wallis 1987): so it is at least that. And there may
+    be too few clusters of exceedances by chance: so rates are multiplied by the upper limit of a Poisson count of that
+    many, over the count (Garwood 1936).
     """
     n = len(scores)
-    tail = max(1, round(n * fitted.beyond))
     thinned = scores[spread_evenly(n, _MOST_DRAWN)]
-    m = len(thinned)
-    length = math.ceil(m / _BLOCKS)
+    pieces = np.array_split(thinned, min(STRETCHES, n))
+    tail = max(1, round(len(thinned) * fitted.beyond))
+    independent = extremal_index(thinned > fitted.body[-1])
     rng = np.random.default_rng(0)
-    missed = np.empty((_RESAMPLES, len(_RATES)))
+    clusters = independent * tail
+    more = float(gamma.ppf(SURELY, clusters + 1)) / clusters
+    thresholds = np.empty((_RESAMPLES, len(RATES)))
     for i in range(_RESAMPLES):
-        starts = rng.integers(m, size=math.ceil(m / length))
-        drawn = thinned[(starts[:, None] + np.arange(length)).ravel()[:m] % m]
-        refit = Calibration.fit(drawn, tail=min(max(1, round(tail * m / n)), m - 1))
-        missed[i] = fitted.p_value([refit.threshold(p) for p in _RATES]) / _RATES
-    return missed
+        drawn = np.concatenate([pieces[k] for k in rng.integers(len(pieces), size=len(pieces))])
+        k = min(max(1, round(tail * len(drawn) / len(thinned))), len(drawn) - 1)
+        refit = Calibration.fit(drawn, tail=k, least_shape=min((independent * k) ** -0.5, 0.5))
+        thresholds[i] = [refit.threshold(rate / more) for rate in RATES]
+    return np.maximum.accumulate(np.quantile(thresholds, SURELY, axis=0))
 
 
-def promisable(missed: Float64s) -> float:
-    """Return the smallest rate that is kept with the probability SURELY, as are all larger rates."""
-    kept = ((missed <= WITHIN) & (missed >= 1 / WITHIN)).mean(axis=0) >= SURELY
-    first = int(np.argmin(kept)) if not kept.all() else len(kept)
-    return float(_RATES[max(first - 1, 0)])
+def extremal_index(exceeds: Bools) -> float:
+    """Return the share of the exceedances [n], in the order of time, that are independent of the one before.
+
+    The estimator is that of Ferro and Segers 2003, by the intervals between exceedances: 1 where they come one by one,
+    1/m where they come in clusters of m.
+    """
+    intervals = np.diff(np.flatnonzero(exceeds)).astype(np.float64)
+    if len(intervals) < 2:
+        return 1.0
+    if intervals.max() > 2:
+        squares = float(((intervals - 1) * (intervals - 2)).sum())
+        index = 2 * float((intervals - 1).sum()) ** 2 / (len(intervals) * squares)
+    else:
+        index = 2 * float(intervals.sum()) ** 2 / (len(intervals) * float((intervals**2).sum()))
+    return min(max(index, 1 / (len(intervals) + 1)), 1.0)

@@ -12,9 +12,10 @@ import torch
 
 from training.fitting.calibration_rows import calibrate, explained
 from training.fitting.champion_scores import ChampionScores
+from training.fitting.held_out_scores import Calibrating, scaled, scoring_module
 from training.rows.held_out import is_held_out
 from worker.errors import NoModelError
-from worker.models import KINDS, Attribution, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule, Whitening
+from worker.models import KINDS, Autoencoder, Detector, EntityScaler, Scaler
 from worker.models.wavelet import columns
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
@@ -26,14 +27,11 @@ BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
 ROUNDS: Final = 30  # evaluations of the held-out loss
 LOOKED_AT: Final = 4096  # held-out rows of such an evaluation
-FOLDS: Final = 5  # of the held-out rows
 # Recent data are mostly, but not all, normal. The worst tenth of each batch is left out of the loss. Otherwise a
 # bottleneck learns a frequent fault as one more operating mode (stacked, shuttle with 7 % anomalies: ROC-AUC .66
 # without, .999 with). In the denoising kind the drawn noise decides which rows are the worst, so the champion has to
 # help (see `_known`).
 TRIMMED: Final = 0.1
-
-Calibrating = Callable[[int, int], None]  # how many parts of the calibration are done, of how many
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,11 @@ def fit(
         device=device or torch.device("cpu"),
         progress=progress,
     )
-    module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
+    module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
     if opinions is not None:
         # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
         held_out = held_out[_known(opinions[1], scores)]
-        module, scores = _module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
+        module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
     scores = _finite(scores)
     detector = Detector(features, module, calibrate(scores), window, entities)
     sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
@@ -169,7 +167,7 @@ def _trained(
     torch.manual_seed(seed)
     scaler = Scaler.fit(rows)
     autoencoder = KINDS[kind](rows.shape[1], **architecture).to(device)
-    train, held = ([t.to(device) for t in _scaled(scaler, part)] for part in (rows, looked_at))
+    train, held = ([t.to(device) for t in scaled(scaler, part)] for part in (rows, looked_at))
     rounds: list[Round] = []
 
     def report(r: Round) -> None:
@@ -230,11 +228,6 @@ def _in_fleet_units(entities: EntityScaler, x: Rows, names: Sequence[str], codes
     return np.asarray(entities(torch.from_numpy(np.ascontiguousarray(x)), row).numpy())
 
 
-def _scaled(scaler: Scaler, rows: Rows) -> TrainingBatch:
-    z, present = scaler(torch.from_numpy(np.ascontiguousarray(rows)))
-    return z, torch.ones_like(z) if present is None else present
-
-
 def _train(
     autoencoder: Autoencoder,
     train: TrainingBatch,
@@ -290,37 +283,3 @@ def _train(
 def _trimmed_mean(losses: torch.Tensor) -> torch.Tensor:
     keep = max(1, round(len(losses) * (1 - TRIMMED)))
     return torch.topk(losses, keep, largest=False, sorted=False).values.mean()
-
-
-def _module(
-    scaler: Scaler, autoencoder: Autoencoder, rows: Rows, held_out: Rows, calibrating: Calibrating
-) -> tuple[ScoringModule, Float64s]:
-    """Return the module, and the scores [m] of the held-out rows for the calibration.
-
-    The whitening is fitted to all rows, since a covariance needs many. The attribution is fitted to the held-out rows,
-    since it needs the residuals of unseen data, not of data that the autoencoder has memorised. A row that the
-    whitening was fitted to scores lower than a new row. For the calibration, each fold of the held-out rows is
-    therefore scored with a whitening that was fitted without it.
-    """
-
-    def scoring(whitening: Whitening) -> ScoringModule:
-        return ScoringModule(scaler, autoencoder, whitening, attribution).eval().requires_grad_(False)
-
-    with torch.no_grad():
-        z, present = _scaled(scaler, np.concatenate((rows, held_out)))
-        residual = (z - autoencoder(z)) * present
-        late = slice(len(rows), None)
-        attribution = Attribution.fit(residual[late], z[late], present[late])
-        scores = []
-        folds = np.array_split(np.arange(len(held_out)), min(FOLDS, len(held_out)))
-        for k, fold in enumerate(folds):
-            calibrating(k, len(folds) + 1)
-            is_other = torch.ones(len(z), dtype=torch.bool)
-            is_other[len(rows) + fold] = False
-            scores.append(
-                scoring(Whitening.fit(residual[is_other], present[is_other]))(torch.from_numpy(held_out[fold]))
-            )
-        calibrating(len(folds), len(folds) + 1)
-        module = scoring(Whitening.fit(residual, present))
-        calibrating(len(folds) + 1, len(folds) + 1)
-    return module, torch.cat(scores).numpy().astype(np.float64)

@@ -2,9 +2,8 @@
 
 Both models score the same held-out rows, which neither was fitted to or calibrated on.
 
-- False alarms: the share of rows that only the challenger flags may not exceed its promised rate. (Recent rows hold
-  unlabelled anomalies, which both models flag.) Nor may the challenger's promised rate be higher than requested, if the
-  champion flags fewer rows.
+- False alarms: the share of rows that only the challenger flags may not exceed the rate that was asked for. (Recent
+  rows hold unlabelled anomalies, which both models flag.)
 
 - Injected faults of known size (injected_faults.py): the challenger must distinguish them from normal rows as well as
   the champion does, beyond noise, by the order of the scores. Unless the champion flags more rows than requested, about
@@ -13,14 +12,15 @@ Both models score the same held-out rows, which neither was fitted to or calibra
 - Rows of the window that are unusual to the champion: the rows learned from may not include many more of them than
   chance explains. Of all rows, no more than chance explains may be unusual to the champion but usual to the challenger.
   Such rows may be unlabelled anomalies that the challenger has learned to overlook. If a third of the rows learned from
-  are unusual, the plant itself has moved. A champion that was fitted to a plant in motion, and could not promise the
-  requested rate, is no judge of a challenger that can.
+  are unusual, the plant itself has moved. A champion that was fitted to a plant in motion, so that its threshold had to
+  be a cautious one, is no judge of a challenger whose threshold is not.
 
 - Confirmed anomalies of the window: the challenger must find those that the champion finds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -29,10 +29,10 @@ from scipy.stats import beta, rankdata
 
 from training.gate import injected_faults
 from training.rows.thinning import spread_evenly
-from worker.models import Detector
+from worker.models import Detector, Promise
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
-BEYOND: Final = 2.0  # times the promised rate
+BEYOND: Final = 2.0  # times the rate that was asked for
 # How much worse than the champion a challenger may be on injected faults, beyond two standard errors: in ROC-AUC, in
 # the mean and for one kind, then in the share over the threshold, likewise. That share is so uncertain because a rate
 # is kept only within a factor of 2.
@@ -79,26 +79,30 @@ class Seen:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A detector, with the false-alarm rate that it keeps to and the one that is `asked` for.
+    """A detector, with the false-alarm rate that is `asked` for.
 
     `row` [n] and `confirmed_row` [m] are rows of its entity scaler.
     """
 
     detector: Detector
-    rate: float
+    asked: float
     row: Int64s | None = None
     confirmed_row: Int64s | None = None
-    asked: float = 1.0
 
     def scores(self, x: Float32s, row: Int64s | None = None) -> Float64s:
         """Return the scores [n] of rows x [n, D]; `row` [n] are the rows of the entities' scalers."""
         entity_row = None if self.detector.entities is None or row is None else torch.from_numpy(row)
         return self.detector.score(torch.from_numpy(np.ascontiguousarray(x)), entity_row).numpy().astype(np.float64)
 
+    @cached_property
+    def promise(self) -> Promise:
+        """Return the threshold for the rate that is asked for, and what is known of it."""
+        return self.detector.calibration.promise(self.asked)
+
     @property
     def threshold(self) -> float:
         """Return the score beyond which a row is over budget."""
-        return self.detector.calibration.threshold(self.rate)
+        return self.promise.threshold
 
 
 def judge(
@@ -138,23 +142,20 @@ def _false_alarms(
 ) -> dict[str, Any]:
     flagged = challenger_scores >= challenger.threshold
     low, high = interval(flagged)
-    figures: dict[str, Any] = {"promised": challenger.rate, "observed": float(flagged.mean()), "interval": [low, high]}
+    figures: dict[str, Any] = {"promised": challenger.asked, "expected": challenger.promise.expected}
+    figures |= {"observed": float(flagged.mean()), "interval": [low, high]}
     if champion is None or champion_scores is None:
         return figures
     by_champion = champion_scores >= champion.threshold
     only = flagged & ~by_champion
     lower = interval(only)[0]
-    figures |= {"champion": float(by_champion.mean()), "champion_promised": champion.rate}
+    figures |= {"champion": float(by_champion.mean()), "champion_promised": champion.asked}
+    figures["champion_expected"] = champion.promise.expected
     figures |= {"only_challenger": int(only.sum()), "only_champion": int((by_champion & ~flagged).sum())}
-    if challenger.rate > max(BEYOND * challenger.asked, by_champion.mean()):
-        reasons.append(
-            f"false alarms: {challenger.rate:.2g} is the lowest rate that can be promised, {challenger.asked:.2g} is"
-            f" asked for, and the champion flags {figures['champion']:.2g} of the held-out rows [gate-promise]"
-        )
-    if lower > BEYOND * challenger.rate:
+    if lower > BEYOND * challenger.asked:
         reasons.append(
             f"false alarms: flags {only.mean():.2g} of the held-out rows (at least {lower:.2g}) that the champion does"
-            f" not flag; {challenger.rate:.2g} is promised [gate-false-alarms]"
+            f" not flag; {challenger.asked:.2g} is asked for [gate-false-alarms]"
         )
     return figures
 
@@ -203,8 +204,8 @@ def _injected(
 def _keeps_the_budget(champion: Candidate, scores: Float64s) -> bool:
     """Return whether the champion keeps the budget on recent rows, so that recall at its threshold is comparable.
 
-    A champion that flags more rows than requested, as it may have promised, finds more faults. A champion that the
-    plant has left behind flags everything.
+    A champion that flags more rows than requested finds more faults. A champion that the plant has left behind flags
+    everything.
     """
     low, _ = interval(scores >= champion.threshold)
     median = float(np.nanmedian(champion.detector.calibration.p_value(scores)))
@@ -229,9 +230,7 @@ def _fewer(
 
 
 def _is_makeshift(champion: Candidate, challenger: Candidate) -> bool:
-    return (
-        champion.rate > BEYOND * max(champion.asked, challenger.rate) and challenger.rate <= BEYOND * challenger.asked
-    )
+    return champion.promise.is_cautious and not challenger.promise.is_cautious
 
 
 def _learned(regime_seen: Seen, makeshift: bool, reasons: list[str]) -> dict[str, Any]:

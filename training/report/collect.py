@@ -167,7 +167,7 @@ def collect(
     """Collect the report; `champion` has the champion's scores of all rows."""
     looked_at = _thinned(np.flatnonzero(~selected.fit), _LOOKED_AT)
     opinion = _Opinion(fitted.detector, rows, looked_at)
-    budget = verdict.figures["false_alarms"]["promised"]
+    expected = verdict.figures["false_alarms"]["expected"]
     return Report(
         looked_at=len(looked_at),
         timeline=_timeline(rows, selected),
@@ -179,7 +179,7 @@ def collect(
         tail=_tail(fitted),
         kept=_kept(opinion, selected, champion),
         cloud=None if champion is None else _cloud(opinion, selected, champion),
-        features=_features(opinion, selected, budget),
+        features=_features(opinion, selected, expected),
         worst=_worst(opinion, selected),
         codes=_codes(opinion, selected),
     )
@@ -283,11 +283,11 @@ def _cloud(opinion: _Opinion, selected: Selection, champion: ChampionScores) -> 
     return Cloud(p_value=_short(opinion.p_value[some]), champion=_short(champion_p_values[some]))
 
 
-def _features(opinion: _Opinion, selected: Selection, budget: float) -> Features:
-    """Describe the features over held-out rows within the budget: others would dominate a mean of squares."""
+def _features(opinion: _Opinion, selected: Selection, expected: float) -> Features:
+    """Describe the features over held-out rows below the threshold: others would dominate a mean of squares."""
     window, names = opinion.detector.window, opinion.detector.features
     held = opinion.having(selected.calibrate | selected.gate)
-    normal = held[opinion.p_value[held] > budget]
+    normal = held[opinion.p_value[held] > expected]
     indices = _thinned(normal if len(normal) else held, _REBUILT)
     actual = opinion.of(lambda x: newest(x, window), indices).astype(np.float64)
     rebuilt = opinion.of(lambda x: newest(opinion.detector.module.reconstruct(x), window), indices)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from training.report.collect import Report, Worst
+from training.report.false_alarms import false_alarms_text
 from training.report.html import document, figure
 from training.report.sections import RAREST, WIDE, comparison, injected_faults, legend_of, rebuilding, section
 from training.report.style import STYLE
@@ -52,7 +53,6 @@ def page(card: ModelCard, report: Report, role: str) -> str:
 
 def _head(card: ModelCard, role: str) -> str:
     quality, rate, trained = card.quality, card.quality["false_alarm_rate"], card.trained_on
-    requested = f" (asked: {rate['asked']:.2g})" if rate["promised"] > rate["asked"] else ""
     facts = {
         "why": trained["why"],
         "from": _moment(trained["from"]),
@@ -64,7 +64,7 @@ def _head(card: ModelCard, role: str) -> str:
         "entities with a scaler of their own": f"{len(card.entities):,}" if card.entities else "",
         "rows seen": f"{card.rows['seen']:,}; {card.rows['sampled']:,} of them sampled",
         "fitted to / held out / gate": f"{card.rows['fitted']:,} / {card.rows['held_out']:,} / {card.rows['gate']:,}",
-        "false alarms promised": f"{rate['promised']:.2g} of normal vectors{requested}",
+        "false alarms": f"of normal vectors: {false_alarms_text(rate)}",
         "threshold": f"{quality['threshold']:.3f}",
         "vectors a day": f"{quality['vectors_per_day']:,.0f}" if quality["vectors_per_day"] else "",
     }
@@ -190,11 +190,12 @@ def _tail(card: ModelCard, report: Report) -> str:
     shown = [(score, share) for score, share in zip(tail.score, tail.share, strict=True) if score > 0]
     scores = [score for score, _ in shown]
     x = Axis.over([*scores, *tail.fit_score, threshold], "score", log=True)
-    y = Axis.over([*(share for _, share in shown), rate["promised"], rate["asked"]], "share with at least it", log=True)
+    expected = rate.get("expected", rate["promised"])
+    y = Axis.over([*(share for _, share in shown), expected, rate["asked"]], "share with at least it", log=True)
     plot = Plot(x, y)
-    plot.across_at(rate["promised"], f"promised {rate['promised']:.2g}")
-    if rate["asked"] < rate["promised"] * 0.6:
-        plot.across_at(rate["asked"], f"asked {rate['asked']:.2g}", "even")
+    plot.across_at(rate["asked"], f"asked {rate['asked']:.2g}")
+    if not 0.6 < rate["asked"] / expected < 1.7:
+        plot.across_at(expected, f"expected {expected:.2g}", "even")
     plot.down_at(threshold, f"threshold {threshold:.2f}")
     fitted = [p for p in zip(tail.fit_score, tail.fit_share, strict=True) if p[1] >= y.low and p[0] <= x.high]
     plot.dots(shown, "blue", 1.8)

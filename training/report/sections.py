@@ -22,7 +22,7 @@ def comparison(card: ModelCard, report: Report) -> str:
     observed = [*kept.observed, *(kept.champion or ())]
     plot = Plot(axis, Axis(min([low, *(v for v in observed if v > 0)]), 1.0, "rows with at most it", log=True))
     plot.line([(low, low), (1.0, 1.0)], "grey")
-    plot.down_at(alarms["promised"], f"promised {alarms['promised']:.2g}")
+    plot.down_at(alarms["promised"], f"asked {alarms['promised']:.2g}")
     if kept.champion is not None:
         plot.line(_above_zero(kept.p_value, kept.champion), "orange")
     plot.line(_above_zero(kept.p_value, kept.observed), "blue")
@@ -50,15 +50,16 @@ def _above_zero(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, flo
 
 def _cloud(card: ModelCard, champion_p_values: Sequence[float], challenger_p_values: Sequence[float]) -> str:
     alarms = card.quality["gate"]["false_alarms"]
-    lowest = max(
-        min((*champion_p_values, *challenger_p_values, alarms["promised"])), RAREST
-    )  # what is rarer lies at the edge
+    # Earlier releases have the promised rates alone, which were those of the thresholds.
+    named = alarms.get("expected", alarms["promised"])
+    named_by_champion = alarms.get("champion_expected", alarms["champion_promised"])
+    lowest = max(min((*champion_p_values, *challenger_p_values, named)), RAREST)  # what is rarer lies at the edge
     x, y = Axis(lowest, 1.0, "p-value by the champion", log=True), Axis(lowest, 1.0, "p-value by this model", log=True)
     plot = Plot(x, y)
     plot.line([(lowest, lowest), (1.0, 1.0)], "grey")
     plot.dots(list(zip(champion_p_values, challenger_p_values, strict=True)), "blue", 1.8)
-    plot.across_at(alarms["promised"], "below: named by this model")
-    plot.down_at(alarms["champion_promised"], "left: named by the champion")
+    plot.across_at(named, "below: named by this model")
+    plot.down_at(named_by_champion, "left: named by the champion")
     caption = (
         f"Rows of the gate, the rarest all. Named by this model alone: {alarms['only_challenger']:,}; by the champion"
         f" alone: {alarms['only_champion']:,}."

@@ -14,6 +14,7 @@ from training.fitting.fit import Fitted, Fleet, fit
 from training.gate import gate
 from training.gate.gate import Candidate, Seen, Verdict
 from training.report import report
+from training.report.false_alarms import false_alarms_text
 from training.run.lease import Lease
 from training.run.model_card import make_artefact, vectors_per_day
 from training.run.progress import Shown
@@ -21,6 +22,7 @@ from worker.blocks.timestamps import milliseconds
 from worker.errors import ArtefactError, NoModelError
 from worker.kafka.topics import require
 from worker.models import Artefact, Detector, ModelCard
+from worker.observability.terminal_text import printable
 from worker.registry import Registry, RegistryView, now
 from worker.registry.operator import who
 from worker.serving.device import pick_device
@@ -135,10 +137,9 @@ def _judge(
     def contender(detector: Detector) -> Candidate:
         return Candidate(
             detector,
-            detector.calibration.promised(requested),
+            requested,
             scaler_rows(detector, rows.entity[selected.gate], rows.entities),
             scaler_rows(detector, rows.confirmed_of, rows.entities),
-            requested,
         )
 
     return gate.judge(
@@ -187,3 +188,17 @@ def _brief(verdict: Verdict) -> dict[str, Any]:
     """Return the part of the verdict that goes into the history; the artefact has all figures."""
     alarms, injected = verdict.figures["false_alarms"], verdict.figures["injected"]
     return {"promised": alarms["promised"], "observed": alarms["observed"], "detection": injected.get("difference")}
+
+
+def told(result: dict[str, Any]) -> str:
+    """Return the outcome of a training in one line for a person."""
+    quality, rows = result["quality"], result["rows"]
+    text = (
+        f"{result['model']}/{result['version']} "
+        + (f"is {result['role']}" if result["role"] else f"was refused by the gate: {'; '.join(result['reasons'])}")
+        + f": fitted on {rows['fitted']:,} rows in {quality['fit_seconds']} s,"
+        f" held-out loss {quality['held_out_loss']:.4f}; threshold {quality['threshold']:.3f}, calibrated on"
+        f" {rows['calibrated']:,} rows; false alarms: {false_alarms_text(quality['false_alarm_rate'])}"
+        + ("" if result["role"] else f"; `python -m training models promote {result['version']}` overrules it")
+    )
+    return printable(text)

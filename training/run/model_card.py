@@ -15,10 +15,10 @@ from training.fitting.drift_reference import reference
 from training.fitting.fit import Fitted
 from training.gate.gate import Verdict
 from worker.blocks.timestamps import iso
-from worker.models import Artefact, Detector, ModelCard, Reference
+from worker.models import Artefact, Detector, ModelCard, Promise, Reference
 from worker.models.wavelet import newest
 from worker.registry import new_version
-from worker.serving.model_swap import rate_to_keep
+from worker.serving.model_swap import promise_of
 from worker.settings import Settings
 
 
@@ -36,7 +36,7 @@ def make_artefact(
     detector, calibration = fitted.detector, fitted.detector.calibration
     per_day = vectors_per_day(rows)
     requested = settings.detection.budget(per_day)
-    promised = rate_to_keep(calibration, requested)
+    promise = promise_of(calibration, requested)
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
     card = ModelCard(
         name=settings.model.name,
@@ -73,8 +73,8 @@ def make_artefact(
             "held_out_loss": fitted.held_out_loss,
             "sparsity": round(fitted.sparsity, 4),
             "fit_seconds": round(fitted.seconds, 2),
-            "false_alarm_rate": {"asked": requested, "promisable": calibration.promisable, "promised": promised},
-            "threshold": calibration.threshold(promised),
+            "false_alarm_rate": _false_alarm_rate(promise, rows),
+            "threshold": promise.threshold,
             "vectors_per_day": per_day,
             "gate": verdict.as_json(),
         },
@@ -82,6 +82,21 @@ def make_artefact(
         libraries=_libraries(),
     )
     return Artefact.make(card, detector, rows.x[selected.calibrate], _reference(rows, selected, detector))
+
+
+def _false_alarm_rate(promise: Promise, rows: Window) -> dict[str, float]:
+    """Return what the card says of the rate: asked, expected, at most (with 90 %), and how many hours would do better.
+
+    `promised` is the name that the rate had when a lower one than that could be promised.
+    """
+    hours = float(rows.time[-1] - rows.time[0]) / 3_600_000
+    return {
+        "asked": promise.asked,
+        "promised": promise.asked,
+        "expected": promise.expected,
+        "at_most": promise.at_most,
+        "hours_lacking": round((promise.lacking - 1) * hours, 1),
+    }
 
 
 def _libraries() -> dict[str, str]:

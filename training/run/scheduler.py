@@ -1,7 +1,7 @@
 """`python -m training serve`: trains repeatedly.
 
 It trains on a schedule, on request, and as soon as there is enough data for a first model. It also trains again if the
-champion cannot promise the requested rate, because it was fitted to a plant in motion or to few rows.
+champion's threshold had to be a cautious one, because it was fitted to a plant in motion or to few rows.
 
 A training settles all requests that were made before it began. All state is in the registry and in the topic of
 requests, so that a restarted scheduler continues where it was.
@@ -21,7 +21,6 @@ from cronsim import CronSim
 
 from training.data import window
 from training.fitting.calibration_rows import SEEN
-from training.gate.gate import BEYOND
 from training.run import job
 from worker import cli
 from worker.blocks.timestamps import milliseconds
@@ -29,6 +28,7 @@ from worker.errors import NoModelError, OffnormalError
 from worker.kafka.reader import Reader
 from worker.kafka.topics import require
 from worker.models import ModelCard
+from worker.models.calibration import WITHIN
 from worker.registry import Registry, RegistryView
 from worker.settings import Settings
 
@@ -38,7 +38,7 @@ LOOK_EVERY: Final = 1.0  # seconds
 AGAIN: Final = (5.0, 300.0)  # seconds after a failure, at first and at most
 TRY_EVERY: Final = 60.0  # seconds, for a first model where there are fewer records than rows are needed
 FIRST: Final = "the first model"
-BETTER: Final = 0.1  # share of the look-back that must be new before a champion that promises too little is retrained
+BETTER: Final = 0.1  # share of the look-back that must be new before a champion of a cautious threshold is retrained
 NEWEST_EVERY, CHAMPION_EVERY = 5.0, 60.0  # seconds between two checks for that
 
 
@@ -124,7 +124,7 @@ class Serve:
         return why
 
     def _better(self, view: RegistryView) -> str | None:
-        """Return why to retrain a champion that promises too little, once enough new records have come; else None."""
+        """Return why to retrain a champion whose threshold is cautious, once enough records have come; else None."""
         self._better_from = None
         with contextlib.suppress(OffnormalError):  # a champion that cannot be read is no reason to train
             card = view.card(view.champion() or "")
@@ -134,7 +134,7 @@ class Serve:
             self._better_from = max(after, self._seen + int(BETTER * self._settings.training.lookback * 1000))
             if self._newest() >= self._better_from:
                 rate = card.quality["false_alarm_rate"]
-                return f"the champion can promise {rate['promised']:.2g}, {rate['asked']:.2g} is asked for"
+                return f"the champion's threshold is for {rate['expected']:.2g}, {rate['asked']:.2g} is asked for"
         return None
 
     def _may_be_better(self, now: float) -> bool:
@@ -193,15 +193,16 @@ class Serve:
 def better_after(card: ModelCard, lookback: float) -> int | None:
     """Return the record time (ms) after which a retraining may give a better model.
 
-    This is for a model that cannot promise the requested rate. Returns None if it can, or if a full window of the plant
-    has no more rows.
+    This is for a model whose threshold had to be a cautious one. Returns None if it had not, or if a full window of the
+    plant has no more rows.
     """
     rate, rows = card.quality.get("false_alarm_rate") or {}, card.rows.get("calibrated", 0)
     begin, end = (milliseconds(card.trained_on.get(edge)) for edge in ("from", "to"))
-    if begin is None or end is None or rate.get("promised", 0.0) <= BEYOND * rate.get("asked", 1.0):
+    asked = rate.get("asked", 0.0)
+    if begin is None or end is None or rate.get("expected", asked) >= asked / WITHIN:
         return None
     is_full = end - begin >= (1 - BETTER) * lookback * 1000
-    if is_full and rate["promised"] <= BEYOND * SEEN / max(rows, 1):
+    if is_full and rows * asked < SEEN:
         return None
     return end + int(BETTER * lookback * 1000)
 

@@ -89,14 +89,14 @@ class Screen:
         table = Table(
             show_header=False, title="Summary, against the labels that only this summary has seen", title_justify="left"
         )
-        promised, observed = v.false_alarm_rate["promised"], v.false_alarm_rate["observed"]
+        asked, observed = v.false_alarm_rate["asked"], v.false_alarm_rate["observed"]
         table.add_row("vectors in", f"{v.vectors:,}")
         table.add_row("vectors scored", f"{v.scored:,}   lost {v.lost}, repeated {v.repeated}")
         table.add_row(
             "events", f"{v.events:,}   precision {v.precision:.3f}, recall {v.recall:.3f}, ROC-AUC {v.roc_auc:.4f}"
         )
         table.add_row("incidents", f"{v.incidents} of {v.events:,} events; a person is told {v.notifications} times")
-        table.add_row("false alarms", f"promised {promised:.4%} of normal vectors, observed {observed:.4%}")
+        table.add_row("false alarms", f"{asked:.4%} of normal vectors asked for, {observed:.4%} observed")
         for version, rows in v.versions.items():
             table.add_row(f"scored by {version}", f"{rows:,}")
         if v.swap:

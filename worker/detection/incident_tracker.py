@@ -205,7 +205,7 @@ class Incidents:
                 return
             self._close(incident)
         state.flags.append(Flag(state.position, when, *place, anomaly.p_value, anomaly.alarm))
-        extreme = anomaly.p_value <= scorer.budget * self._settings.extreme
+        extreme = anomaly.p_value <= scorer.expected_rate * self._settings.extreme
         if extreme or len(state.flags) >= self._settings.open_after:
             self._open(state=state, entity=entity, block=block, anomaly=anomaly, place=place, when=when, scorer=scorer)
 

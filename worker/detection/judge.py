@@ -13,7 +13,7 @@ from worker.native.jit import compiled, read_only
 
 Severity = Literal["alarm", "warning"]
 
-ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than the budget allows for events
+ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than an event
 
 
 # expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see
@@ -40,8 +40,8 @@ class Scorer(Protocol):
         ...
 
     @property
-    def budget(self) -> float:
-        """The share of normal vectors that may be flagged."""
+    def expected_rate(self) -> float:
+        """The share of normal vectors that is expected to be flagged."""
         ...
 
     @property
@@ -140,7 +140,7 @@ class Judge:
             index=over,
             score=scores[over],
             p_value=p_values,
-            alarm=p_values <= scorer.budget * ALARM_SHARE,
+            alarm=p_values <= scorer.expected_rate * ALARM_SHARE,
             top=top,
             actual=np.take_along_axis(x, top, 1),
             expected=np.take_along_axis(expected, top, 1),

@@ -3,7 +3,7 @@
 from worker.models.artefact import Artefact, ModelCard
 from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
-from worker.models.calibration import Calibration
+from worker.models.calibration import Calibration, Promise
 from worker.models.detector import Detector, ScoringModule
 from worker.models.entities import EntityScaler
 from worker.models.kinds import KINDS
@@ -20,6 +20,7 @@ __all__ = [
     "Detector",
     "EntityScaler",
     "ModelCard",
+    "Promise",
     "Reference",
     "Scaler",
     "ScoringModule",

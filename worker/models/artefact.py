@@ -21,9 +21,10 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 
 from worker.errors import ArtefactError
 from worker.models.attribution import Attribution
-from worker.models.calibration import Calibration
+from worker.models.calibration import RATES, Calibration
 from worker.models.detector import Detector, ScoringModule
 from worker.models.entities import EntityScaler
+from worker.models.incomplete import IncompleteScores
 from worker.models.kinds import KINDS
 from worker.models.reference import Reference
 from worker.models.scaler import Scaler
@@ -31,8 +32,9 @@ from worker.models.wavelet import blocks
 from worker.models.whitening import Whitening
 from worker.native.arrays import Float32s
 
-FORMAT_VERSION: Final = 4
-OLDEST_READ: Final = 2  # no windows, no entities; 3 has no reference
+FORMAT_VERSION: Final = 5
+OLDEST_READ: Final = 2  # no windows, no entities; 3 has no reference; 4 does not fill in missing readings
+_FILLS_IN: Final = 5
 PROBE_ROWS: Final = 32
 # Scores on another device or another BLAS differ in the last bits; a wrong weight differs in the first.
 PROBE_TOLERANCE: Final = 1e-3
@@ -41,6 +43,7 @@ _NO_DIGEST: Final = "0" * 64
 _MOST_TENSORS: Final = 1024
 _LONGEST_INTERVAL: Final = 1e8  # seconds
 _MOST_LAYERS: Final = 64  # that the architecture names
+_MOST_LEVELS, _MOST_QUANTILES = 16, 256
 _FLOAT32: Final = ("module.", "probe.", "entities.")
 
 
@@ -117,11 +120,13 @@ class Artefact:
             "calibration.body": torch.from_numpy(calibration.body),
             "calibration.survival": torch.from_numpy(calibration.survival),
             "calibration.tail": torch.tensor(
-                [calibration.beyond, calibration.xi, calibration.sigma, calibration.promisable], dtype=torch.float64
+                [calibration.beyond, calibration.xi, calibration.sigma], dtype=torch.float64
             ),
             "probe.x": self.probe_x,
             "probe.scores": self.probe_scores,
         }
+        if calibration.upper is not None:
+            tensors["calibration.upper"] = torch.from_numpy(calibration.upper)
         if self.detector.entities is not None:
             tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
         if self.reference is not None:
@@ -279,13 +284,25 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
             KINDS[card.kind](**card.architecture),
             Whitening(torch.empty(width), torch.empty(width, width)),
             Attribution(torch.empty(2, width), torch.empty(2, width), torch.empty(())),
+            _incomplete(card, tensors),
         )
     if module.autoencoder.width != width:
         raise ArtefactError(f"the architecture does not have the {width} columns of the card's features and window")
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     module.load_state_dict(weights, assign=True)
     module.eval().requires_grad_(False)
-    return Detector(card.features, module, _calibration(tensors), card.window, _entities(card, tensors))
+    return Detector(card.features, module, _calibration(card, tensors), card.window, _entities(card, tensors))
+
+
+def _incomplete(card: ModelCard, tensors: dict[str, torch.Tensor]) -> IncompleteScores | None:
+    if card.format_version < _FILLS_IN:
+        return None
+    shares, quantiles = tensors["module.incomplete.shares"], tensors["module.incomplete.quantiles"]
+    if not 1 <= len(shares) <= _MOST_LEVELS or quantiles.ndim != 2 or not 1 <= quantiles.shape[1] <= _MOST_QUANTILES:
+        raise ArtefactError("the quantiles of incomplete rows have a wrong shape")
+    if (shares.diff() <= 0).any() or (quantiles.diff(dim=1) <= 0).any() or shares[0] < 0 or quantiles.min() <= 0:
+        raise ArtefactError("the quantiles of incomplete rows are not in order")
+    return IncompleteScores(torch.empty_like(shares, device="meta"), torch.empty_like(quantiles, device="meta"))
 
 
 def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler | None:
@@ -332,11 +349,16 @@ def _reference(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Reference |
     return reference
 
 
-def _calibration(tensors: dict[str, torch.Tensor]) -> Calibration:
-    beyond, xi, sigma, promisable = tensors["calibration.tail"].tolist()
+def _calibration(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Calibration:
+    tail = tensors["calibration.tail"]
+    if tail.shape != ((3,) if card.format_version >= _FILLS_IN else (4,)):  # the fourth is no longer looked at
+        raise ArtefactError("the calibration's tail has a wrong shape")
+    beyond, xi, sigma = tail[:3].tolist()
     body, survival = (tensors[f"calibration.{name}"].numpy() for name in ("body", "survival"))
     falls = body.ndim == 1 and body.shape == survival.shape and len(body) > 0
     falls = falls and bool((np.diff(body) > 0).all() and (np.diff(survival) <= 0).all())
-    if not falls or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0 or not 0 <= promisable < 1:
+    upper = tensors["calibration.upper"].numpy() if "calibration.upper" in tensors else None
+    rises = upper is None or (upper.shape == RATES.shape and bool((np.diff(upper) >= 0).all()))
+    if not falls or not rises or not 0 < beyond <= survival[-1] or survival[0] > 1 or sigma <= 0:
         raise ArtefactError("the calibration has invalid values")
-    return Calibration(body=body, survival=survival, beyond=beyond, xi=xi, sigma=sigma, promisable=promisable)
+    return Calibration(body=body, survival=survival, beyond=beyond, xi=xi, sigma=sigma, upper=upper)

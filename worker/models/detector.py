@@ -15,6 +15,7 @@ from worker.models.attribution import Attribution
 from worker.models.base import Autoencoder
 from worker.models.calibration import Calibration
 from worker.models.entities import EntityScaler
+from worker.models.incomplete import IncompleteScores, filled
 from worker.models.scaler import Scaler
 from worker.models.variational import Variational
 from worker.models.whitening import Whitening
@@ -26,22 +27,34 @@ DEGREES: Final = 30.0
 
 
 class ScoringModule(nn.Module):
-    """The part of a detector that lives on the device. D = K d columns; K is 1 without windows."""
+    """The part of a detector that lives on the device. D = K d columns; K is 1 without windows.
 
-    def __init__(self, scaler: Scaler, autoencoder: Autoencoder, whitening: Whitening, attribution: Attribution):
+    Models of earlier releases have no `incomplete`: they see 0 for a missing reading, and keep to that.
+    """
+
+    def __init__(
+        self,
+        scaler: Scaler,
+        autoencoder: Autoencoder,
+        whitening: Whitening,
+        attribution: Attribution,
+        incomplete: IncompleteScores | None,
+    ):
         super().__init__()
         self.scaler = scaler
         self.autoencoder = autoencoder
         self.whitening = whitening
         self.attribution = attribution
+        self.incomplete = incomplete
 
     def forward(self, x: Tensor, least_present: float = 0.0) -> Tensor:
         """Return the scores [n] of x [n, D], where NaN is a missing reading.
 
         A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN. The score is the
-        mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row.
+        mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row. That of an incomplete row is put on
+        the scale of complete ones.
         """
-        z, present = self.scaler(x)
+        z, present = self._filled(x)
         w = self.whitening(z - self.autoencoder(z), present)
         terms = w.square_().div_(DEGREES).log1p_()
         if present is None:
@@ -49,22 +62,30 @@ class ScoringModule(nn.Module):
             return scores
         n_present = present.sum(1)
         has_enough = (n_present >= least_present * present.shape[1]) & (n_present > 0)
-        return torch.where(has_enough, terms.sum(1) * DEGREES / n_present, torch.nan)
+        mean = torch.where(has_enough, terms.sum(1) * DEGREES / n_present, torch.nan)
+        return mean if self.incomplete is None else self.incomplete(mean, 1 - n_present / present.shape[1])
 
     def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected columns [n, D] in their own units, and contributions [n, D], shares that add up to 1."""
-        z, present = self.scaler(x)
+        z, present = self._filled(x)
         reconstruction = self.autoencoder(z)
         contributions: Tensor = self.attribution(z - reconstruction, z, present)
         return self.scaler.inverse(reconstruction), contributions
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes [n, c] of x [n, D]."""
-        return self.autoencoder.encode(self.scaler(x)[0])
+        return self.autoencoder.encode(self._filled(x)[0])
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return x [n, D] cleaned, in its own units, with nothing missing."""
-        return self.scaler.inverse(self.autoencoder(self.scaler(x)[0]))
+        return self.scaler.inverse(self.autoencoder(self._filled(x)[0]))
+
+    def _filled(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return scaled rows [n, D], and `present` [n, D], 1 or 0; None if all readings are present."""
+        z, present = self.scaler(x)
+        if present is None or self.incomplete is None:
+            return z, present
+        return filled(self.autoencoder, z, present), present
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Return n normal rows [n, D] in their own units, of a kind that can sample.

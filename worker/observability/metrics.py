@@ -115,7 +115,7 @@ class Metrics:
         )
         self.budget = Gauge(
             "offnormal_false_alarm_budget_ratio",
-            "Share of normal vectors that the model keeps to",
+            "Share of normal vectors that may become events",
             ["model"],
             registry=r,
         )

@@ -5,6 +5,7 @@ for all viewers.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -266,6 +267,8 @@ class Feed:
                 "made": _seconds(resident.card.created),
                 "since": self._serving.get(model, (None, None))[1],
                 "budget": resident.budget,
+                "expected": resident.expected_rate,
+                "at_most": None if math.isnan(resident.promise.at_most) else resident.promise.at_most,
                 "sensors": len(resident.features),
             }
             for model, resident in self._models.by_name.items()

@@ -123,6 +123,7 @@ class ChampionWatcher:
             prepared_seconds=round(time.perf_counter() - started, 4),
             threshold=resident.threshold,
             false_alarm_rate=resident.budget,
+            expected_rate=resident.expected_rate,
         )
 
     def _try(self, model: str, view: RegistryView) -> None:

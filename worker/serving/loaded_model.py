@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.models import Calibration, EntityScaler, ModelCard, Reference, ScoringModule
+from worker.models import Calibration, EntityScaler, ModelCard, Promise, Reference, ScoringModule
 from worker.models.wavelet import blocks, by_feature, by_lag, newest
 from worker.native.arrays import Float32s, Int64s
 from worker.serving.cpu_scorer import FusedScorer
@@ -42,8 +42,7 @@ class LoadedModel:
 
     card: ModelCard
     calibration: Calibration
-    budget: float  # the false-alarm rate that is kept to
-    threshold: float
+    promise: Promise
     reference: Reference | None  # what drift is told from
     _module: ScoringModule
     _scorer: FusedScorer | StagedScorer | None  # the device's quicker way, where it fits the module
@@ -61,6 +60,21 @@ class LoadedModel:
     def version(self) -> str:
         """Return the model's version."""
         return self.card.version
+
+    @property
+    def budget(self) -> float:
+        """Return the false-alarm rate that was asked for."""
+        return self.promise.asked
+
+    @property
+    def expected_rate(self) -> float:
+        """Return the share of normal vectors that is expected to be flagged, never above the budget."""
+        return self.promise.expected
+
+    @property
+    def threshold(self) -> float:
+        """Return the score from which on a vector is flagged."""
+        return self.promise.threshold
 
     @property
     def features(self) -> Sequence[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import ArtefactError
-from worker.models import Artefact, Calibration, ModelCard, ScoringModule
+from worker.models import Artefact, Calibration, ModelCard, Promise, ScoringModule
 from worker.models.artefact import PROBE_TOLERANCE
 from worker.serving.cpu_scorer import FusedScorer
 from worker.serving.cuda_scorer import StagedScorer
@@ -21,17 +21,19 @@ log = structlog.get_logger()
 CPU_ROWS: Final = 4096  # at once: more would leave the cache
 
 
-def rate_to_keep(calibration: Calibration, requested: float) -> float:
-    """Return the requested false-alarm rate, or, with a warning, the smallest that the calibration can promise."""
-    promised = calibration.promised(requested)
-    if promised > requested:
+def promise_of(calibration: Calibration, requested: float) -> Promise:
+    """Return the threshold for the requested false-alarm rate; warn where few rows make it a cautious one."""
+    promise = calibration.promise(requested)
+    if promise.is_cautious:
         log.warning(
-            "false_alarm_rate_exceeded",
+            "threshold_raised",
             asked=requested,
-            kept_to=promised,
-            hint="more held-out rows are needed: raise OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT or __MAX_ROWS",
+            expected=float(f"{promise.expected:.2g}"),
+            at_most=float(f"{promise.at_most:.2g}"),
+            consequence="small anomalies are missed that more held-out rows would let it tell",
+            hint="raise OFFNORMAL_TRAINING__LOOKBACK, __HOLDOUT or __MAX_ROWS",
         )
-    return promised
+    return promise
 
 
 def _fast_scorer(
@@ -92,12 +94,10 @@ class ResidentModels:
             artefact.check_probe(module(artefact.probe_x.to(self.device)))
             scorer = _fast_scorer(module, self.device, least_present, artefact.probe_x)
         requested = detection.budget(artefact.card.quality.get("vectors_per_day", 0.0))
-        budget = rate_to_keep(calibration, requested)
         resident = LoadedModel(
             card=artefact.card,
             calibration=calibration,
-            budget=budget,
-            threshold=calibration.threshold(budget),
+            promise=promise_of(calibration, requested),
             reference=artefact.reference,
             _module=module,
             _scorer=scorer,

@@ -89,7 +89,7 @@ def fitted(x: npt.NDArray[np.float32]) -> Fitted:
 
 def named_by(model: Fitted, x: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     calibration = model.detector.calibration
-    threshold = calibration.threshold(calibration.promised(BUDGET))
+    threshold = calibration.promise(BUDGET).threshold
     return np.asarray(model.detector.score(torch.from_numpy(x)).numpy() >= threshold)
 
 

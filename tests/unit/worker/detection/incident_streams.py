@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def scorer(version: str = "v1", features: Sequence[str] = SENSORS) -> Scorer:
-    return cast(Scorer, SimpleNamespace(name="default", version=version, budget=BUDGET, features=features))
+    return cast(Scorer, SimpleNamespace(name="default", version=version, expected_rate=BUDGET, features=features))
 
 
 def rules(open_after: int = 3, out_of: int = 4, extreme: float = EXTREME, cooldown: float = 30.0) -> IncidentSettings:

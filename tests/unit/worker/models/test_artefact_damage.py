@@ -15,6 +15,7 @@ from tests.unit.worker.models.test_artefact import Change, forged
 from worker.errors import ArtefactError
 from worker.models import Artefact
 from worker.models.artefact import PROBE_ROWS, read_card
+from worker.models.calibration import RATES
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,28 @@ def _no_body(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
 
 
 def _long_tail(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
-    tensors["calibration.tail"] = torch.ones(3, dtype=torch.float64)
+    tensors["calibration.tail"] = torch.ones(4, dtype=torch.float64)
+
+
+def _falling_bounds(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["calibration.upper"] = torch.linspace(9, 1, len(RATES), dtype=torch.float64)
+
+
+def _few_bounds(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["calibration.upper"] = torch.ones(3, dtype=torch.float64)
+
+
+def _shares_in_disorder(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.shares"] = tensors["module.incomplete.shares"].flip(0).contiguous()
+
+
+def _equal_quantiles(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.quantiles"].fill_(1.0)
+
+
+def _many_levels(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.shares"] = torch.linspace(0, 1, 1000)
+    tensors["module.incomplete.quantiles"] = torch.linspace(1, 2, 24).repeat(1000, 1)
 
 
 def _width(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
@@ -217,6 +239,11 @@ def _argument(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None
         _unordered,
         _no_body,
         _long_tail,
+        _falling_bounds,
+        _few_bounds,
+        _shares_in_disorder,
+        _equal_quantiles,
+        _many_levels,
         _width,
         _argument,
     ],
@@ -348,5 +375,10 @@ def test_artefacts_of_the_format_before_windows_are_still_read(artefact: Artefac
     def older(tensors: dict[str, torch.Tensor], card: dict[str, Any]) -> None:
         card.update(format_version=2)
         card.pop("entities")
+        for name in ("module.incomplete.shares", "module.incomplete.quantiles"):
+            tensors.pop(name)
+        tensors["calibration.tail"] = torch.cat((tensors["calibration.tail"], torch.tensor([0.02]).double()))
 
-    assert Artefact.load(forged(data, older)).detector.entities is None
+    detector = Artefact.load(forged(data, older)).detector
+    assert detector.entities is None and detector.module.incomplete is None
+    assert detector.calibration.promise(1e-4).threshold == detector.calibration.threshold(1e-4)

@@ -143,7 +143,7 @@ def test_float32_scores_are_near_those_in_float64(detector: Detector) -> None:
 
 def test_codes_and_reconstructions_are_finite_and_have_their_shapes(detector: Detector) -> None:
     for x in (rows(50, seed=30), holey(rows(50, seed=31), 0.5, seed=32), odd_rows(), odd_rows()[5:6], odd_rows()[:0]):
-        z, _ = detector.module.scaler(tensor(x))
+        z, _ = detector.module._filled(tensor(x))
         code = detector.module.autoencoder.encode(z)
         assert code.ndim == 2 and len(code) == len(x) and code.shape[1] >= 1
         assert code.isfinite().all()

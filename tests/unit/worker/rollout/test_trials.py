@@ -43,7 +43,7 @@ def residents(loud: float = 1.0) -> tuple[LoadedModel, LoadedModel]:
     """Two sound models; with `loud` the newer one's threshold is this part of what it should be."""
     models = ResidentModels(SETTINGS)
     older, newer = models.load(make_artefact(seed=1).dump()), models.load(make_artefact(seed=2).dump())
-    return replace(newer, threshold=newer.threshold * loud), older
+    return replace(newer, promise=newer.promise._replace(threshold=newer.threshold * loud)), older
 
 
 def sample(resident: LoadedModel, x: np.ndarray) -> Sample:
@@ -84,7 +84,7 @@ def test_a_loud_champion_in_probation_is_found_and_a_sound_one_is_not() -> None:
 
 def test_a_champion_is_not_taken_back_for_one_that_is_louder_still() -> None:
     newer, older = residents(loud=0.3)
-    louder = replace(older, threshold=older.threshold * 0.1)
+    louder = replace(older, promise=older.promise._replace(threshold=older.threshold * 0.1))
     assert outcome(Trial("probation", newer, louder), 40)[0] is None
 
 

@@ -10,6 +10,7 @@ from tests.unit.worker.models.test_artefact import forged
 from worker.decoding import Decoder
 from worker.errors import ArtefactError, SettingsError
 from worker.models import Artefact
+from worker.models.calibration import RATES
 from worker.serving.cpu_scorer import FusedScorer
 from worker.serving.device import pick_device
 from worker.serving.model_swap import ResidentModels
@@ -141,7 +142,7 @@ def test_the_threads_of_the_settings_are_taken() -> None:
 
 def test_a_resident_is_immutable(data: bytes) -> None:
     with pytest.raises(AttributeError):
-        models().load(data).threshold = 0.0  # type: ignore[misc]
+        models().load(data).promise = None  # type: ignore[misc]
 
 
 def test_the_cpu_holds_no_device_memory(data: bytes) -> None:
@@ -160,36 +161,37 @@ def test_auto_takes_what_there_is() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def promising(data: bytes, rate: float, **quality: float) -> bytes:
-    """The artefact as if no smaller rate could be promised."""
+def changed(data: bytes, upper: float = 1.0, **quality: float) -> bytes:
+    """The artefact with so many times the upper bounds of its scores, and other figures of quality."""
 
     def change(tensors: dict[str, torch.Tensor], card: dict) -> None:  # type: ignore[type-arg]
-        tensors["calibration.tail"][3] = rate
+        calibration = Artefact.load(data).detector.calibration
+        bounds = np.array([calibration.threshold(rate) for rate in RATES])
+        tensors["calibration.upper"] = torch.from_numpy(bounds * upper)
         card["quality"].update(quality)
 
     return forged(data, change)
 
 
-def test_the_rate_that_can_be_promised_is_kept_to_and_the_difference_is_told(
-    data: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    resident = models(rate=1e-4).load(promising(data, 0.02))
-    assert resident.budget == pytest.approx(0.02)
-    assert resident.calibration.p_value(resident.threshold) == pytest.approx(0.02, rel=1e-6)
+def test_too_few_rows_raise_the_threshold_and_that_is_told(data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = models(rate=1e-3).load(changed(data))
+    assert plain.expected_rate == plain.budget == 1e-3
+    assert "threshold_raised" not in capsys.readouterr().err
+    cautious = models(rate=1e-3).load(changed(data, upper=3))
+    assert cautious.threshold > 2 * plain.threshold and cautious.budget == 1e-3
+    assert cautious.expected_rate == pytest.approx(cautious.calibration.p_value(cautious.threshold), rel=1e-6)
+    assert cautious.promise.at_most == pytest.approx(2e-3, rel=0.01)
     told = capsys.readouterr()
-    assert "false_alarm_rate_exceeded" in told.out + told.err
-    assert models(rate=0.05).load(promising(data, 0.02)).budget == 0.05
+    assert "threshold_raised" in told.out + told.err
 
 
 def test_alerts_per_day_are_a_rate_by_the_vectors_that_training_saw(data: bytes) -> None:
     detection = DetectionSettings(alerts_per_day=10)
     settings = Settings(device="cpu", detection=detection)
-    assert ResidentModels(settings).load(promising(data, 0, vectors_per_day=86_400.0)).budget == pytest.approx(
-        10 / 86_400
-    )
-    unknown = ResidentModels(settings).load(promising(data, 0, vectors_per_day=0.0)).budget
+    assert ResidentModels(settings).load(changed(data, vectors_per_day=86_400.0)).budget == pytest.approx(10 / 86_400)
+    unknown = ResidentModels(settings).load(changed(data, vectors_per_day=0.0)).budget
     assert unknown == detection.false_alarm_rate, "a window that spans no time tells no rate"
-    assert ResidentModels(settings).load(promising(data, 0, vectors_per_day=4.0)).budget == 0.5
+    assert ResidentModels(settings).load(changed(data, vectors_per_day=4.0)).budget == 0.5
 
 
 def test_a_quicker_way_that_gives_other_scores_is_not_taken(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

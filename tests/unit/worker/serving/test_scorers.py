@@ -7,12 +7,14 @@ import torch
 from worker.models import Scaler
 from worker.models.attribution import Attribution
 from worker.models.detector import ScoringModule
+from worker.models.incomplete import IncompleteScores
 from worker.models.kinds import KINDS
 from worker.models.whitening import Whitening
 from worker.serving.cpu_scorer import ROWS, FusedScorer
 from worker.serving.cuda_scorer import SIZES, StagedScorer
 
 LEAST = 0.5
+INCOMPLETE = IncompleteScores(torch.tensor([0.0, 0.5]), torch.tensor([[0.5, 1.0, 4.0], [0.4, 2.0, 16.0]]))
 
 
 def module(kind: str, width: int, n: int = 300, seed: int = 0) -> ScoringModule:
@@ -24,7 +26,7 @@ def module(kind: str, width: int, n: int = 300, seed: int = 0) -> ScoringModule:
         z, _ = scaler(torch.from_numpy(x))
         residual, present = z - autoencoder(z), torch.ones_like(z)
         made = ScoringModule(
-            scaler, autoencoder, Whitening.fit(residual, present), Attribution.fit(residual, z, present)
+            scaler, autoencoder, Whitening.fit(residual, present), Attribution.fit(residual, z, present), INCOMPLETE
         )
     return made.eval()
 
