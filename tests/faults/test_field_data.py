@@ -125,6 +125,26 @@ def test_a_time_in_the_record_is_no_sensor_and_later_ones_are_no_anomalies(
     assert named(s, later) <= 800 * 3 * max(model["quality"]["false_alarm_rate"]["asked"], 0.01)
 
 
+def test_a_reading_that_is_null_from_now_on_keeps_the_rate_and_hides_no_fault(
+    stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
+) -> None:
+    s = stage(**QUICK, OFFNORMAL_DETECTION__FALSE_ALARM_RATE="0.01").make_topics(3)
+    send(s, presses(rng, 8000, begin, machines=4))
+    trained(s)
+    places, faulty = {}, []
+    for k, name in enumerate(("speed", "pressure", "flow", "heat")):
+        later = begin + 9000 + 1000 * k
+        messages = list(presses(rng, 800, later, machines=4))
+        places[name] = send(s, [(key, when, {**document, name: None}) for key, when, document in messages])
+        other = "heat" if name == "pressure" else "pressure"
+        moved = [(key, when + 800, {**d, name: None, other: d[other] + 20}) for key, when, d in messages[:20]]
+        faulty += send(s, moved)
+    scored_to_the_end(s)
+    shares = {name: named(s, of_sensor) / 800 for name, of_sensor in places.items()}
+    assert all(share < 0.03 for share in shares.values()), shares
+    assert named(s, faulty) > 0.8 * len(faulty)
+
+
 def test_nan_of_json_dumps_is_a_missing_reading(
     stage: MakeStage, apache: Broker, rng: np.random.Generator, begin: int
 ) -> None:

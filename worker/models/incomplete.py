@@ -21,7 +21,7 @@ from worker.models.base import Autoencoder
 from worker.native.arrays import Float32s, Float64s
 
 ROUNDS: Final = 4  # of filling in; each costs a pass of the incomplete rows through the autoencoder
-SHARES: Final = (0.1, 0.3, 0.5)  # of the readings that are taken away to calibrate by; beside these one reading alone
+SHARES: Final = (0.1, 0.3, 0.5, 0.7)  # of the readings that are taken away to calibrate by, beside a single one
 _QUANTILES: Final = 24
 _RAREST: Final = 5  # rows above the last quantile: beyond, scores are scaled like it
 _LEAST: Final = 1e-6  # between two quantiles: they are divided by

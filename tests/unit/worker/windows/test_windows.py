@@ -166,9 +166,11 @@ class Definition:
 
 
 def mean(rows: Rows) -> npt.NDArray[np.float64]:
+    """NaN where fewer than three quarters of the readings are there."""
     there = ~np.isnan(rows)
     counts = there.sum(0)
-    return np.where(counts > 0, np.where(there, rows.astype(np.float64), 0).sum(0) / np.maximum(counts, 1), np.nan)
+    total = np.where(there, rows.astype(np.float64), 0).sum(0)
+    return np.where(counts >= 0.75 * len(rows), total / np.maximum(counts, 1), np.nan)
 
 
 def close(a: Windowed, b: Windowed) -> None:
