@@ -24,7 +24,7 @@ from training.data.series import windows
 from training.evaluation import baselines, scores
 from training.evaluation.datasets import Dataset, read
 from training.fitting.fit import Fitted, Fleet, Rows, fit, split
-from worker.errors import SettingsError
+from worker.errors import NoModelError, SettingsError
 from worker.models import Artefact, ModelCard
 from worker.native.arrays import Float32s, Float64s, Floats
 from worker.serving.device import pick_device
@@ -68,7 +68,11 @@ def run(settings: Settings, arguments: Namespace) -> None:
         log.info(
             "evaluation_started", file=data.name, number=number, of=len(datasets), rows=len(data.x_train), kind=kind
         )
-        figures, scored = evaluate(data, settings, kind)
+        try:
+            figures, scored = evaluate(data, settings, kind)
+        except NoModelError as error:
+            log.warning("evaluation_file_left_out", file=data.name, reason=str(error))
+            continue
         results[OFFNORMAL][data.name] = figures
         if out:
             np.savez(
@@ -79,7 +83,10 @@ def run(settings: Settings, arguments: Namespace) -> None:
             )
         for name in against:
             results[name][data.name] = against_baseline(data, name, settings.training.seed)
+    if not results[OFFNORMAL]:
+        raise NoModelError(f"none of the {len(datasets)} files has enough rows; the log says what each lacks")
     if arguments.fleet:
+        datasets = [data for data in datasets if data.name in results[OFFNORMAL]]
         for name, scalers in ((FLEET, False), (BY_ENTITY, True)):
             log.info("evaluation_started", model=name, files=len(datasets), kind=kind)
             results[name] = fleet(datasets, settings, kind, scalers)

@@ -41,12 +41,15 @@ def columns(features: Sequence[str], window: int) -> tuple[str, ...]:
 
 
 def newest(x: Tensor, window: int) -> Tensor:
-    """Return the newest reading [n, d] that coefficients [n, K d] stand for, where nothing is missing."""
+    """Return the newest reading [n, d] that coefficients [n, K d] stand for.
+
+    It is missing, NaN, where it or the one before is. An older difference that is missing counts as none.
+    """
     if window == 1:
         return x
     mean, *differences = x.chunk(blocks(window), 1)
-    for difference, (m, n) in zip(differences, spans(window), strict=True):
-        mean = mean + difference * ((n - m) / n)
+    for k, (difference, (m, n)) in enumerate(zip(differences, spans(window), strict=True)):
+        mean = mean + (difference if k == 0 else difference.nan_to_num()) * ((n - m) / n)
     return mean
 
 

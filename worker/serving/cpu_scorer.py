@@ -2,7 +2,7 @@
 
 Rows are processed in parts that stay in the cache, in buffers that are allocated once. Scaling and the sum of the score
 are one compiled loop each. Everything before the whitening is rounded as in the module, since the whitening turns a
-last bit into a hundred of them. A part with a missing or far reading is left to the module.
+last bit into a hundred of them. Rows with a missing or far reading are left to the module.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -35,6 +35,7 @@ class FusedScorer:
         self._offset = -(module.whitening.mean @ self._root).numpy()
         width = len(self._divisor)
         self._z = torch.empty(ROWS, width)
+        self._left = np.empty(ROWS, bool)
         self._hidden = [torch.empty(ROWS, weight.shape[1]) for weight, _, _ in self._layers]
         self._white = torch.empty(width, ROWS)  # a column a row, so that what follows runs along rows
         self._products = np.empty((-(-width // _FACTORS), ROWS))
@@ -43,11 +44,17 @@ class FusedScorer:
         """Return the scores [n] of x [n, D], NaN where missing, as ScoringModule.forward has them."""
         scores = np.empty(len(x), np.float32)
         for begin in range(0, len(x), ROWS):
-            part = x[begin : begin + ROWS]
-            if _scale(read_only(part), self._location, self._divisor, np.float32(LINEAR_UP_TO), self._z.numpy()):
-                scores[begin : begin + ROWS] = self._score(len(part))
-            else:
-                scores[begin : begin + ROWS] = self._module(torch.from_numpy(part), self._least_present).numpy()
+            part, to = x[begin : begin + ROWS], scores[begin : begin + ROWS]
+            n = _scale(
+                read_only(part), self._location, self._divisor, np.float32(LINEAR_UP_TO), self._z.numpy(), self._left
+            )
+            if n == len(part):
+                to[:] = self._score(n)
+                continue
+            left = self._left[: len(part)]
+            to[left] = self._module(torch.from_numpy(part[left]), self._least_present).numpy()
+            if n:
+                to[~left] = self._score(n)
         return scores
 
     def _score(self, n: int) -> Float32s:
@@ -65,17 +72,23 @@ class FusedScorer:
 
 
 @compiled
-def _scale(x, location, scale, limit, out):
-    """Compute z = (x - location) / scale. Return False if a value is missing, or so large that it would be softened."""
+def _scale(x, location, scale, limit, out, left):
+    """Compute z = (x - location) / scale of the rows x [n, D] one after another in `out`; return how many these are.
+
+    Rows in which a value is missing, or so large that it would be softened, are left out, and marked in `left` [n].
+    """
     n, d = x.shape
-    fine = np.int32(0)
+    done = 0
     for i in range(n):
-        row, to = x[i], out[i]
+        row, to = x[i], out[done]
+        fine = np.int32(0)
         for j in range(d):
             z = (row[j] - location[j]) / scale[j]
             to[j] = z
             fine += np.int32(abs(z) <= limit)
-    return fine == n * d
+        left[i] = fine < d
+        done += fine == d
+    return done
 
 
 @compiled

@@ -68,6 +68,20 @@ def test_figures_arrays_and_table(files: list[str], tmp_path: Path, capsys: pyte
         assert (arrays["contributions"] >= 0).all()
 
 
+def test_a_file_that_is_too_small_is_named_and_left_out(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = str(tmp_path / "small.npz")
+    x = normal_rows(30, np.random.default_rng(0))
+    np.savez(small, X_train=x, X_test=x)
+    assert main(["evaluate", small, files[1], "--json"]) == 0
+    told = capsys.readouterr()
+    assert set(json.loads(told.out.splitlines()[-1])["files"]) == {"unlabelled"}
+    assert "evaluation_file_left_out" in told.err and "small" in told.err
+    assert main(["evaluate", small, "--json"]) == 5
+    assert "none of the 1 files has enough rows" in capsys.readouterr().err
+
+
 def test_the_same_command_gives_the_same_figures(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     runs = []
     for _ in range(2):

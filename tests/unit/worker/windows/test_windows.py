@@ -162,15 +162,15 @@ class Definition:
         d = self.setup.width
         if window is None or np.isnan(window[0]).sum() > self.setup.max_missing * d:
             return np.full((1 + len(self.lengths)) * d, np.nan)
-        return np.concatenate([mean(window), *(mean(window[:n]) - mean(window[n : 2 * n]) for n in self.lengths)])
+        return np.concatenate([mean(window, 0), *(mean(window[:n]) - mean(window[n : 2 * n]) for n in self.lengths)])
 
 
-def mean(rows: Rows) -> npt.NDArray[np.float64]:
-    """NaN where fewer than three quarters of the readings are there."""
+def mean(rows: Rows, least: float = 0.75) -> npt.NDArray[np.float64]:
+    """NaN where a smaller share of the readings is there, or none."""
     there = ~np.isnan(rows)
     counts = there.sum(0)
     total = np.where(there, rows.astype(np.float64), 0).sum(0)
-    return np.where(counts >= 0.75 * len(rows), total / np.maximum(counts, 1), np.nan)
+    return np.where((counts >= least * len(rows)) & (counts > 0), total / np.maximum(counts, 1), np.nan)
 
 
 def close(a: Windowed, b: Windowed) -> None:
