@@ -71,7 +71,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
         try:
             figures, scored = evaluate(data, settings, kind)
         except NoModelError as error:
-            log.warning("evaluation_file_left_out", file=data.name, reason=str(error))
+            log.warning("file_skipped", file=data.name, reason=str(error))
             continue
         results[OFFNORMAL][data.name] = figures
         if out:

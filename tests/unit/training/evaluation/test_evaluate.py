@@ -77,7 +77,7 @@ def test_a_file_that_is_too_small_is_named_and_left_out(
     assert main(["evaluate", small, files[1], "--json"]) == 0
     told = capsys.readouterr()
     assert set(json.loads(told.out.splitlines()[-1])["files"]) == {"unlabelled"}
-    assert "evaluation_file_left_out" in told.err and "small" in told.err
+    assert "file_skipped" in told.err and "small" in told.err
     assert main(["evaluate", small, "--json"]) == 5
     assert "none of the 1 files has enough rows" in capsys.readouterr().err
 
