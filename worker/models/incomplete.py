@@ -24,7 +24,7 @@ ROUNDS: Final = 4  # of filling in; each costs a pass of the incomplete rows thr
 SHARES: Final = (0.1, 0.3, 0.5, 0.7)  # of the readings that are taken away to calibrate by, beside a single one
 _QUANTILES: Final = 24
 _RAREST: Final = 5  # rows above the last quantile: beyond, scores are scaled like it
-_LEAST: Final = 1e-6  # between two quantiles: they are divided by
+_LEAST, _APART = 1e-6, 1e-5  # of quantiles, and of one to the next as a share of it: these are divided by
 
 
 def filled(autoencoder: Autoencoder, z: Tensor, present: Tensor) -> Tensor:
@@ -64,14 +64,21 @@ class IncompleteScores(nn.Module):
 
     @classmethod
     def fit(cls, shares: Sequence[float], scores: Sequence[Float64s]) -> "IncompleteScores":
-        """Fit to finite scores of the same normal rows at ascending shares; levels without scores are left out."""
-        levels = [(share, level) for share, level in zip(shares, scores, strict=True) if len(level)]
+        """Fit to finite scores of the same normal rows at ascending shares.
+
+        Levels without scores are left out, and those whose share is not above the one before: of few rows, as many
+        readings may have been taken away at two levels, or none.
+        """
+        levels: list[tuple[float, Float64s]] = []
+        for share, level in zip(shares, scores, strict=True):
+            if len(level) and (not levels or share > levels[-1][0] + _LEAST):
+                levels.append((share, level))
         if len(levels) < 2:
             return cls.none()
         fewest = min(len(level) for _, level in levels)
         above = np.geomspace(1.0, min(_RAREST / fewest, 0.5), _QUANTILES)
         table = np.array([np.quantile(level, 1 - above) for _, level in levels])
-        table = np.maximum.accumulate(np.maximum(table, 0.0), axis=1) + _LEAST * np.arange(1, _QUANTILES + 1)
+        table = np.maximum.accumulate(np.maximum(table, _LEAST), axis=1) * (1 + _APART * np.arange(_QUANTILES))
         return cls(torch.tensor([share for share, _ in levels]).float(), torch.from_numpy(table).float())
 
     def forward(self, scores: Tensor, missing: Tensor) -> Tensor:

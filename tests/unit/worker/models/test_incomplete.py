@@ -72,9 +72,25 @@ def test_it_is_monotone_and_leaves_complete_rows_and_nan_alone() -> None:
 
 
 def test_few_or_equal_scores_are_no_fault() -> None:
-    for levels in ([np.zeros(3), np.zeros(3)], [np.ones(1), np.ones(2)], [np.ones(5), np.empty(0)]):
+    equal = [np.zeros(3), np.zeros(3)], [np.ones(1), np.ones(2)], [np.ones(5), np.empty(0)], [np.full(9, 7e4)] * 2
+    for levels in equal:
         scale = IncompleteScores.fit([0.0, 0.5], levels)
-        assert scale(torch.tensor([2.0]), torch.tensor([0.5])).isfinite().all()
+        assert (scale.quantiles.diff(dim=1) > 0).all()
+        assert scale(torch.tensor([2.0, 7e4, 7.1e4]), torch.tensor([0.5, 0.5, 0.5])).isfinite().all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 11])
+@pytest.mark.parametrize("n", [50, 60, 101])
+def test_a_model_of_few_rows_can_be_loaded(n: int, width: int) -> None:
+    """Of ten held-out rows, as many readings may be taken away at one share as at another, or none."""
+    x, features = correlated(n)[:, :width].copy(), tuple(f"f{j}" for j in range(width))
+    fitted = fit(*split(x, 0.2), features, "stacked", seed=0, steps=60)
+    shares = fitted.detector.module.incomplete.shares
+    assert (shares.diff() > 0).all()
+    card = make_artefact(seed=0).card.model_copy(
+        update={"features": features, "architecture": fitted.detector.module.autoencoder.architecture()}
+    )
+    assert Artefact.load(Artefact.make(card, fitted.detector, x).dump())
 
 
 def test_only_what_is_missing_is_filled_in() -> None:
