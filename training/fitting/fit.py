@@ -16,7 +16,6 @@ from training.fitting.held_out_scores import Calibrating, scaled, scoring_module
 from training.rows.held_out import is_held_out
 from worker.errors import NoModelError
 from worker.models import KINDS, Autoencoder, Detector, EntityScaler, Scaler
-from worker.models.wavelet import columns
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
 Rows = Float32s
@@ -103,7 +102,7 @@ def fit(
     too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
-    _refuse(rows, held_out, columns(features, window))
+    _refuse(rows, held_out, features)
     entities = None
     if fleet is not None:
         entities = EntityScaler.fit(rows[:, : len(features)], fleet.rows, fleet.names)
@@ -118,6 +117,7 @@ def fit(
         rows,
         looked_at,
         kind,
+        features=len(features),
         architecture=architecture or {},
         seed=seed,
         steps=steps,
@@ -157,6 +157,7 @@ def _trained(
     looked_at: Rows,
     kind: str,
     *,
+    features: int,
     architecture: dict[str, Any],
     seed: int,
     steps: int,
@@ -165,7 +166,7 @@ def _trained(
 ) -> _Trained:
     """Fit the scaler on `rows` [n, D], and train the autoencoder; the loss on `looked_at` [m, D] stops it early."""
     torch.manual_seed(seed)
-    scaler = Scaler.fit(rows)
+    scaler = Scaler.fit(rows, features)
     autoencoder = KINDS[kind](rows.shape[1], **architecture).to(device)
     train, held = ([t.to(device) for t in scaled(scaler, part)] for part in (rows, looked_at))
     rounds: list[Round] = []
@@ -209,7 +210,7 @@ def _refuse(rows: Rows, held_out: Rows, features: tuple[str, ...]) -> None:
             f"{len(rows)} rows and {len(held_out)} held out: {MIN_ROWS} are needed; look back further"
             " (OFFNORMAL_TRAINING__LOOKBACK), or give more rows"
         )
-    empty = [name for name, column in zip(features, rows.T, strict=True) if np.isnan(column).all()]
+    empty = [name for name, column in zip(features, rows.T, strict=False) if np.isnan(column).all()]
     if empty:
         raise NoModelError(f"no reading at all of: {', '.join(empty)}; leave them out by OFFNORMAL_INPUT__FEATURES")
 

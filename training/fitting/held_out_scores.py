@@ -79,7 +79,7 @@ class _Levels:
 
     def fitted(self) -> IncompleteScores:
         """Return what the scores of incomplete rows are to be put in proportion by."""
-        shares = [float(self.missing.mean()), *(float(np.isnan(rows).mean()) for rows in self._rows)]
+        shares = [float(self.missing[self._some].mean()), *(float(np.isnan(rows).mean()) for rows in self._rows)]
         scores = [self.scores[self._some], *self._scores]
         return IncompleteScores.fit(shares, [level[np.isfinite(level)].astype(np.float64) for level in scores])
 

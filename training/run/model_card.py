@@ -115,6 +115,8 @@ def _reference(rows: Window, selected: Selection, detector: Detector) -> Referen
     current[: selected.regime or 0] = False
     normal = current & (selected.fit | selected.calibrate | selected.gate)
     x = newest(torch.from_numpy(rows.x[normal]), detector.window).numpy()
+    # Of a sensor that sends with every other vector only, no newest reading is known, but its level is.
+    x = np.where(np.isnan(x).all(0), rows.x[normal][:, : x.shape[1]], x)
     held = np.flatnonzero(selected.calibrate & current)
     stretches = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
     p_values = [

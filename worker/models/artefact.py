@@ -164,6 +164,9 @@ class Artefact:
                 report=_report(tensors),
             )
             artefact.check_probe(detector.score(artefact.probe_x))
+            gap = artefact.probe_x.clone()
+            gap[:, 0] = torch.nan
+            detector.score(gap)  # what stands for missing readings must not fail once it is in service
         except _DO_NOT_FIT as error:
             raise ArtefactError(f"tensors do not fit the card: {' '.join(str(error).split())[:300]}") from None
         return artefact
@@ -271,6 +274,8 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     for name, tensor in tensors.items():
         if name.startswith(_FLOAT32) and tensor.dtype != torch.float32:
             raise ArtefactError(f"{name} is of {tensor.dtype}, not of torch.float32")
+        if name.startswith("calibration.") and tensor.dtype != torch.float64:
+            raise ArtefactError(f"{name} is of {tensor.dtype}, not of torch.float64")
         if not (name == _REPORT or name.startswith("probe.") or tensor.isfinite().all()):
             raise ArtefactError(f"{name} is not finite")
     if not card.features or len(set(card.features)) < len(card.features):
@@ -298,7 +303,9 @@ def _incomplete(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Incomplete
     if card.format_version < _FILLS_IN:
         return None
     shares, quantiles = tensors["module.incomplete.shares"], tensors["module.incomplete.quantiles"]
-    if not 1 <= len(shares) <= _MOST_LEVELS or quantiles.ndim != 2 or not 1 <= quantiles.shape[1] <= _MOST_QUANTILES:
+    fits = shares.ndim == 1 and quantiles.ndim == 2 and len(shares) == len(quantiles) <= _MOST_LEVELS
+    fewest = 1 if len(shares) == 1 else 2
+    if not fits or not len(shares) or not fewest <= quantiles.shape[1] <= _MOST_QUANTILES:
         raise ArtefactError("the quantiles of incomplete rows have a wrong shape")
     if (shares.diff() <= 0).any() or (quantiles.diff(dim=1) <= 0).any() or shares[0] < 0 or quantiles.min() <= 0:
         raise ArtefactError("the quantiles of incomplete rows are not in order")

@@ -33,7 +33,7 @@ _LARGEST_TAIL: Final = 0.1  # share of the rows; but 10 rows at least
 _FEWEST: Final = 100  # minimum excesses of a tail that is not the largest: with fewer, its shape would be a guess
 
 
-RATES: Final = np.geomspace(0.3, 1e-7, 79)  # of `Calibration.upper`: twelve a decade
+RATES: Final = np.geomspace(0.3, 1e-12, 139)  # of `Calibration.upper`: twelve a decade
 WITHIN: Final = 2.0  # a requested rate is not exceeded by more than this factor ...
 SURELY: Final = 0.9  # ... with this probability
 
@@ -111,6 +111,8 @@ class Calibration:
         plain = self.threshold(asked)
         if self.upper is None:
             return Promise(asked, plain, asked, math.nan, 1.0)
+        if WITHIN * asked > RATES[0]:  # few rows are enough for so high a rate
+            return Promise(asked, plain, asked, max(self._rate_above(plain), asked), 1.0)
         threshold = max(plain, self._upper(WITHIN * asked))
         expected = min(float(self.p_value(threshold)), asked)
         beyond_asked = max(self._rate_above(plain) / asked, WITHIN)

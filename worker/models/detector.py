@@ -29,7 +29,7 @@ DEGREES: Final = 30.0
 class ScoringModule(nn.Module):
     """The part of a detector that lives on the device. D = K d columns; K is 1 without windows.
 
-    Models of earlier releases have no `incomplete`: they see 0 for a missing reading, and keep to that.
+    Models of earlier releases have no `incomplete`: they see 0 for a missing reading.
     """
 
     def __init__(

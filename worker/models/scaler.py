@@ -41,9 +41,15 @@ class Scaler(nn.Module):
     scale: Tensor
 
     @classmethod
-    def fit(cls, x: Float32s) -> "Scaler":
-        """Fit to training rows [n, d], NaN where missing; every feature needs at least one reading."""
+    def fit(cls, x: Float32s, features: int | None = None) -> "Scaler":
+        """Fit to training rows [n, D], NaN where missing.
+
+        A column without any reading has the scale of the first column of its feature: with windows, sensors with many
+        gaps have such differences. D is a multiple of the number of `features`, by default that number.
+        """
         wide = x.astype(np.float64)
+        is_empty = np.isnan(wide).all(0)
+        wide[:, is_empty] = 0.0
         low, median, high = np.nanquantile(wide, (0.01, 0.5, 0.99), axis=0)
         spread = np.nanstd(np.clip(wide, low, high), axis=0)
         reach = np.where(spread > 0, _GARBAGE * spread, np.inf)
@@ -52,6 +58,7 @@ class Scaler(nn.Module):
         location, scale = (lower + upper) / 2, (upper - lower) / _UNIFORM
         constant = scale <= np.maximum(np.abs(location) * _ROUNDING, 1e-30)
         scale = np.where(constant, np.where(location == 0, 1.0, np.abs(location) * 0.01), scale)
+        scale[is_empty] = scale[np.flatnonzero(is_empty) % (features or len(scale))]
         held = (np.clip(v, -LARGEST, LARGEST).astype(np.float32) for v in (location, scale))
         return cls(*map(torch.from_numpy, held))
 

@@ -89,9 +89,8 @@ class ResidentModels:
         module = artefact.detector.module.to(self.device)
         detection, entities = self._settings.detection, artefact.detector.entities
         calibration = artefact.detector.calibration
-        least_present = 1 - detection.max_missing
-        if artefact.card.window > 1:  # the vector itself is checked before; of its coefficients more are missing
-            least_present /= 2
+        # With windows the newest vector has been checked (worker/windows); more of its coefficients are missing.
+        least_present = 1 - detection.max_missing if artefact.card.window == 1 else 0.0
         with torch.inference_mode():
             artefact.check_probe(module(artefact.probe_x.to(self.device)))
             scorer = _fast_scorer(module, self.device, least_present, artefact.probe_x)

@@ -127,7 +127,7 @@ function showNow(first) {
   put("model-more", model ? `${model.name}, ${model.kind}, ${plural(model.sensors, "sensor")}; ${age}${since}${more}` : "`python -m training` makes one");
   const recent = n.recent.vectors ? n.recent.events / n.recent.vectors : null, all = n.vectors ? n.events / n.vectors : null;
   put("observed", recent == null ? "–" : share(recent));
-  const bound = model && model.at_most != null ? `, ${share(model.expected)} expected, surely not above ${share(model.at_most)}` : "";
+  const bound = model && model.at_most != null ? `, ${share(model.expected)} expected, with 90 % not above ${share(model.at_most)}` : "";
   put("observed-more", `${model ? `of normal ones ${share(model.budget)} asked for${bound}` : "no model yet"}; ${all == null ? "–" : share(all)} in all`);
   put("dead", count(n.dead));
   const unmatched = n.unmatched ? `; ${count(n.unmatched)} records had no feature, or not the field of entity or time` : "";

@@ -220,6 +220,22 @@ def _many_levels(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> N
     tensors["module.incomplete.quantiles"] = torch.linspace(1, 2, 24).repeat(1000, 1)
 
 
+def _more_shares_than_quantiles(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.quantiles"] = tensors["module.incomplete.quantiles"][:1].contiguous()
+
+
+def _one_quantile(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.quantiles"] = tensors["module.incomplete.quantiles"][:, :1].contiguous()
+
+
+def _shares_in_a_table(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["module.incomplete.shares"] = tensors["module.incomplete.shares"][:, None].contiguous()
+
+
+def _complex_bounds(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
+    tensors["calibration.upper"] = torch.linspace(1, 9, len(RATES), dtype=torch.complex64)
+
+
 def _width(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None:
     card["architecture"] = {"width": 5, "sizes": [16, 2]}
 
@@ -244,6 +260,10 @@ def _argument(tensors: dict[str, torch.Tensor], card: dict[str, object]) -> None
         _shares_in_disorder,
         _equal_quantiles,
         _many_levels,
+        _more_shares_than_quantiles,
+        _one_quantile,
+        _shares_in_a_table,
+        _complex_bounds,
         _width,
         _argument,
     ],

@@ -149,6 +149,13 @@ def test_rates_beyond_the_table_have_thresholds_too(rng: np.random.Generator, as
     assert 0 < promise.expected <= asked and promise.at_most > 0 and np.isfinite(promise.threshold)
 
 
+@pytest.mark.parametrize("asked", [0.2, 0.5, 0.9])
+def test_a_rate_that_few_rows_can_show_is_taken_as_it_is(asked: float) -> None:
+    fitted = calibrate(np.random.default_rng(0).exponential(size=30))
+    promise = fitted.promise(asked)
+    assert promise.threshold == fitted.threshold(asked) and promise.lacking == 1 and not promise.is_cautious
+
+
 def test_calibration_is_the_same_each_time(rng: np.random.Generator) -> None:
     scores = rng.exponential(size=700)
     assert calibrate(scores).promise(1e-5) == calibrate(scores).promise(1e-5)

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from tests.models import make_artefact, normal_rows
+from training.data.series import windows
 from training.fitting.fit import fit, split
 from worker.models import Artefact
 from worker.models.incomplete import IncompleteScores, filled, taken_away
+from worker.settings import ModelSettings, Settings
 
 
 def correlated(n: int, seed: int = 0) -> np.ndarray:
@@ -91,6 +93,23 @@ def test_a_model_of_few_rows_can_be_loaded(n: int, width: int) -> None:
         update={"features": features, "architecture": fitted.detector.module.autoencoder.architecture()}
     )
     assert Artefact.load(Artefact.make(card, fitted.detector, x).dump())
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_windows_of_a_sensor_with_many_gaps_have_a_model(every: int) -> None:
+    """No difference of its newest readings is ever known; its level is."""
+    settings = Settings(model=ModelSettings(window=16))
+    raw = correlated(2000)
+    raw[np.arange(2000) % every == 0, 4] = np.nan
+    x = windows(raw, settings, padded=False)
+    assert np.isnan(x).all(0).sum() > 0
+    features = tuple(f"f{j}" for j in range(12))
+    detector = fit(*split(x, 0.2), features, "stacked", window=16, seed=0, steps=150).detector
+    fresh = correlated(2000, seed=1)
+    fresh[np.arange(2000) % every == 0, 4] = np.nan
+    scores = detector.score(torch.from_numpy(windows(fresh, settings, padded=False))).numpy()
+    assert np.isfinite(scores).all()
+    assert (scores >= detector.calibration.threshold(0.01)).mean() < 0.05
 
 
 def test_only_what_is_missing_is_filled_in() -> None:
