@@ -137,9 +137,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         rejected, cold, offsets = RejectedRecords(), 0, dict[int, list[int]]()
         reader.seek(begin)
         for records in reader.to_end():
-            for partition, end in records.ends().items():
-                first = int(records.offset[records.partition == partition][0])
-                offsets.setdefault(partition, [first, first])[1] = end - 1
+            _add_offsets(offsets, records)
             records = _routed(router, settings.model.name, records)
             block = vectors_of(records, decoder, aligner).block
             rejected.add(block)
@@ -149,9 +147,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
                 cold += int(np.count_nonzero(windowed.cold))
                 rows = tuple(column[~windowed.cold] for column in (windowed.x, *rows[1:]))
             sample.add(rows)
-            is_confirmed = (rows[2] & VectorFlags.CONFIRMED) > 0
-            if is_confirmed.any():
-                confirmed.add(tuple(column[is_confirmed] for column in rows))
+            _add_confirmed(confirmed, rows)
             progress(sample.seen)
     rejected.tell()
     nothing = (np.empty((0, len(features)), np.float32), *_NOTHING)
@@ -175,6 +171,21 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
         interval=interval,
         holds=holds,
     )
+
+
+def _add_confirmed(sample: "_EvenSample", rows: "WindowColumns") -> None:
+    """Add those of the rows that a person has confirmed as anomalies."""
+    is_confirmed = (rows[2] & VectorFlags.CONFIRMED) > 0
+    if is_confirmed.any():
+        sample.add(tuple(column[is_confirmed] for column in rows))
+
+
+def _add_offsets(offsets: dict[int, list[int]], records: RecordBlock) -> None:
+    """Note the first and the last offset that was read of each partition."""
+    for partition, begin in records.begins().items():
+        offsets.setdefault(partition, [begin, begin])
+    for partition, end in records.ends().items():
+        offsets[partition][1] = end - 1
 
 
 def reach(reader: Reader, lookback: float) -> int:

@@ -15,7 +15,7 @@ from training.fitting.champion_scores import ChampionScores
 from training.fitting.held_out_scores import Calibrating, scaled, scoring_module
 from training.rows.held_out import is_held_out
 from worker.errors import NoModelError
-from worker.models import KINDS, Autoencoder, Detector, EntityScaler, Scaler
+from worker.models import KINDS, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
 Rows = Float32s
@@ -95,11 +95,10 @@ def fit(
 
     D is the number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each
     entity gets its own scaler. The champion's `opinions` on rows and held-out rows show how many of them are not
-    normal. `architecture` is passed to the kind's constructor. The fit runs on `device` (by default the CPU); the
-    detector is returned on the CPU.
+    normal. `architecture` is passed to the kind's constructor. The fit runs on `device`, by default the CPU, where the
+    same seed gives the same model with the same number of threads; the detector is returned on the CPU.
 
-    The same seed gives the same model on the CPU with the same number of threads. Raises NoModelError where there are
-    too few rows or a feature has no reading at all.
+    Raises NoModelError where there are too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
     _refuse(rows, held_out, features)
@@ -124,19 +123,13 @@ def fit(
         device=device or torch.device("cpu"),
         progress=progress,
     )
-    module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
-    if opinions is not None:
-        # Rows that are not normal must not bend the whitening either, so it is fitted again without them.
-        held_out = held_out[_known(opinions[1], scores)]
-        module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
-    scores = _finite(scores)
+    module, scores, held_out = _whitened(trained, rows, held_out, opinions and opinions[1], calibrating)
     detector = Detector(features, module, calibrate(scores), window, entities)
-    sparsity = float((module.encode(torch.from_numpy(held_out[:LOOKED_AT])) == 0).float().mean())
     return Fitted(
         detector,
         trained.loss,
         trained.held_out_loss,
-        sparsity,
+        _sparsity(module, held_out[:LOOKED_AT]),
         len(scores),
         seconds=time.monotonic() - started,
         rounds=trained.rounds,
@@ -185,6 +178,26 @@ def _trained(
     )
     autoencoder.eval().requires_grad_(False)
     return _Trained(scaler, autoencoder.cpu(), loss, held_out_loss, rounds)
+
+
+def _whitened(
+    trained: _Trained, rows: Rows, held_out: Rows, opinion: ChampionScores | None, calibrating: Calibrating
+) -> tuple[ScoringModule, Float64s, Rows]:
+    """Return the module, and the finite scores of the held-out rows that stand for normal operation, with these rows.
+
+    Rows that are not normal must not bend the whitening either, so it is fitted again without them. Raises NoModelError
+    where too few rows can be scored.
+    """
+    module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
+    if opinion is not None:
+        held_out = held_out[_known(opinion, scores)]
+        module, scores = scoring_module(trained.scaler, trained.autoencoder, rows, held_out, calibrating)
+    return module, _finite(scores), held_out
+
+
+def _sparsity(module: ScoringModule, rows: Rows) -> float:
+    """Return the share of zeros in the codes of rows."""
+    return float((module.encode(torch.from_numpy(rows)) == 0).float().mean())
 
 
 def _finite(scores: Float64s) -> Float64s:
