@@ -167,7 +167,8 @@ def broken_copy(s: Stage) -> Artefact:
     view = Registry(s.settings).view()
     sound = Artefact.load(view.artefact(view.champion() or ""))
     c = sound.detector.calibration
-    loud = replace(sound.detector, calibration=replace(c, body=c.body / 4, sigma=c.sigma / 4))
+    quarter = replace(c, body=c.body / 4, sigma=c.sigma / 4, upper=None if c.upper is None else c.upper / 4)
+    loud = replace(sound.detector, calibration=quarter)
     version = new_version(datetime.now(UTC), b"broken")
     card = sound.card.model_copy(update={"version": version, "parent": sound.card.version})
     return replace(sound, card=card, detector=loud)

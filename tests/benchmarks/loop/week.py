@@ -132,7 +132,8 @@ class Week:
         view = registry.view()
         sound = Artefact.load(view.artefact(view.champion() or ""))
         c = sound.detector.calibration
-        loud = replace(sound.detector, calibration=replace(c, body=c.body / 4, sigma=c.sigma / 4))
+        quarter = replace(c, body=c.body / 4, sigma=c.sigma / 4, upper=None if c.upper is None else c.upper / 4)
+        loud = replace(sound.detector, calibration=quarter)
         version = new_version(datetime.fromtimestamp(self._now, UTC), b"broken")
         registry.add(replace(sound, card=sound.card.model_copy(update={"version": version}), detector=loud))
         assert self._start("training", "models", "promote", version, "--why", "forced").wait() == 0
