@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from worker.blocks import BytesColumn, Headers, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, Headers, RecordBlock, TopicSet, VectorBlock
 from worker.kafka import Output
 from worker.publishing.encoder import EventEncoder
 from worker.runtime.pipeline import per_vector
@@ -20,7 +20,7 @@ def block_of(
 ) -> RecordBlock:
     n = len(values)
     return RecordBlock(
-        "t",
+        TopicSet.of("t"),
         np.zeros(n, np.int64),
         np.arange(n, dtype=np.int64),
         np.full(n, time, np.int64),

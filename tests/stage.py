@@ -108,12 +108,14 @@ class Stage:
         partition: int | None = None,
         headers: Sequence[list[tuple[str, bytes]]] | None = None,
         times: Sequence[int] | None = None,
+        topic: str | None = None,
     ) -> list[Place]:
         """Spread over the partitions in turn, unless one is named; the places of the records. `times` in ms."""
-        count = len(self._producer.partitions_for(self.topics.sensors))
+        topic = topic or self.topics.sensors
+        count = len(self._producer.partitions_for(topic))
         futures = [
             self._producer.send(
-                self.topics.sensors,
+                topic,
                 value,
                 keys[i] if keys else b"m%d" % (i % 7),
                 headers[i] if headers else None,

@@ -12,14 +12,14 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from tests.brokers import ApacheKafka, Broker
 from tests.stage import Stage, until
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, TopicSet
 from worker.kafka import ExactlyOnceSink, Output, Outputs, Rewind, Source
 
 MakeStage = Callable[..., Stage]
 
 
 def source_of(s: Stage) -> Source:
-    return Source(s.settings.kafka, s.topics.sensors)
+    return Source(s.settings.kafka, TopicSet.of(s.topics.sensors))
 
 
 def poll(source: Source, timeout: float, most: int) -> RecordBlock | None:
@@ -65,7 +65,7 @@ def poll_some(source: Source, timeout: float = 20) -> RecordBlock:
 
 
 def offsets(block: RecordBlock) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {TopicPartition(block.topic, p): OffsetAndMetadata(end, "", -1) for p, end in block.ends().items()}
+    return {TopicPartition(*block.topics.place(p)): OffsetAndMetadata(end, "", -1) for p, end in block.ends().items()}
 
 
 def output(s: Stage, value: bytes) -> list[Outputs]:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from training.data.sensor_faults import Labels, faults
-from worker.blocks import VectorBlock
+from worker.blocks import TopicSet, VectorBlock
 from worker.blocks.timestamps import milliseconds
 from worker.blocks.vector_id import VectorId
 from worker.kafka.reader import Reader
@@ -23,8 +23,8 @@ from worker.publishing.labels import Label, read_label
 from worker.schema_registry import SchemaRegistry
 from worker.settings import Settings
 
-VectorPlace = tuple[int, int, int]  # partition, offset, row
-PartitionEntity = tuple[int, str | None]  # partition, name
+VectorPlace = tuple[int, int, int]  # number of the partition, offset, row
+PartitionEntity = tuple[int, str | None]  # number of the partition, name
 Flags = Bytes
 
 # An event is written later than its vector, and a producer's clock may be ahead of the broker's.
@@ -74,14 +74,14 @@ class Evidence:
 
         Faults of sensors that are none of the `features` do not count.
         """
-        topics = settings.topics
+        topics, sensors = settings.topics, TopicSet.of(settings.topics.sensors)
         labels = _labels(settings)
         accepted_after = int(settings.training.accept_fault_after * 1000)
         evidence = cls()
-        evidence._take_events(_events(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, topics.sensors)
+        evidence._take_events(_events(settings, topics.anomalies, since - _EVENT_SLACK_MS), labels, sensors)
         drift_events = list(_events(settings, topics.drift, since - _EVENT_SLACK_MS))
         evidence.drift = _last_drift(drift_events, settings.model.name)
-        for fault in faults(drift_events, topics.sensors):
+        for fault in faults(drift_events, sensors):
             if fault.feature not in features:
                 continue
             if fault.is_dismissed(labels) or fault.told_until - fault.begin >= accepted_after:
@@ -92,19 +92,20 @@ class Evidence:
         evidence._offsets = np.unique(np.fromiter((o for _, o, _ in evidence.places), np.int64, len(evidence.places)))
         return evidence
 
-    def _take_events(self, events: Iterator[dict[str, Any]], labels: Labels, topic: str) -> None:
+    def _take_events(self, events: Iterator[dict[str, Any]], labels: Labels, topics: TopicSet) -> None:
         extents: dict[str, list[Any]] = {}  # incident -> entity, first and last time
         for event in events:
-            vector = VectorId.parse(event.get("id"), topic)
+            vector = VectorId.parse(event.get("id"), topics)
             if vector is None or event.get("type") != ANOMALY_TYPE or not isinstance(event.get("data"), dict):
                 continue
             incident, entity = event["data"].get("incident"), _name(event["data"].get("entity"))
             flags = VectorFlags.NAMED | _said(labels.get(event["id"]) or labels.get(str(incident)))
-            self.places[vector.partition, vector.offset, vector.row] = int(flags)
+            partition = topics.number(vector.topic, vector.partition)
+            self.places[partition, vector.offset, vector.row] = int(flags)
             if isinstance(incident, str):
                 time = milliseconds(event["data"].get("time"))
                 if time is not None:
-                    extent = extents.setdefault(incident, [(vector.partition, entity), time, time])
+                    extent = extents.setdefault(incident, [(partition, entity), time, time])
                     extent[1:] = min(extent[1], time), max(extent[2], time)
         for incident, (entity, begin, end) in extents.items():
             flags = VectorFlags.INCIDENT | _said(labels.get(incident))
@@ -152,7 +153,8 @@ def _said(label: Label | None) -> VectorFlags:
 
 def _labels(settings: Settings) -> Labels:
     """Return the latest label of each vector, incident and sensor's fault, by id."""
-    labels = (read_label(value, settings.topics.sensors) for value in _values(settings, settings.topics.labels, None))
+    topics = TopicSet.of(settings.topics.sensors)
+    labels = (read_label(value, topics) for value in _values(settings, settings.topics.labels, None))
     return {label.id: label for label in labels if label is not None}
 
 

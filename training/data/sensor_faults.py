@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from worker.blocks import TopicSet
 from worker.blocks.timestamps import milliseconds
+from worker.blocks.topic_set import MOST_PARTITIONS
 from worker.drift.findings import sensor_id
 from worker.publishing.cloudevents import DRIFT_TYPE
 from worker.publishing.labels import Label
@@ -19,12 +21,13 @@ class ReportedFault(NamedTuple):
     """What the drift topic says of a sensor's fault. Times in ms; `until` is None while it lasts."""
 
     model: str
-    partition: int
+    partition: int  # its number among those of all sensor topics
     entity: str | None
     feature: str
     begin: int
     latest: int
     until: int | None
+    sensor: str  # its id, with which labels name it
 
     @property
     def told_until(self) -> int:
@@ -39,12 +42,11 @@ class ReportedFault(NamedTuple):
 
     def is_dismissed(self, labels: Labels) -> bool:
         """Return whether a person has dismissed a fault of this sensor since this one began."""
-        sensor = sensor_id(self.model, self.partition, self.entity, self.feature)
-        own = [label for label in labels.values() if label.id.startswith(sensor)]
+        own = [label for label in labels.values() if label.id.startswith(self.sensor)]
         return any(label.verdict == "dismissed" and (milliseconds(label.time) or 0) >= self.begin for label in own)
 
 
-def faults(events: Iterable[dict[str, Any]], topic: str) -> list[ReportedFault]:
+def faults(events: Iterable[dict[str, Any]], topics: TopicSet) -> list[ReportedFault]:
     """Return the faults of sensors, each as it was told last.
 
     A worker that starts during a fault tells it anew, with a later begin. It is the same fault if the former one may
@@ -52,7 +54,7 @@ def faults(events: Iterable[dict[str, Any]], topic: str) -> list[ReportedFault]:
     """
     latest: dict[tuple[Any, ...], dict[int, ReportedFault]] = defaultdict(dict)
     for event in events:
-        fault = _fault(event, topic)
+        fault = _fault(event, topics)
         if fault is not None:
             latest[fault[:4]][fault.begin] = fault
     reported: list[ReportedFault] = []
@@ -67,21 +69,27 @@ def faults(events: Iterable[dict[str, Any]], topic: str) -> list[ReportedFault]:
     return reported
 
 
-def _fault(event: dict[str, Any], topic: str) -> ReportedFault | None:
+def _fault(event: dict[str, Any], topics: TopicSet) -> ReportedFault | None:
     """Return the fault that an event tells; None if it is malformed, or of something else."""
     data = event.get("data")
     if event.get("type") != DRIFT_TYPE or not isinstance(data, dict) or data.get("kind") != "sensor":
         return None
     begin, latest = milliseconds(data.get("since")), milliseconds(data.get("latest"))
-    if data.get("topic") != topic or begin is None or latest is None or type(data.get("partition")) is not int:
+    topic, partition = data.get("topic"), data.get("partition")
+    if not isinstance(topic, str) or topic not in topics or begin is None or latest is None:
         return None
-    model = data["model"].get("name") if isinstance(data.get("model"), dict) else None
+    if type(partition) is not int or not 0 <= partition < MOST_PARTITIONS:
+        return None
+    model = str(data["model"].get("name") if isinstance(data.get("model"), dict) else None)
+    entity, feature = data["entity"] if isinstance(data.get("entity"), str) else None, str(data.get("feature"))
+    number = topics.number(topic, partition)
     return ReportedFault(
-        model=str(model),
-        partition=data["partition"],
-        entity=data["entity"] if isinstance(data.get("entity"), str) else None,
-        feature=str(data.get("feature")),
+        model=model,
+        partition=number,
+        entity=entity,
+        feature=feature,
         begin=begin,
         latest=latest,
         until=milliseconds(data.get("until")),
+        sensor=sensor_id(model, topics.shown(number), entity, feature),
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet, VectorBlock
 from worker.native.arrays import Float32s
 from worker.settings import EntitySettings, InputSettings, Settings
 from worker.windows import Windows
@@ -34,7 +34,7 @@ def _block(x: Float32s) -> VectorBlock:
     nothing = BytesColumn(memoryview(b""), np.zeros(n, np.int64), np.full(n, -1))
     index = np.arange(n)
     records = RecordBlock(
-        topic="series",
+        topics=TopicSet.of("series"),
         partition=np.zeros(n, np.int64),
         offset=index,
         timestamp=index,

@@ -92,12 +92,9 @@ class RejectedRecords:
         for reject in block.rejects:
             self.counts[reject.reason] += 1
             if reject.reason not in self.examples:
-                partition, offset = (
-                    int(column[reject.record]) for column in (block.records.partition, block.records.offset)
-                )
-                self.examples[reject.reason] = (
-                    f"{explained(reject, block.records)} (partition {partition}, offset {offset})"
-                )
+                records, i = block.records, reject.record
+                place = f"partition {records.topics.shown(int(records.partition[i]))}, offset {records.offset[i]}"
+                self.examples[reject.reason] = f"{explained(reject, records)} ({place})"
 
     def tell(self) -> None:
         """Log them, if there are any."""

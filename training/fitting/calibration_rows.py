@@ -79,7 +79,7 @@ def upper(fitted: Calibration, scores: Float64s) -> Float64s:
         drawn = np.concatenate([pieces[k] for k in rng.integers(len(pieces), size=len(pieces))])
         k = min(max(1, round(tail * len(drawn) / len(thinned))), len(drawn) - 1)
         refit = Calibration.fit(drawn, tail=k, least_shape=min((independent * k) ** -0.5, 0.5))
-        thresholds[i] = [refit.threshold(rate / more) for rate in RATES]
+        thresholds[i] = refit.thresholds(RATES / more)
     return np.maximum.accumulate(np.quantile(thresholds, SURELY, axis=0))
 
 

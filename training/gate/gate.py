@@ -30,9 +30,9 @@ from scipy.stats import beta, rankdata
 from training.gate import injected_faults
 from training.rows.thinning import spread_evenly
 from worker.models import Detector, Promise
+from worker.models.calibration import WITHIN
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 
-BEYOND: Final = 2.0  # times the rate that was asked for
 # How much worse than the champion a challenger may be on injected faults, beyond two standard errors: in ROC-AUC, in
 # the mean and for one kind, then in the share over the threshold, likewise. That share is so uncertain because a rate
 # is kept only within a factor of 2.
@@ -152,7 +152,7 @@ def _false_alarms(
     figures |= {"champion": float(by_champion.mean()), "champion_promised": champion.asked}
     figures["champion_expected"] = champion.promise.expected
     figures |= {"only_challenger": int(only.sum()), "only_champion": int((by_champion & ~flagged).sum())}
-    if lower > BEYOND * challenger.asked:
+    if lower > WITHIN * challenger.asked:
         reasons.append(
             f"false alarms: flags {only.mean():.2g} of the held-out rows (at least {lower:.2g}) that the champion does"
             f" not flag; {challenger.asked:.2g} is asked for [gate-false-alarms]"
@@ -209,7 +209,7 @@ def _keeps_the_budget(champion: Candidate, scores: Float64s) -> bool:
     """
     low, _ = interval(scores >= champion.threshold)
     median = float(np.nanmedian(champion.detector.calibration.p_value(scores)))
-    return low <= BEYOND * champion.asked and abs(median - 0.5) < OUT_OF_STEP
+    return low <= WITHIN * champion.asked and abs(median - 0.5) < OUT_OF_STEP
 
 
 def _fewer(

@@ -14,6 +14,7 @@ from training.fitting.champion_scores import ChampionScores
 from training.fitting.drift_reference import reference
 from training.fitting.fit import Fitted
 from training.gate.gate import Verdict
+from worker.blocks import TopicSet
 from worker.blocks.timestamps import iso
 from worker.models import Artefact, Detector, ModelCard, Promise, Reference
 from worker.models.wavelet import newest
@@ -38,6 +39,7 @@ def make_artefact(
     requested = settings.detection.budget(per_day)
     promise = promise_of(calibration, requested)
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
+    topics = TopicSet.of(settings.topics.sensors)
     card = ModelCard(
         name=settings.model.name,
         version=new_version(created, weights),
@@ -59,7 +61,7 @@ def make_artefact(
         trained_on={
             "why": why,
             "topic": settings.topics.sensors,
-            "offsets": {str(partition): offsets for partition, offsets in sorted(rows.offsets.items())},
+            "offsets": {str(topics.shown(partition)): offsets for partition, offsets in sorted(rows.offsets.items())},
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
             "interval": rows.interval,

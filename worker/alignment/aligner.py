@@ -17,7 +17,7 @@ import numpy as np
 
 from worker.alignment import grid
 from worker.alignment.silence import Flush
-from worker.blocks import BytesColumn, RecordBlock, Reject, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, Reject, TopicSet, VectorBlock
 from worker.blocks.entity_codes import EntityCodes
 from worker.blocks.reading_block import ReadingBlock
 from worker.errors import SettingsError
@@ -48,7 +48,7 @@ def warm_up() -> None:
     """Align a dummy reading, so that live data do not wait for compiled code to be loaded."""
     nothing, zero = BytesColumn.of([b""]), np.zeros(1, np.int64)
     one = Aligner(np.ones(1), InputSettings(align=True, step=1), EntitySettings(max=1))
-    records = RecordBlock("", zero, zero, zero, nothing, nothing, {})
+    records = RecordBlock(TopicSet.of(""), zero, zero, zero, nothing, nothing, {})
     one.push(ReadingBlock(records, zero, zero, np.zeros(1, np.float32), zero, {}, (), 0, 1))
     one.replay_from(0, 1, 1)
     one.flush(0, Flush(1, 1))
@@ -83,7 +83,7 @@ class Aligner:
         self._reach = entities.replay // 2  # the other half is for the vectors of a window
         self._names: dict[int, tuple[bytes | None, str | None]] = {}  # code -> key, and entity of the payload
         self._codes = EntityCodes(capacity, entities.idle)
-        self._topic = ""
+        self._topics = TopicSet.of("")
         self._to_repeat: dict[int, deque[Flush]] = {}  # by a former owner: not reached yet
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class Aligner:
     def push(self, readings: ReadingBlock) -> Aligned:
         """Take a block's readings; return the vectors that they close."""
         records, n = readings.records, len(readings)
-        self._topic = records.topic
+        self._topics = records.topics
         offset, partition = records.offset[readings.record], records.partition[readings.record]
         hashes = readings.entity_hash[readings.record]
         flags = np.zeros(n, np.uint8)
@@ -185,7 +185,7 @@ class Aligner:
         self._flushed_offset[codes] = self._high_offset[codes]
         named = [self._names[code] for code in codes.tolist()]
         records = RecordBlock(
-            topic=self._topic,
+            topics=self._topics,
             partition=np.full(len(codes), partition),
             offset=self._last_offset[codes],
             timestamp=self._last_timestamp[codes],

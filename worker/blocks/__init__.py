@@ -5,6 +5,7 @@ Knows nothing of Kafka, formats or models.
 
 from worker.blocks.bytes_column import BytesColumn, Headers
 from worker.blocks.record_block import RecordBlock
+from worker.blocks.topic_set import TopicSet
 from worker.blocks.vector_block import Reject, VectorBlock
 
-__all__ = ["BytesColumn", "Headers", "RecordBlock", "Reject", "VectorBlock"]
+__all__ = ["BytesColumn", "Headers", "RecordBlock", "Reject", "TopicSet", "VectorBlock"]

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from worker.blocks.bytes_column import BytesColumn, Headers
+from worker.blocks.topic_set import TopicSet
 from worker.native.arrays import Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class RecordBlock:
-    """n fetched records of one topic, undecoded, in the order of their offsets within each partition.
+    """n fetched records, undecoded, in the order of their offsets within each partition.
 
+    `partition` numbers the partitions of all `topics`: with one topic, it is Kafka's own number (topic_set.py).
     `timestamp` is in milliseconds since the epoch. `headers` has an entry only for a record that has any.
     """
 
-    topic: str
+    topics: TopicSet
     partition: Int64s
     offset: Int64s
     timestamp: Int64s
@@ -34,7 +36,7 @@ class RecordBlock:
 
     @classmethod
     def concat(cls, blocks: Sequence["RecordBlock"]) -> "RecordBlock":
-        """Join blocks of one topic, in the order in which they were read."""
+        """Join blocks of the same topics, in the order in which they were read."""
         if len(blocks) == 1:
             return blocks[0]
         headers: dict[int, Headers] = {}
@@ -45,7 +47,7 @@ class RecordBlock:
         keys = BytesColumn.concat([b.keys for b in blocks])
         shared = all(b.keys.buffer is b.values.buffer for b in blocks)
         return cls(
-            topic=blocks[0].topic,
+            topics=blocks[0].topics,
             partition=np.concatenate([b.partition for b in blocks]),
             offset=np.concatenate([b.offset for b in blocks]),
             timestamp=np.concatenate([b.timestamp for b in blocks]),
@@ -58,7 +60,7 @@ class RecordBlock:
         """Return the records of these indices, which are in ascending order."""
         headers = {new: self.headers[old] for new, old in enumerate(indices.tolist()) if old in self.headers}
         return RecordBlock(
-            topic=self.topic,
+            topics=self.topics,
             partition=self.partition[indices],
             offset=self.offset[indices],
             timestamp=self.timestamp[indices],

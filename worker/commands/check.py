@@ -82,6 +82,7 @@ def _topics(settings: Settings) -> str:
 
 def _access(settings: Settings) -> str:
     """Join a group of its own name (reading), and open what the delivery mode needs (writing)."""
+    from worker.blocks import TopicSet
     from worker.kafka import connection, waits
     from worker.kafka.errors import readable_errors
 
@@ -95,9 +96,8 @@ def _access(settings: Settings) -> str:
                 client.close(timeout=1)
         reader = connection.consumer(settings.kafka, group_id=settings.kafka.group)
         try:
-            from kafka import TopicPartition
-
-            committed = waits.committed_offsets(reader, [TopicPartition(settings.topics.sensors, 0)], 15)
+            places = waits.places_of(reader, TopicSet.of(settings.topics.sensors))
+            committed = waits.committed_offsets(reader, places, 15)
         finally:
             reader.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
     return f"group {settings.kafka.group} can be read" + (", and has offsets" if committed else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from worker.blocks import TopicSet
 from worker.blocks.vector_id import VectorId
 from worker.drift.findings import is_sensor_id
 from worker.errors import SettingsError
@@ -21,7 +22,7 @@ def run(settings: Settings, arguments: Namespace) -> None:
     """Write the label of an event, an incident or a sensor's fault."""
     topics = settings.topics
     id = arguments.id.partition("#")[0] if is_sensor_id(arguments.id) else arguments.id
-    if not is_sensor_id(id) and VectorId.parse(id, topics.sensors) is None:
+    if not is_sensor_id(id) and VectorId.parse(id, TopicSet.of(topics.sensors)) is None:
         raise SettingsError(
             f"{id} is no id of an event or incident of {topics.sensors}: write topic/partition/offset/row, as `python"
             " -m worker alerts` shows it; or the id of a sensor's fault, as the log line sensor_fault_detected shows it"

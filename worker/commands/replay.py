@@ -1,4 +1,4 @@
-"""`python -m worker replay`: puts dead letters back into the sensors topic, once each, after the cause is fixed.
+"""`python -m worker replay`: puts dead letters back where they came from, once each, after the cause is fixed.
 
 Its progress is committed in one transaction with the records that it sends. A record that still does not parse becomes
 a new dead letter, for the next replay.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
+from worker.blocks import TopicSet
 from worker.decoding.dead_letter_reasons import UNREADABLE
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
@@ -29,7 +30,7 @@ TRANSACTION = 10.0  # seconds
 def run(settings: Settings, arguments: Namespace) -> int:
     """Put dead letters back, and print how many; return the exit code."""
     topics = settings.topics
-    require(settings, reads=[topics.dead_letters, topics.sensors], writes=[topics.sensors])
+    require(settings, reads=[topics.dead_letters, topics.sensors], writes=TopicSet.of(topics.sensors).names)
     with readable_errors("replaying dead letters", settings.kafka.bootstrap):
         counts = _dry_run(settings) if arguments.dry_run else _replay(settings)
     verb = "would be put back" if arguments.dry_run else "put back"
@@ -70,7 +71,7 @@ def _replay(settings: Settings) -> Counter[str]:
                 client.begin_transaction()
                 for record in records:
                     if not isinstance(record, str):
-                        _send(settings, client, record)
+                        _send(client, record)
                     counts[record if isinstance(record, str) else "put back"] += 1
                 waits.send_offsets(client, letters.offsets(), _group(settings), TRANSACTION)
                 waits.commit_transaction(client, TRANSACTION)
@@ -92,6 +93,8 @@ def _group(settings: Settings) -> str:
 class _Restored(NamedTuple):
     """A record as it was, and where."""
 
+    topic: str
+
     value: bytes | None
     key: bytes | None
     headers: list[tuple[str, bytes | None]]
@@ -105,27 +108,25 @@ def _restored(settings: Settings, letter: Any, originals: "_Originals") -> "_Res
     if passed_over:
         return passed_over
     headers = _headers(letter)
-    partition, offset = int(headers["offnormal-partition"]), int(headers["offnormal-offset"])
+    place = TopicPartition(headers["offnormal-topic"], int(headers["offnormal-partition"]))
     original = letter
     if LEFT_OUT in headers:
-        original = originals.find(partition, offset)
+        original = originals.find(place, int(headers["offnormal-offset"]))
         if original is None:
             return "its bytes were left out, and the record is gone"
-    if originals.is_too_large(original):
-        return f"larger than {settings.topics.sensors} takes, uncompressed"
+    if originals.is_too_large(original, place.topic):
+        return f"larger than {place.topic} takes, uncompressed"
     replayed = (REPLAYED, f"{letter.topic}/{letter.partition}/{letter.offset}".encode())
     more = [header for header in original.headers if not header[0].startswith(OURS)]
-    return _Restored(
-        original.value, original.key, [*more, replayed], partition, max(int(headers["offnormal-timestamp"]), 0)
-    )
+    timestamp = max(int(headers["offnormal-timestamp"]), 0)
+    return _Restored(place.topic, original.value, original.key, [*more, replayed], place.partition, timestamp)
 
 
-def _send(settings: Settings, client: KafkaProducer, record: _Restored) -> None:
-    topic = settings.topics.sensors
+def _send(client: KafkaProducer, record: _Restored) -> None:
     # Send it to its original partition, since its order relative to its neighbours may matter.
-    has_partition = record.partition in client.partitions_for(topic)
+    has_partition = record.partition in client.partitions_for(record.topic)
     client.send(
-        topic,
+        record.topic,
         *sendable(record.value, record.key, record.headers),
         partition=record.partition if has_partition else None,
         timestamp_ms=record.timestamp,
@@ -141,7 +142,7 @@ def _passed_over(settings: Settings, letter: Any) -> str | None:
             int(headers[f"offnormal-{name}"])
     except (KeyError, ValueError):
         return "not by a worker"
-    if headers.get("offnormal-topic") != settings.topics.sensors:
+    if headers.get("offnormal-topic") not in TopicSet.of(settings.topics.sensors):
         return "of another topic"
     if letter.value is None and LEFT_OUT not in headers:
         return "without a value"
@@ -201,18 +202,19 @@ class _Originals:
     """Reads records that were too large for a dead letter from their original place."""
 
     def __init__(self, settings: Settings):
-        self._topic = settings.topics.sensors
+        self._settings = settings.kafka
         self._consumer: KafkaConsumer = connection.consumer(settings.kafka)
-        self._limit = record_limits(settings.kafka, [self._topic])[self._topic]
+        self._limits: dict[str, int] = {}  # bytes of a record, by topic
 
-    def is_too_large(self, record: Any) -> bool:
+    def is_too_large(self, record: Any, topic: str) -> bool:
         """Return whether the record is larger than its topic takes: it may have come compressed."""
+        if topic not in self._limits:
+            self._limits |= record_limits(self._settings, [topic])
         headers = sum(len(name) + len(value or b"") + 10 for name, value in record.headers)
-        return len(record.value or b"") + len(record.key or b"") + headers + 200 > self._limit
+        return len(record.value or b"") + len(record.key or b"") + headers + 200 > self._limits[topic]
 
-    def find(self, partition: int, offset: int) -> Any:
+    def find(self, place: TopicPartition, offset: int) -> Any:
         """Return the original; None if retention has deleted it. Raises what the client raises."""
-        place = TopicPartition(self._topic, partition)
         self._consumer.assign([place])
         first, end = (ask(self._consumer, [place])[place] for ask in (waits.beginning_offsets, waits.end_offsets))
         if not first <= offset < end:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from typing import Final
 
 from worker import cli
+from worker.blocks import TopicSet
 from worker.kafka.topics import create
 from worker.settings import Settings
 
@@ -20,7 +21,8 @@ def run(settings: Settings, arguments: Namespace) -> int:
         status = "made" if state.created else "there" if state.partitions else "missing"
         differences = "; ".join(f"{k} is {v}, should be {state.spec.config[k]}" for k, v in state.differs.items())
         print(f"{state.spec.name:<28} {status:<8} {state.partitions:>3} partitions  {differences}".rstrip())
-    sensors = states[0]
+    topics = TopicSet.of(settings.topics.sensors)
+    sensors = min((state for state in states if state.spec.name in topics), key=lambda state: state.retention)
     if sensors.retention < _FOR_EVER:
         print(
             f"\n{sensors.spec.name} keeps records for {sensors.retention / 86_400:g} days by their own time. Before you"

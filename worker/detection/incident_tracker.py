@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from worker.blocks import VectorBlock
+from worker.blocks import TopicSet, VectorBlock
 from worker.detection.incident import Flag, Incident, RowPlace, Suspect
 from worker.detection.judge import Anomalies, Scorer
 from worker.detection.watchlist import NEVER, Watch, Watched, place
@@ -64,9 +64,9 @@ class _Flagged:
 class Incidents:
     """The incidents of all entities of a worker. Has no connection: `changed` returns what is to be published."""
 
-    def __init__(self, settings: IncidentSettings, topic: str):
+    def __init__(self, settings: IncidentSettings, topics: TopicSet):
         self._settings = settings
-        self._topic = topic
+        self._topics = topics
         self._quiet, self._cooldown = int(settings.quiet * 1000), int(settings.cooldown * 1000)
         self._states: dict[int, EntityState] = {}
         self._watch = Watch()
@@ -222,10 +222,10 @@ class Incidents:
         flags, before = state.flags, state.incident
         started = min(flag.time for flag in flags)
         notify = before is None or abs(started - before.notified) >= self._cooldown
-        record = int(block.record[anomaly.index])
+        topic, partition = block.records.topics.place(state.partition)
         incident = Incident(
-            topic=self._topic,
-            partition=int(block.records.partition[record]),
+            topic=topic,
+            partition=partition,
             entity=block.entity(anomaly.index),
             identity=entity,
             first=(flags[0].offset, flags[0].row),
@@ -322,7 +322,8 @@ class Incidents:
         """Forget a partition that was revoked, or is read again."""
         revoked = {entity: EntityState(partition) for entity, c in self._states.items() if c.partition == partition}
         self._put(revoked)
-        self._changed = {id: incident for id, incident in self._changed.items() if incident.partition != partition}
+        number = self._topics.number
+        self._changed = {id: i for id, i in self._changed.items() if number(i.topic, i.partition) != partition}
 
     def sweep(self, idle: float) -> None:
         """Close the incidents of entities that have been silent for `idle` seconds, and forget what is over."""

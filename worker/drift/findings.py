@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from worker.blocks import TopicSet
+
 Fault = Literal["frozen", "silent", "unit"]
 _SENSOR: Final = "sensor/"
 _SENSOR_PARTS: Final = 4  # slashes at least: of a model, a partition, an entity and a feature
 
 
-def sensor_id(model: str, partition: int, entity: str | None, feature: str) -> str:
-    """Return the id of a sensor, with which the ids of all of its faults begin."""
+def sensor_id(model: str, partition: int | str, entity: str | None, feature: str) -> str:
+    """Return the id of a sensor, with which the ids of all of its faults begin; `partition` as it is shown."""
     return f"{_SENSOR}{model}/{partition}/{entity or ''}/{feature}/"
 
 
@@ -54,11 +56,13 @@ class Drift:
 class SensorFault:
     """A sensor that froze, fell silent, or jumped to another unit: no reason to retrain.
 
-    `until` is None while it lasts. `latest` is when it was last seen.
+    `partition` is its number among those of all `topics`. `until` is None while it lasts. `latest` is when it
+    was last seen.
     """
 
     model: str
     version: str
+    topics: TopicSet
     partition: int
     entity: str | None
     feature: str
@@ -72,4 +76,5 @@ class SensorFault:
     @property
     def id(self) -> str:
         """Return the fault's id, by which a person may label it."""
-        return f"{sensor_id(self.model, self.partition, self.entity, self.feature)}{self.since}"
+        shown = self.topics.shown(self.partition)
+        return f"{sensor_id(self.model, shown, self.entity, self.feature)}{self.since}"

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from worker.blocks import TopicSet
 from worker.drift.detectors import Detection, Monitor
 from worker.drift.findings import Drift, SensorFault, Shift
 from worker.drift.sensor_faults import FaultReport, SensorWatch
@@ -89,7 +90,7 @@ class ModelWatch:
             for part in self._until_full(entity.tally, sample.stands_for[rows_of_entity]):
                 entity.tally.add(*_of(columns, rows_of_entity[part]))
                 if entity.tally.rows >= self._size:
-                    findings += self._summarised(key, entity, entity.tally.take())
+                    findings += self._summarised(sample.topics, key, entity, entity.tally.take())
             if entity.sensors.faulty:
                 counts[rows_of_entity] = False
         counted = np.flatnonzero(counts)
@@ -133,10 +134,10 @@ class ModelWatch:
             entity = self._entities[key] = _Entity(self._reference, row, monitored=several)
         return entity
 
-    def _summarised(self, key: Entity, entity: _Entity, summary: Summary) -> list[DriftFinding]:
+    def _summarised(self, topics: TopicSet, key: Entity, entity: _Entity, summary: Summary) -> list[DriftFinding]:
         findings: list[DriftFinding] = []
         for report in entity.sensors.take(summary):
-            fault = self._fault(key, report, summary)
+            fault = self._fault(topics, key, report, summary)
             if report.over:
                 entity.open.pop(report.feature, None)
             else:
@@ -173,10 +174,11 @@ class ModelWatch:
             features=shifts,
         )
 
-    def _fault(self, key: Entity, report: FaultReport, summary: Summary) -> SensorFault:
+    def _fault(self, topics: TopicSet, key: Entity, report: FaultReport, summary: Summary) -> SensorFault:
         return SensorFault(
             model=self.model,
             version=self.version,
+            topics=topics,
             partition=key[0],
             entity=key[1],
             feature=self.features[report.feature],

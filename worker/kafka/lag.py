@@ -7,6 +7,7 @@ from typing import Any
 
 from kafka import TopicPartition, errors
 
+from worker.blocks import TopicSet
 from worker.kafka import waits
 from worker.kafka.client import internals
 from worker.kafka.start_offsets import Marks
@@ -17,8 +18,8 @@ ENDS_EVERY, ENDS_PATIENCE = 5.0, 0.5  # seconds between two requests for end off
 class Lag:
     """Knows the ends of partitions, by what fetches report, or asks for them."""
 
-    def __init__(self, consumer: Any, marks: Marks):
-        self._consumer, self._marks = consumer, marks
+    def __init__(self, consumer: Any, topics: TopicSet, marks: Marks):
+        self._consumer, self._topics, self._marks = consumer, topics, marks
         self._ends: dict[TopicPartition, int] = {}
         self._ends_at = 0.0
 
@@ -28,7 +29,9 @@ class Lag:
         known = {place: begin for place, begin in begins.items() if begin is not None}
         ends = {place: self._consumer.highwater(place) for place in known}
         ends |= self._ends_of([place for place, end in ends.items() if end is None])
-        return {place.partition: max(end - known[place], 0) for place, end in ends.items() if end is not None}
+        return {
+            self._topics.number(*place): max(end - known[place], 0) for place, end in ends.items() if end is not None
+        }
 
     def forget(self, place: TopicPartition) -> None:
         """Forget the end of a partition."""

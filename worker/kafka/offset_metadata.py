@@ -9,24 +9,27 @@ from typing import Any, Final
 MAX_BYTES: Final = 4000
 SOURCE_BYTES: Final = 100  # of these, for what the source stores
 
+_OWN: Final = ("topic", "first", "began")
+
 
 @dataclass(frozen=True)
 class OffsetNote:
     """What is stored beside a committed offset.
 
     `topic_id` tells topics of the same name apart. `first_partitions` is how many partitions the topic had when the
-    group began: partitions that were added later are read from their first record. Both are None where they are not
-    known.
+    group began: partitions that were added later are read from their first record. `began` is when the group began to
+    read (ms), stored with topics that a pattern matches. Each is None where it is not known.
     """
 
     topic_id: str | None = None
     first_partitions: int | None = None
+    began: int | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
 
     def dump(self) -> str:
         """Return the note as JSON, as it is stored beside the offset."""
-        own = {"topic": self.topic_id, "first": self.first_partitions}
-        own_values = {name: value for name, value in own.items() if value is not None}
+        own = zip(_OWN, (self.topic_id, self.first_partitions, self.began), strict=True)
+        own_values = {name: value for name, value in own if value is not None}
         return json.dumps({**own_values, **self.state}, separators=(",", ":")) if own_values or self.state else ""
 
     @classmethod
@@ -34,8 +37,9 @@ class OffsetNote:
         """Return the note; an empty one if what is stored there is not ours."""
         try:
             doc: Any = json.loads(metadata or "")
-            topic, first = doc.get("topic"), doc.get("first")
+            topic, first, began = (doc.get(name) for name in _OWN)
         except (ValueError, AttributeError, RecursionError):
             return cls()
-        state = {name: value for name, value in doc.items() if name not in ("topic", "first")}
-        return cls(topic if type(topic) is str else None, first if type(first) is int and first >= 0 else None, state)
+        state = {name: value for name, value in doc.items() if name not in _OWN}
+        first, began = (n if type(n) is int and n >= 0 else None for n in (first, began))
+        return cls(topic if type(topic) is str else None, first, began, state)

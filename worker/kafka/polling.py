@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, TopicSet
 from worker.kafka import records
 from worker.kafka.connection import is_columnar
 from worker.kafka.unreadable import guard
@@ -13,7 +13,7 @@ from worker.settings import KafkaSettings
 
 
 class _BlockOf(Protocol):
-    def __call__(self, topic: str, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock: ...
+    def __call__(self, topics: TopicSet, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock: ...
 
 
 class _FirstOffset(Protocol):

@@ -1,4 +1,4 @@
-"""A reader without a consumer group: reads all partitions of a topic, from given offsets.
+"""A reader without a consumer group: reads all partitions of its topics, from given offsets.
 
 It serves everything outside of the exactly-once loop: the registry, the training window, the terminal views.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from kafka import TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
 
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, TopicSet
 from worker.kafka import waits
 from worker.kafka.connection import consumer
 from worker.kafka.errors import readable, readable_errors
@@ -31,10 +31,11 @@ LAST: Final = 50  # last offsets in which to look for the newest record: some ma
 
 
 class Reader:
-    """Reads a topic as it was committed (read_committed). Raises worker.errors.KafkaError throughout.
+    """Reads topics as they were committed (read_committed). Raises worker.errors.KafkaError throughout.
 
-    `patience` is how long the broker holds a fetch request while no records arrive. Other requests, and closing, have
-    to wait for it, but each request costs a millisecond. `only` are the partitions to read, by default all.
+    Partitions are numbered as blocks have them (worker/blocks/topic_set.py). `patience` is how long the broker
+    holds a fetch request while no records arrive. Other requests, and closing, have to wait for it, but each request
+    costs a millisecond. `only` are the partitions to read, by default all.
     """
 
     def __init__(
@@ -45,37 +46,40 @@ class Reader:
         patience: float = 0.1,
         only: Container[int] | None = None,
     ):
-        self.topic = topic
+        self.topics = TopicSet.of(topic)
         self._settings = settings
         self._max_records = max_records
         self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=int(patience * 1000))
         self._blocks = block_maker(self._consumer, settings)
         self._patience = Patience(self._consumer)
         with self._errors():
-            partitions = waits.partitions_of(self._consumer, topic)
-            self._partitions = [TopicPartition(topic, p) for p in partitions if only is None or p in only]
-            self._consumer.assign(self._partitions)
-            self._ends = waits.end_offsets(self._consumer, self._partitions)
+            places = waits.places_of(self._consumer, self.topics)
+            self.places = [place for place in places if only is None or self._number(place) in only]
+            self._consumer.assign(self.places)
+            self._ends = waits.end_offsets(self._consumer, self.places)
+
+    def _number(self, place: TopicPartition) -> int:
+        return self.topics.number(*place)
 
     def _errors(self) -> AbstractContextManager[None]:
-        return readable_errors(f"reading {self.topic}", self._settings.bootstrap)
+        return readable_errors(f"reading {self.topics}", self._settings.bootstrap)
 
     def ends(self) -> dict[int, int]:
         """Return the end offset of each partition at the reader's start.
 
         The embedded broker's lies before its last batch.
         """
-        return {p.partition: end for p, end in self._ends.items()}
+        return {self._number(place): end for place, end in self._ends.items()}
 
     def starts(self) -> dict[int, int]:
         """Return the first offset of each partition that retention has left."""
         with self._errors():
-            offsets = waits.beginning_offsets(self._consumer, self._partitions)
-        return {p.partition: offset for p, offset in offsets.items()}
+            offsets = waits.beginning_offsets(self._consumer, self.places)
+        return {self._number(place): offset for place, offset in offsets.items()}
 
     def partitions(self) -> list[int]:
-        """Return the numbers of the topic's partitions."""
-        return [p.partition for p in self._partitions]
+        """Return the numbers of the partitions."""
+        return [self._number(place) for place in self.places]
 
     def has_read(self, ends: Mapping[int, int], timeout: float = waits.POSITION) -> bool:
         """Return whether the positions have reached all of these ends.
@@ -85,29 +89,30 @@ class Reader:
         with self._errors():
             try:
                 return all(
-                    waits.position(self._consumer, p, timeout) >= ends.get(p.partition, 0) for p in self._partitions
+                    waits.position(self._consumer, place, timeout) >= ends.get(self._number(place), 0)
+                    for place in self.places
                 )
             except errors.KafkaTimeoutError:
                 return False
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Go on from these offsets, by partition."""
-        for partition in self._partitions:
-            if partition.partition in offsets:
-                self._consumer.seek(partition, offsets[partition.partition])
+        for place in self.places:
+            if (number := self._number(place)) in offsets:
+                self._consumer.seek(place, offsets[number])
 
     def seek_to_end(self) -> None:
         """Read on at the end of each partition."""
-        if self._partitions:
-            self._consumer.seek_to_end(*self._partitions)
+        if self.places:
+            self._consumer.seek_to_end(*self.places)
 
     def offsets_at(self, time_ms: int) -> dict[int, int]:
         """Return the first offset of each partition whose timestamp is at least `time_ms`; the end if there is none."""
         with self._errors():
-            offsets = waits.offsets_for_times(self._consumer, self._partitions, time_ms)
+            offsets = waits.offsets_for_times(self._consumer, self.places, time_ms)
         return {
-            p.partition: offset.offset if offset and is_found(offset) else self._ends[p]
-            for p, offset in offsets.items()
+            self._number(place): offset.offset if offset and is_found(offset) else self._ends[place]
+            for place, offset in offsets.items()
         }
 
     def newest(self) -> int | None:
@@ -116,7 +121,7 @@ class Reader:
         This moves the positions, so the caller has to seek afterwards.
         """
         first = self.starts()
-        self.seek({p.partition: max(self._ends[p] - LAST, first[p.partition]) for p in self._partitions})
+        self.seek({number: max(end - LAST, first[number]) for number, end in self.ends().items()})
         times = [int(block.timestamp.max()) for block in self.to_end() if len(block)]
         return max(times, default=None)
 
@@ -128,7 +133,7 @@ class Reader:
             except Unreadable as bad:
                 self._patience.gives_up(bad)
                 return None
-        return self._blocks.block_of(self.topic, fetched) if fetched else None
+        return self._blocks.block_of(self.topics, fetched) if fetched else None
 
     def caught_up(self) -> bool:
         """Return whether all that was there at the start has been read."""
@@ -140,7 +145,7 @@ class Reader:
         Some that came later may be among them, but not all of those.
         """
         last, until = time.monotonic(), math.inf
-        while self._partitions and time.monotonic() < until:
+        while self.places and time.monotonic() < until:
             block = self.poll(0.2)
             if until == math.inf and self.caught_up():
                 until = time.monotonic() + 0.2
@@ -161,14 +166,16 @@ class Reader:
         """
         self.seek(offsets)
         blocks: list[RecordBlock] = []
-        missing = dict.fromkeys(self._partitions, count)
+        missing = dict.fromkeys(self.places, count)
         last = time.monotonic()
         while missing:
             block = self.poll(0.2)
             if block is not None:
                 last = time.monotonic()
                 part = wanted(block)
-                kept = {place: np.flatnonzero(part.partition == place.partition)[:n] for place, n in missing.items()}
+                kept = {
+                    place: np.flatnonzero(part.partition == self._number(place))[:n] for place, n in missing.items()
+                }
                 blocks.append(part.take(np.sort(np.concatenate(list(kept.values())))))
                 missing = {place: n - len(kept[place]) for place, n in missing.items()}
             elif time.monotonic() - last > self._settings.startup_timeout:
@@ -185,7 +192,7 @@ class Reader:
 
     def _stalled(self) -> Exception:
         error = errors.KafkaTimeoutError("no more records arrive")
-        return readable(error, f"reading {self.topic}", self._settings.bootstrap)
+        return readable(error, f"reading {self.topics}", self._settings.bootstrap)
 
     def close(self) -> None:
         """Close the connection."""

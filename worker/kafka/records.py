@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from kafka import TopicPartition
 
-from worker.blocks import BytesColumn, RecordBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet
 
 
 def int64(value: int | None) -> int:
@@ -24,14 +24,14 @@ def first_offset(fetched: Sequence[Any]) -> int:
     return offset
 
 
-def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock:
+def block_of(topics: TopicSet, fetched: Mapping[TopicPartition, Sequence[Any]]) -> RecordBlock:
     """Return one block of a poll's result."""
     records = list(chain.from_iterable(fetched.values()))
     n = len(records)
     sizes = [len(part) for part in fetched.values()]
     return RecordBlock(
-        topic=topic,
-        partition=np.repeat(np.array([p.partition for p in fetched], np.int64), sizes),
+        topics=topics,
+        partition=np.repeat(np.array([topics.number(*place) for place in fetched], np.int64), sizes),
         offset=np.fromiter((int64(r.offset) for r in records), np.int64, n),
         timestamp=np.fromiter((int64(r.timestamp) for r in records), np.int64, n),
         keys=BytesColumn.of([r.key for r in records]),

@@ -16,7 +16,7 @@ transactions, and gaps that compaction has left, have offsets too.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, 
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, TopicSet
 from worker.kafka import waits
 from worker.kafka.client import internals
 from worker.kafka.connection import consumer
@@ -47,11 +47,14 @@ SAY_EVERY: Final = 5.0  # seconds between two log lines about failed reads
 
 
 class Source:
-    """Reads one topic as a member of the consumer group. Used by one thread."""
+    """Reads topics as a member of the consumer group. Used by one thread.
 
-    def __init__(self, settings: KafkaSettings, topic: str):
+    Partitions are numbered as blocks have them (worker/blocks/topic_set.py).
+    """
+
+    def __init__(self, settings: KafkaSettings, topics: TopicSet):
         self._settings = settings
-        self.topic = topic
+        self.topics = topics
         self._consumer = consumer(
             settings,
             group_id=settings.group,
@@ -67,25 +70,32 @@ class Source:
         self._patience = Patience(self._consumer)
         internals.pace_lookups(self._consumer)
         internals.keep_joins(self._consumer)
-        self._consumer.subscribe([topic], listener=_Listener(self))
+        if topics.pattern is None:
+            self._consumer.subscribe(topics.names, listener=_Listener(self))
+        else:  # kafka-python's patterns match the beginning of a name
+            self._consumer.subscribe(pattern=rf"(?:{topics})\Z", listener=_Listener(self))
         self._await_metadata()
         self._marks = Marks()
-        self._starts = StartOffsets(self._consumer, settings, topic, self._marks, self.commit)
+        self.starts = StartOffsets(self._consumer, settings, topics, self._marks, self.commit)
         self._revoked: set[TopicPartition] = set()
         self._fetched_under: Any = None  # membership of the uncommitted records; None without any
         self._said_at = 0.0
-        self._lag = Lag(self._consumer, self._marks)
+        self._lag = Lag(self._consumer, topics, self._marks)
         self.rebalances = 0
 
     def _await_metadata(self) -> None:
-        """Wait until the client knows the topic, before it joins the group.
+        """Wait until the client knows the topics, before it joins the group.
 
         A group leader that does not know the topic assigns no partition to anybody. kafka-python does not notice when
         the metadata arrives, and the group would be stuck.
         """
-        deadline = time.monotonic() + self._settings.startup_timeout
-        with readable_errors(f"looking for {self.topic}", self._settings.bootstrap):
-            while not waits.partitions_of(self._consumer, self.topic, self._settings.startup_timeout):
+        limit = self._settings.startup_timeout
+        deadline = time.monotonic() + limit
+        with readable_errors(f"looking for {self.topics}", self._settings.bootstrap):
+            while True:
+                there = {place.topic for place in waits.places_of(self._consumer, self.topics, limit)}
+                if there and there.issuperset(self.topics.names):
+                    return
                 if time.monotonic() > deadline:
                     raise errors.KafkaTimeoutError("the topic is not there")
                 time.sleep(0.1)
@@ -110,7 +120,7 @@ class Source:
             time.sleep(min(timeout, 1.0))
             return None
         membership = self._consumer.group_metadata()
-        self._starts.look_at_topic()
+        self.starts.look_at_topics()
         for partition in self._marks.unadopted.intersection(fetched):
             self._consumer.seek(partition, self._blocks.first_offset(fetched.pop(partition)))
         for partition, records in fetched.items():
@@ -121,7 +131,7 @@ class Source:
             return None
         if membership.generation_id < 0:
             raise Rewind("this worker has lost its place in the group")
-        block = self._blocks.block_of(self.topic, fetched)
+        block = self._blocks.block_of(self.topics, fetched)
         history = self.history(block)
         if history is None or not history.all():
             self._fetched_under = membership
@@ -134,11 +144,11 @@ class Source:
             )
             return fetched
         except errors.NoOffsetForPartitionError as error:
-            self._starts.begin(error.args[0])
+            self.starts.begin(error.args[0])
         except errors.OffsetOutOfRangeError as error:
-            self._starts.out_of_range(error.args[0])
+            self.starts.out_of_range(error.args[0])
         except errors.LogTruncationError as error:
-            self._starts.truncated(error.divergent_offsets)
+            self.starts.truncated(error.divergent_offsets)
         except Unreadable as bad:
             if self._patience.gives_up(bad):
                 return {bad.place: self._blocks.of([bad.record()])}
@@ -157,12 +167,12 @@ class Source:
 
     def unadopted(self) -> list[int]:
         """Return the owned partitions that wait to be adopted."""
-        return sorted(p.partition for p in self._marks.unadopted)
+        return self._numbers(self._marks.unadopted)
 
     def revoked(self) -> list[int]:
         """Return the partitions that were revoked since the last call."""
         revoked, self._revoked = self._revoked, set()
-        return sorted(p.partition for p in revoked)
+        return self._numbers(revoked)
 
     def adopt(self, partition: int, timeout: float) -> Committed | None:
         """Continue at the committed offset; return None if it is not known within `timeout` seconds.
@@ -170,34 +180,34 @@ class Source:
         It is unknown while an open transaction leaves offsets in doubt. The broker is asked each time, since a commit
         may have succeeded even if its response was lost.
         """
-        place = TopicPartition(self.topic, partition)
+        place = self._place(partition)
         try:
             stored = waits.committed_offsets(self._consumer, [place], timeout).get(place)
-            committed = self._starts.go_on(place, stored)
+            committed = self.starts.go_on(place, stored)
         except FATAL as error:
             raise readable(error, "reading committed offsets", self._settings.bootstrap) from error
         except errors.KafkaError as error:
-            log.debug("committed_offset_awaited", partition=partition, error=str(error))
+            log.debug("committed_offset_awaited", partition=self.topics.shown(partition), error=str(error))
             return None
         self._marks.unadopted.discard(place)
-        self._marks.history.pop(partition, None)
+        self._marks.history.pop(place, None)
         return committed
 
     def leave(self, partition: int) -> None:
         """Mark the partition as not adopted, so that it is tried again."""
-        self._marks.unadopted.add(TopicPartition(self.topic, partition))
+        self._marks.unadopted.add(self._place(partition))
 
     def replay(self, partition: int, begin: int, end: int) -> int:
         """Read `partition` again from `begin`, or from the earliest record; return the actual begin. Raises Rewind.
 
         The records before `end` are history.
         """
-        place = TopicPartition(self.topic, partition)
+        place = self._place(partition)
         try:
             begin = max(begin, waits.beginning_offsets(self._consumer, [place])[place])
             if begin < end:
                 self._consumer.seek(place, begin)
-                self._marks.history[partition] = end
+                self._marks.history[place] = end
         except FATAL as error:
             raise readable(error, "reading back", self._settings.bootstrap) from error
         except errors.KafkaError as error:
@@ -210,8 +220,8 @@ class Source:
         if not self._marks.history:
             return None
         old = np.zeros(len(block), bool)
-        for partition, end in self._marks.history.items():
-            old |= (block.partition == partition) & (block.offset < end)
+        for place, end in self._marks.history.items():
+            old |= (block.partition == self.topics.number(*place)) & (block.offset < end)
         return old if old.any() else None
 
     # -- committing
@@ -225,12 +235,12 @@ class Source:
         """
         offsets = {}
         for partition, end in ends.items():
-            place = TopicPartition(self.topic, partition)
+            place = self._place(partition)
             position = None if place in self._marks.unadopted else internals.position(self._consumer, place)
             offset, epoch = (
                 (end, -1) if position is None or position.offset < end else (position.offset, position.leader_epoch)
             )
-            offsets[place] = OffsetAndMetadata(offset, self._starts.note(state(partition, offset)), epoch)
+            offsets[place] = OffsetAndMetadata(offset, self.starts.note(place.topic, state(partition, offset)), epoch)
         return offsets
 
     def passed(self) -> dict[int, int]:
@@ -241,7 +251,7 @@ class Source:
         if self._fetched_under is not None:
             return {}
         standing, membership = self.standing()
-        resume = {place.partition: offset for place, offset in self._marks.resume.items()}
+        resume = self.committed_offsets()
         positions = {p: offset for p, offset in standing.items() if offset > (resume.get(p) or 0)}
         if positions:
             self.open_work(membership)
@@ -256,8 +266,7 @@ class Source:
         if not self.joined():
             return {}, membership
         places = self._consumer.assignment() - self._marks.unadopted
-        positions = {place.partition: internals.position(self._consumer, place) for place in places}
-        return {p: position.offset for p, position in positions.items() if position is not None}, membership
+        return self._positions(places), membership
 
     def open_work(self, membership: Any) -> None:
         """Open the work of a commit under this membership, where no record does so."""
@@ -292,16 +301,16 @@ class Source:
 
     def committed(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Take note of offsets whose commit has succeeded."""
-        for partition, offset in offsets.items():
-            self._marks.resume[partition] = offset.offset
-            self._marks.history.pop(partition.partition, None)
-            self._starts.committed(partition)
+        for place, offset in offsets.items():
+            self._marks.resume[place] = offset.offset
+            self._marks.history.pop(place, None)
+            self.starts.committed(place)
 
     # -- asking
 
     def partitions(self) -> list[int]:
         """Return the numbers of the partitions that are assigned now."""
-        return sorted(p.partition for p in self._consumer.assignment())
+        return self._numbers(self._consumer.assignment())
 
     def joined(self) -> bool:
         """Return whether this is a stable member of the group, with or without partitions."""
@@ -313,35 +322,22 @@ class Source:
         return self._lag.of(self._consumer.assignment())
 
     def end_offsets(self) -> dict[int, int]:
-        """Return the offset after the last record of each partition of the topic."""
+        """Return the offset after the last record of each partition of the topics."""
         with readable_errors("looking for end offsets", self._settings.bootstrap):
-            places = [TopicPartition(self.topic, p) for p in waits.partitions_of(self._consumer, self.topic)]
-            ends = waits.end_offsets(self._consumer, places)
-        return {p.partition: end for p, end in ends.items()}
+            ends = waits.end_offsets(self._consumer, waits.places_of(self._consumer, self.topics))
+        return {self.topics.number(*place): end for place, end in ends.items()}
 
     def positions(self) -> dict[int, int]:
         """Return the next offset to read of each owned partition, where it is known yet."""
-        places = self._consumer.assignment()
-        by_partition = {place.partition: internals.position(self._consumer, place) for place in places}
-        return {partition: position.offset for partition, position in by_partition.items() if position is not None}
+        return self._positions(self._consumer.assignment())
 
     def committed_offsets(self) -> dict[int, int | None]:
         """Return the committed offset of each owned partition; None where none is known."""
-        return {place.partition: self._marks.resume.get(place) for place in self._consumer.assignment()}
+        return {self.topics.number(*place): self._marks.resume.get(place) for place in self._consumer.assignment()}
 
     def joins(self) -> bool:
         """Return whether the next poll joins the group again; work that is uncommitted by then has to be done again."""
         return internals.joins(self._consumer)
-
-    @property
-    def skipped_by_retention(self) -> int:
-        """Return how many records were deleted before they were read."""
-        return self._starts.skipped_by_retention
-
-    @property
-    def truncations(self) -> int:
-        """Return how many logs became shorter than they were read."""
-        return self._starts.truncations
 
     def close(self) -> None:
         """Leave the group. (A static member keeps its place until the session ends.)"""
@@ -350,10 +346,23 @@ class Source:
         except errors.KafkaError as error:
             log.warning("kafka_close_failed", error=str(error))
 
-    def _forget(self, partition: TopicPartition) -> None:
-        self._marks.forget(partition)
-        self._lag.forget(partition)
-        self._starts.forget(partition)
+    def _place(self, partition: int) -> TopicPartition:
+        return TopicPartition(*self.topics.place(partition))
+
+    def _numbers(self, places: Iterable[TopicPartition]) -> list[int]:
+        return [self.topics.number(*place) for place in sorted(places)]
+
+    def _positions(self, places: Iterable[TopicPartition]) -> dict[int, int]:
+        positions = {self.topics.number(*place): internals.position(self._consumer, place) for place in places}
+        return {partition: position.offset for partition, position in positions.items() if position is not None}
+
+    def _shown(self, places: Iterable[TopicPartition]) -> list[int | str]:
+        return [self.topics.shown(number) for number in self._numbers(places)]
+
+    def _forget(self, place: TopicPartition) -> None:
+        self._marks.forget(place)
+        self._lag.forget(place)
+        self.starts.forget(place)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -367,7 +376,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in assigned:
             self._source._forget(partition)
         self._source._marks.unadopted.update(assigned)
-        log.info("partitions_assigned", partitions=sorted(p.partition for p in assigned))
+        log.info("partitions_assigned", partitions=self._source._shown(assigned))
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self._source.rebalances += 1
@@ -376,10 +385,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             self._source._marks.unadopted.discard(partition)
         self._source._revoked.update(revoked)
         if revoked:
-            log.info("partitions_revoked", partitions=sorted(p.partition for p in revoked))
+            log.info("partitions_revoked", partitions=self._source._shown(revoked))
 
     def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
-        log.warning("membership_lost", partitions=sorted(p.partition for p in lost))
+        log.warning("membership_lost", partitions=self._source._shown(lost))
         self.on_partitions_revoked(lost)
 
 

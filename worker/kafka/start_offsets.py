@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition, errors
 
+from worker.blocks import TopicSet
 from worker.kafka import waits
 from worker.kafka.client import internals
 from worker.kafka.errors import Rewind
@@ -39,16 +40,16 @@ class Marks:
 
     resume: dict[TopicPartition, int] = field(default_factory=dict)  # where each one's uncommitted work begins
     unadopted: set[TopicPartition] = field(default_factory=set)  # not adopted yet
-    history: dict[int, int] = field(default_factory=dict)  # partition -> the first offset that is not history
+    history: dict[TopicPartition, int] = field(default_factory=dict)  # the first offset that is not history
 
     def forget(self, place: TopicPartition) -> None:
         """Forget where the reading of a partition goes on."""
         self.resume.pop(place, None)
-        self.history.pop(place.partition, None)
+        self.history.pop(place, None)
 
 
 class StartOffsets:
-    """Chooses the offsets from which one member of a group reads the partitions of a topic.
+    """Chooses the offsets from which one member of a group reads the partitions of its topics.
 
     `commit` commits outside of any transaction, or raises Rewind.
     """
@@ -57,28 +58,30 @@ class StartOffsets:
         self,
         consumer: KafkaConsumer,
         settings: KafkaSettings,
-        topic: str,
+        topics: TopicSet,
         marks: Marks,
         commit: Callable[[Mapping[TopicPartition, OffsetAndMetadata]], None],
     ):
-        self._consumer, self._settings, self._topic = consumer, settings, topic
+        self._consumer, self._settings, self._topics = consumer, settings, topics
         self._marks, self._commit = marks, commit
-        self._topic_id = internals.topic_id(consumer, topic)
-        self._is_remade = False  # the topic was created again since the start, and is to be read from its beginning
+        self._topic_ids = {topic: internals.topic_id(consumer, topic) for topic in topics.names}
+        self._remade: set[str] = set()  # topics created again since the start, to be read from their beginning
         self._own_offset: set[TopicPartition] = set()  # adopted at an offset of this very topic, or committed
         self._divergence: dict[TopicPartition, int] = {}  # the offset at which a log diverges from what was read
-        self._first_partitions: int | None = None  # see OffsetNote
-        self.skipped_by_retention = 0
-        self.truncations = 0
+        self._first_partitions: dict[str, int] = {}  # by topic: see OffsetNote
+        self._began = int(time.time() * 1000)  # likewise
+        self.skipped_by_retention = 0  # records that were deleted before they were read
+        self.truncations = 0  # logs that became shorter than they were read
 
-    def note(self, state: Mapping[str, Any]) -> str:
-        """Return what to store beside an offset, with the caller's `state`."""
-        return OffsetNote(self._topic_id, self._first_partitions, state).dump()
+    def note(self, topic: str, state: Mapping[str, Any]) -> str:
+        """Return what to store beside an offset of the topic, with the caller's `state`."""
+        began = None if self._topics.pattern is None else self._began
+        return OffsetNote(self._topic_ids.get(topic), self._first_partitions.get(topic), began, state).dump()
 
     def committed(self, place: TopicPartition) -> None:
         """Take note that an offset was committed with a note."""
         self._divergence.pop(place, None)
-        if self._topic_id is not None:
+        if self._topic_ids.get(place.topic) is not None:
             self._own_offset.add(place)
 
     def forget(self, place: TopicPartition) -> None:
@@ -88,15 +91,17 @@ class StartOffsets:
 
     def go_on(self, place: TopicPartition, committed: OffsetAndMetadata | None) -> Committed:
         """Seek to the partition's committed offset. Raises what the client raises."""
+        self._topic_ids.setdefault(place.topic, internals.topic_id(self._consumer, place.topic))
         note = OffsetNote.load(committed.metadata if committed else None)
-        if self._is_of_another_topic(note) or (committed is None and self._is_remade):
+        if self._is_of_another_topic(place, note) or (committed is None and place.topic in self._remade):
             self._marks.resume.pop(place, None)
             self._consumer.seek_to_beginning(place)
             return Committed(None, {})
         if note.topic_id is not None:
             self._own_offset.add(place)
         if note.first_partitions is not None:
-            self._first_partitions = note.first_partitions
+            self._first_partitions[place.topic] = note.first_partitions
+        self._began = min(self._began, note.began or self._began)
         if committed is None:
             if place in self._marks.resume:
                 self._consumer.seek(place, self._marks.resume[place])
@@ -110,7 +115,8 @@ class StartOffsets:
         """Set the position of partitions without a committed offset.
 
         It is where OFFNORMAL_KAFKA__START says, if they existed when the group began. Partitions that were added later,
-        or belong to a topic that was created again, are read from their first record.
+        or belong to a topic that was created again, are read from their first record. A topic that a pattern has
+        matched later is read as if the group had begun with it.
         """
         unread = set(partitions)
         new = self._added(unread)
@@ -119,10 +125,11 @@ class StartOffsets:
             self._consumer.seek_to_beginning(*new)
         if old and start == "earliest":
             self._consumer.seek_to_beginning(*old)
-        elif old and start == "latest":
+        elif old and start == "latest" and self._topics.pattern is None:
             self._consumer.seek_to_end(*old)
         elif old:
-            moment = int(start_time(start, time.time()) * 1000)
+            now = time.time() if self._topics.pattern is None else self._began / 1000
+            moment = int((now if start == "latest" else start_time(start, now)) * 1000)
             for place, offset in waits.offsets_for_times(self._consumer, sorted(old), moment).items():
                 if offset is not None and is_found(offset):
                     self._consumer.seek(place, offset.offset)
@@ -130,25 +137,29 @@ class StartOffsets:
                     self._consumer.seek_to_end(place)
         if start != "earliest":
             # After a crash, "latest" would be another offset, and the records in between would be lost: commit it now.
-            metadata = OffsetNote(self._topic_id, self._first_partitions).dump()
-            self._commit({p: OffsetAndMetadata(waits.position(self._consumer, p), metadata, -1) for p in unread})
+            offsets = {place: waits.position(self._consumer, place) for place in unread}
+            self._commit({p: OffsetAndMetadata(at, self.note(p.topic, {}), -1) for p, at in offsets.items()})
             self._marks.unadopted.update(unread)  # there may be history to read back
-        log.info("start_offsets_chosen", at=start, partitions=_numbers(old), from_their_beginning=_numbers(new))
+        log.info("start_offsets_chosen", at=start, partitions=self._shown(old), from_their_beginning=self._shown(new))
 
     def _added(self, new: set[TopicPartition]) -> set[TopicPartition]:
         """Return the partitions that were added after the group began."""
-        if self._is_remade:
-            return new
-        if self._settings.start == "earliest":
-            return set()
-        all_places = [TopicPartition(self._topic, p) for p in waits.partitions_of(self._consumer, self._topic)]
+        remade = {place for place in new if place.topic in self._remade}
+        if self._settings.start == "earliest" or remade == new:
+            return remade
+        all_places = waits.places_of(self._consumer, self._topics)
         committed = waits.committed_offsets(self._consumer, all_places, waits.POSITION)
-        notes = [OffsetNote.load(offset.metadata) for offset in committed.values()]
-        notes = [note for note in notes if not self._is_of_another_topic(note)]
-        first = [note.first_partitions for note in notes if note.first_partitions is not None]
-        # A group that began before notes were written has had an offset for each of its partitions from then on.
-        self._first_partitions = min(first, default=0 if notes else len(all_places))
-        return {place for place in new if place.partition >= self._first_partitions}
+        began = [OffsetNote.load(offset.metadata).began for offset in committed.values()]
+        self._began = min([self._began, *(moment for moment in began if moment)])
+        for topic in {place.topic for place in new - remade}:
+            own = {place: offset for place, offset in committed.items() if place.topic == topic}
+            notes = [OffsetNote.load(offset.metadata) for offset in own.values()]
+            notes = [note for note in notes if not self._is_of_another_topic(TopicPartition(topic, 0), note)]
+            first = [note.first_partitions for note in notes if note.first_partitions is not None]
+            # A group that began before notes were written has had an offset for each of its partitions from then on.
+            there = sum(place.topic == topic for place in all_places)
+            self._first_partitions[topic] = min(first, default=0 if notes else there)
+        return remade | {place for place in new if place.partition >= self._first_partitions.get(place.topic, 0)}
 
     def out_of_range(self, partitions: Mapping[TopicPartition, int]) -> None:
         """Continue where the log has no record at the position: at its earliest record, or at a shorter log's end.
@@ -157,7 +168,7 @@ class StartOffsets:
         gone cannot be scored, so this is logged as an error and counted.
         """
         waits.refresh_metadata(self._consumer, partitions)
-        self.look_at_topic()
+        self.look_at_topics()
         earliest = waits.beginning_offsets(self._consumer, partitions)
         ends = waits.end_offsets(self._consumer, partitions)
         for place, wanted in partitions.items():
@@ -169,13 +180,13 @@ class StartOffsets:
                 self._skip_to_earliest(place, wanted, earliest[place])
 
     def _skip_to_earliest(self, place: TopicPartition, wanted: int, earliest: int) -> None:
-        end = self._marks.history.pop(place.partition, None)
+        end = self._marks.history.pop(place, None)
         if end is not None and wanted < earliest <= end:
-            self._marks.history[place.partition] = end  # only what was to be read back is gone
+            self._marks.history[place] = end  # only what was to be read back is gone
             self._consumer.seek(place, earliest)
             return
         self.skipped_by_retention += max(earliest - wanted, 0)
-        log.error("records_expired", partition=place.partition, wanted=wanted, earliest=earliest)
+        log.error("records_expired", partition=self._shown([place])[0], wanted=wanted, earliest=earliest)
         self._consumer.seek(place, earliest)
         self._marks.resume[place] = earliest
 
@@ -185,7 +196,7 @@ class StartOffsets:
         The broker's log has changed after an unclean election, or if a disk has lost the log's end.
         """
         waits.refresh_metadata(self._consumer, points)
-        self.look_at_topic()
+        self.look_at_topics()
         ends = waits.end_offsets(self._consumer, points)
         for place, point in points.items():
             position = internals.position(self._consumer, place)
@@ -194,31 +205,38 @@ class StartOffsets:
             self.truncations += 1
             log.error(
                 "log_truncated",
-                partition=place.partition,
+                partition=self._shown([place])[0],
                 read_to=read_to,
                 goes_on_at=self._divergence[place],
                 consequence="scored records are no longer in the topic; nothing is scored twice",
             )
-        raise Rewind(f"{self._topic} has lost records that were read")
+        raise Rewind(f"{', '.join({place.topic for place in points})} has lost records that were read")
 
-    def look_at_topic(self) -> None:
-        """Raise Rewind if the topic was created again, since the known offsets belong to the former topic."""
-        current = internals.topic_id(self._consumer, self._topic)
-        if current is None or current == self._topic_id:
-            return
-        before, self._topic_id = self._topic_id, current
-        if before is None:
-            return
-        log.error("topic_recreated", topic=self._topic, consequence="it is read from its beginning")
-        self._is_remade = True
-        self._own_offset.clear()
-        self._marks.resume.clear()
-        self._marks.history.clear()
-        self._divergence.clear()
-        raise Rewind(f"{self._topic} was deleted and created again")
+    def look_at_topics(self) -> None:
+        """Raise Rewind if a topic was created again, since the known offsets belong to the former topic."""
+        for topic, before in self._topic_ids.items():
+            current = internals.topic_id(self._consumer, topic)
+            if current is None or current == before:
+                continue
+            self._topic_ids[topic] = current
+            if before is not None:
+                self._start_anew(topic)
 
-    def _is_of_another_topic(self, note: OffsetNote) -> bool:
-        return None not in (note.topic_id, self._topic_id) and note.topic_id != self._topic_id
+    def _start_anew(self, topic: str) -> None:
+        log.error("topic_recreated", topic=topic, consequence="it is read from its beginning")
+        self._remade.add(topic)
+        for place in [*self._own_offset, *self._marks.resume, *self._marks.history, *self._divergence]:
+            if place.topic == topic:
+                self.forget(place)
+                self._marks.forget(place)
+        raise Rewind(f"{topic} was deleted and created again")
+
+    def _is_of_another_topic(self, place: TopicPartition, note: OffsetNote) -> bool:
+        known = self._topic_ids.get(place.topic)
+        return None not in (note.topic_id, known) and note.topic_id != known
+
+    def _shown(self, places: Iterable[TopicPartition]) -> list[int | str]:
+        return [self._topics.shown(self._topics.number(*place)) for place in sorted(places)]
 
     def _before_divergence(self, place: TopicPartition, committed: OffsetAndMetadata) -> OffsetAndMetadata:
         """Return the offset to continue at; commit it first if the log diverges before the committed offset.
@@ -236,7 +254,3 @@ class StartOffsets:
                 raise errors.KafkaTimeoutError(str(error)) from error
             self._divergence.pop(place)
         return before
-
-
-def _numbers(places: Iterable[TopicPartition]) -> list[int]:
-    return sorted(place.partition for place in places)

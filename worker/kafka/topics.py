@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import structlog
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
+from worker.blocks import TopicSet
 from worker.errors import KafkaUnavailable
 from worker.kafka.connection import admin
 from worker.kafka.errors import readable_errors
@@ -34,10 +35,10 @@ class TopicSpec:
 
 
 def specs(settings: Settings) -> list[TopicSpec]:
-    """Return the topics that these settings need."""
+    """Return the topics that these settings need, but for sensor topics that a pattern matches."""
     topics = settings.topics
     always = [
-        TopicSpec(topics.sensors, None, {"retention.ms": str(7 * _DAY)}),
+        *(TopicSpec(name, None, {"retention.ms": str(7 * _DAY)}) for name in TopicSet.of(topics.sensors).names),
         TopicSpec(topics.anomalies, None, {"retention.ms": str(30 * _DAY)}),
         TopicSpec(topics.dead_letters, None, {"retention.ms": str(30 * _DAY), "max.message.bytes": str(_LARGE)}),
         # Keyed by entity: compaction keeps the last incident of each, which a worker that takes over reads.
@@ -72,8 +73,10 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
     client = admin(settings.kafka)
     with readable_errors("topics", settings.kafka.bootstrap):
         try:
-            before = partition_counts(client, [spec.name for spec in specs(settings)])
-            missing = [spec for spec in specs(settings) if not before[spec.name]]
+            matched = [] if TopicSet.of(settings.topics.sensors).names else _names(client, settings.topics.sensors)
+            needed = [*(TopicSpec(name, None) for name in matched), *specs(settings)]
+            before = partition_counts(client, [spec.name for spec in needed])
+            missing = [spec for spec in needed if not before[spec.name]]
             if missing and not verify_only:
                 new = [
                     NewTopic(s.name, s.partitions or partitions, replication, topic_configs=s.config) for s in missing
@@ -81,7 +84,7 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
                 _create(client, new)
             after = partition_counts(client, list(before))
             states = []
-            for spec in specs(settings):
+            for spec in needed:
                 is_new = not before[spec.name] and after[spec.name] > 0
                 there = _configuration(client, spec.name)
                 states.append(TopicState(spec, after[spec.name], is_new, _differs(spec, there), _retention(there)))
@@ -110,12 +113,14 @@ def partition_counts(client: KafkaAdminClient, names: Iterable[str]) -> dict[str
 def require(settings: Settings, reads: Iterable[str] = (), writes: Iterable[str] = ()) -> None:
     """Raise KafkaUnavailable if topics are missing, or may not be read or written.
 
-    The error names the topics, and the command that makes them.
+    Each of `reads` may name several topics, or be a pattern. The error names the topics, and the command that makes
+    them.
     """
-    needs = [(name, "READ") for name in reads] + [(name, "WRITE") for name in writes]
     client = admin(settings.kafka)
     with readable_errors("looking for topics", settings.kafka.bootstrap):
         try:
+            needs = [(name, "READ") for text in reads for name in _names(client, text)]
+            needs += [(name, "WRITE") for name in writes]
             described = _described(client, {name for name, _ in needs})
         finally:
             client.close()
@@ -125,6 +130,16 @@ def require(settings: Settings, reads: Iterable[str] = (), writes: Iterable[str]
             raise errors.TopicAuthorizationFailedError(f"no right to {', '.join(denied)}")
     if missing:
         raise KafkaUnavailable(f"no such topic: {', '.join(missing)}; `python -m worker topics` makes them")
+
+
+def _names(client: KafkaAdminClient, text: str) -> Sequence[str]:
+    """Return the topics that `text` names, or those that it matches. Raises KafkaUnavailable where there are none."""
+    topics = TopicSet.of(text)
+    if topics.pattern is None:
+        return topics.names
+    if not (matched := topics.among(client.list_topics())):
+        raise KafkaUnavailable(f"no topic matches {text} (OFFNORMAL_TOPICS__SENSORS)")
+    return matched
 
 
 class _Described(NamedTuple):

@@ -5,7 +5,7 @@
     a poll                                    as its caller says, at most 1              the loop turns
     offsets of a log: ends, beginnings, times ASK, or as the caller says                 KafkaTimeoutError
     committed offsets                         as the caller says, at most 1 in the loop  asked again by the next turn
-    partitions of a topic                     ASK                                        KafkaTimeoutError
+    topics, and partitions of a topic         ASK                                        KafkaTimeoutError
     a position                                POSITION                                   KafkaTimeoutError
     outputs, offsets, the end of a commit     half of the session timeout, at most 5     Rewind
     a decision in the registry                DECISION                                   an error that can be read
@@ -28,6 +28,8 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 from kafka.structs import OffsetAndTimestamp
+
+from worker.blocks import TopicSet
 
 ASK: Final = 10.0
 POSITION: Final = 1.0
@@ -108,6 +110,33 @@ def partitions_of(consumer: KafkaConsumer, topic: str, timeout: float = ASK) -> 
         except errors.RetriableError:
             time.sleep(min(_PAUSE, left))
     return sorted(partitions or ())
+
+
+def topics_of(consumer: KafkaConsumer, timeout: float = ASK) -> set[str]:
+    """Return the names of all topics of the cluster that may be looked at. Raises KafkaTimeoutError."""
+    cluster = consumer._cluster
+    deadline = time.monotonic() + timeout
+    before, cluster.need_all_topic_metadata = cluster.need_all_topic_metadata, True
+    try:
+        answers = 0
+        while answers < 2:  # the first may have been asked for before, and for some topics only
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise errors.KafkaTimeoutError(f"no list of topics within {timeout:g} s")
+            try:
+                consumer._net.run(consumer._manager.wait_for, cluster.request_update(), left * 1000)
+                answers += 1
+            except errors.RetriableError:
+                time.sleep(min(_PAUSE, left))
+        return set(cluster.topics())
+    finally:
+        cluster.need_all_topic_metadata = before
+
+
+def places_of(consumer: KafkaConsumer, topics: TopicSet, timeout: float = ASK) -> list[TopicPartition]:
+    """Return the partitions of all topics, none of one that is not there. Raises KafkaTimeoutError."""
+    names = topics.names or topics.among(topics_of(consumer, timeout))
+    return [TopicPartition(name, p) for name in names for p in partitions_of(consumer, name, timeout)]
 
 
 def refresh_metadata(consumer: KafkaConsumer, places: Iterable[TopicPartition], timeout: float = ASK) -> None:

@@ -139,11 +139,16 @@ class Calibration:
 
     def threshold(self, p: float) -> float:
         """Return the score whose p-value is p, for 0 < p < 1."""
-        if p >= self.survival[-1]:
-            return float(np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1]))
-        log_ratio = np.log(max(self.beyond / p, 1.0))
+        return float(self.thresholds(p))
+
+    def thresholds(self, p: npt.ArrayLike) -> Float64s:
+        """Return the score of each p-value, for 0 < p < 1."""
+        p = np.asarray(p, np.float64)
+        in_body = np.interp(np.log(p), np.log(self.survival[::-1]), self.body[::-1])
+        log_ratio = np.log(np.maximum(self.beyond / p, 1.0))
         y = log_ratio if abs(self.xi) < 1e-9 else np.expm1(self.xi * log_ratio) / self.xi
-        return float(self._tail_begins + self.sigma * y)
+        scores: Float64s = np.where(p >= self.survival[-1], in_body, self._tail_begins + self.sigma * y)
+        return scores
 
 
 def _choose_tail(s: Float64s) -> int:

@@ -96,13 +96,13 @@ class Traces:
         attributes = {
             "messaging.system": "kafka",
             "messaging.operation.type": "process",
-            "messaging.destination.name": records.topic,
+            "messaging.destination.name": str(records.topics),
             "messaging.consumer.group.name": self._group,
             "messaging.batch.message_count": len(records),
             "offnormal.model": model,
         }
         with self._tracer.start_as_current_span(
-            f"process {records.topic}", kind=SpanKind.CONSUMER, attributes=attributes
+            f"process {records.topics}", kind=SpanKind.CONSUMER, attributes=attributes
         ) as span:
             yield Span(span)
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from worker.blocks import TopicSet
 from worker.blocks.timestamps import milliseconds
 from worker.detection.incident import Incident
 from worker.errors import KafkaUnavailable
@@ -83,7 +84,7 @@ class Feed:
         self._viewers = 0
         self._wanted_until = 0.0
         self._reader: threading.Thread | None = None
-        self._book = IncidentBook(settings.source, settings.topics.sensors)
+        self._book = IncidentBook(settings.source, TopicSet.of(settings.topics.sensors))
         self._reading = True  # older incidents are still being read
         self._problem = False  # incidents cannot be read
         self._updates: deque[bytes] = deque(maxlen=_BEHIND)
@@ -293,7 +294,7 @@ class Feed:
         """Have incidents read for some time. The lock must be held."""
         self._wanted_until = time.monotonic() + LINGER
         if self._reader is None and not self._stopped:
-            self._book = IncidentBook(self._settings.source, self._settings.topics.sensors)
+            self._book = IncidentBook(self._settings.source, TopicSet.of(self._settings.topics.sensors))
             self._reading, self._problem = True, False
             self._reader = threading.Thread(target=self._read, name="page-reader", daemon=True)
             self._reader.start()

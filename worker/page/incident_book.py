@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Any, Final
 
+from worker.blocks import TopicSet
 from worker.detection.incident import Incident
 from worker.page.texts import cut
 from worker.publishing.incident_event import read_incident
@@ -18,8 +19,8 @@ _MODELS: Final = 3
 class IncidentBook:
     """The newest incidents by their ids, with labels."""
 
-    def __init__(self, source: str, topic: str):
-        self._source, self._topic = source, topic
+    def __init__(self, source: str, topics: TopicSet):
+        self._source, self._topics = source, topics
         self._incidents: dict[str, Incident] = {}
         self._labels: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._changed: set[str] = set()
@@ -35,7 +36,7 @@ class IncidentBook:
     def take(self, value: bytes | None) -> None:
         """Take a record of the incidents topic. Malformed ones, and other groups' incidents, change nothing."""
         incident = read_incident(value, self._source)
-        if incident is None or incident.topic != self._topic:
+        if incident is None or incident.topic not in self._topics:
             return
         incident.evidence = dict(incident.leading()[:SENSORS])
         incident.models = incident.models[-_MODELS:]
@@ -47,7 +48,7 @@ class IncidentBook:
 
     def take_label(self, value: bytes | None) -> None:
         """Take a record of the labels topic. Malformed ones change nothing."""
-        label = read_label(value, self._topic)
+        label = read_label(value, self._topics)
         if label is None:
             return
         id = label.id

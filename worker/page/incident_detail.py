@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from worker.alignment import Aligner
-from worker.blocks import RecordBlock, VectorBlock
+from worker.blocks import RecordBlock, TopicSet, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.blocks.vector_id import VectorId
 from worker.decoding import Decoder, aligner_of, vectors_of
@@ -76,8 +76,10 @@ class IncidentDetail:
             raise LookupError("no model")
         deadline = time.monotonic() + PATIENCE
         kafka = self._settings.kafka.model_copy(update={"startup_timeout": PATIENCE / 2})
-        with Reader(kafka, self._settings.topics.sensors, PART, only={place.partition}) as reader:
-            start = reader.starts().get(place.partition)
+        topic = self._settings.topics.sensors
+        partition = TopicSet.of(topic).number(place.topic, place.partition)
+        with Reader(kafka, topic, PART, only={partition}) as reader:
+            start = reader.starts().get(partition)
             if start is None:  # no such partition
                 return {"gone": True, "records": 0}
             identity = incident.identity if incident is not None else self._identity(reader, place, deadline)
@@ -100,15 +102,15 @@ class IncidentDetail:
 
     def _identity(self, reader: Reader, place: VectorId, deadline: float) -> int | None:
         """Return the hash of the entity whose vector lies there; None if it is gone."""
-        for block in self._blocks(reader, place.partition, place.offset, deadline):
+        for block in self._blocks(reader, place.offset, deadline):
             matches = np.flatnonzero(block.offset == place.offset)
             return int(self._identities(block)[matches[0]]) if len(matches) else None
         return None
 
     @staticmethod
-    def _blocks(reader: Reader, partition: int, begin: int, deadline: float) -> Iterator[RecordBlock]:
-        """Yield the partition's records from `begin` on, up to its current end."""
-        reader.seek({partition: begin})
+    def _blocks(reader: Reader, begin: int, deadline: float) -> Iterator[RecordBlock]:
+        """Yield the records of the reader's one partition from `begin` on, up to its current end."""
+        reader.seek(dict.fromkeys(reader.partitions(), begin))
         while time.monotonic() < deadline:
             block = reader.poll(0.2)
             if block is not None:
@@ -130,7 +132,7 @@ class IncidentDetail:
         aligner: Aligner | None = None
         windows: Windows | None = None
         room = VALUES
-        for block in self._blocks(reader, place.partition, begin, deadline):
+        for block in self._blocks(reader, begin, deadline):
             history.records += len(block)
             size += block.size
             own = np.flatnonzero(self._identities(block) == np.uint64(identity))

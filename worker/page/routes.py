@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 import orjson
 import structlog
 
+from worker.blocks import TopicSet
 from worker.blocks.vector_id import VectorId
 from worker.errors import OffnormalError
 from worker.observability.http_server import Health, Request, Response, Route, Routes
@@ -57,7 +58,7 @@ class Page:
         health: Callable[[], Health],
         decisions: Callable[[], Decisions],
     ):
-        self._settings = settings
+        self._settings, self._topics = settings, TopicSet.of(settings.topics.sensors)
         self._access = Access(settings.http)
         self._feed = Feed(settings, metrics, models, health, decisions)
         self._stretch, self._looks_back = IncidentDetail(settings, models), threading.Lock()
@@ -128,7 +129,7 @@ class Page:
             id = parse_qs(request.query, max_num_fields=5).get("id", [""])[0]
         except ValueError:
             id = ""
-        place = VectorId.parse(id, self._settings.topics.sensors)
+        place = VectorId.parse(id, self._topics)
         if place is None:
             return _json(400, {"error": "id"})
         if not self._looks_back.acquire(blocking=False):
@@ -152,7 +153,7 @@ class Page:
         if request.headers.get_content_type() != _JSON:
             return _json(415, {"error": "type"})
         request_label = _parsed(request.body)
-        if request_label is None or VectorId.parse(request_label["id"], self._settings.topics.sensors) is None:
+        if request_label is None or VectorId.parse(request_label["id"], self._topics) is None:
             return _json(400, {"error": "label"})
         author = "".join(c for c in request_label["who"] if c.isprintable()).strip()[:NAME_MOST] or "page"
         if not self._labels.acquire(blocking=False):

@@ -22,7 +22,7 @@ from worker.publishing.cloudevents import ANOMALY_TYPE
 class AnomalyTemplate:
     """The events of one model's anomalies, with t features and w lags each."""
 
-    def __init__(self, source: str, scorer: Scorer, topic: str, t: int, w: int):
+    def __init__(self, source: str, scorer: Scorer, t: int, w: int):
         names = [_quoted(name) for name in scorer.features]
         self._names = BytesColumn.of(names)
         self._features = scorer.features
@@ -38,8 +38,8 @@ class AnomalyTemplate:
             lags += [',"lags":[' if k == 0 else ",", Number(2 + 3 * t + k)]
         model = orjson.dumps({"name": scorer.name, "version": scorer.version})
         self._template = Template(
-            f'{{"specversion":"1.0","id":"{topic}/',
-            *(Integer(0), "/", Integer(1), "/", Integer(2), '","source":', _quoted(source)),
+            '{"specversion":"1.0","id":"',
+            *(Text(_TOPIC), "/", Integer(0), "/", Integer(1), "/", Integer(2), '","source":', _quoted(source)),
             *(f',"type":"{ANOMALY_TYPE}","time":"', Text(_TIME), '","datacontenttype":"application/json"'),
             *(Text(_SUBJECT), ',"data":{"entity":', Text(_ENTITY), ',"time":"', Text(_TIME)),
             *('","score":', Number(0), ',"p_value":', Number(1), ',"severity":"', Text(_SEVERITY)),
@@ -58,7 +58,9 @@ class AnomalyTemplate:
             subjects,
             BytesColumn.choice(b"warning", b"alarm", anomalies.alarm),
         ]
+        topics, numbers_of = records.topics, records.partition[record]
         texts += [self._imputed(anomalies.missing), _memoised(anomalies.incident, _quoted_or_null)]
+        texts.append(same_for_all(topics.text.encode(), n) if topics.is_one else topics.topics(numbers_of))
         numbers: list[Any] = [anomalies.score, anomalies.p_value]
         for k in range(anomalies.top.shape[1]):
             actual = anomalies.actual[:, k]
@@ -66,7 +68,7 @@ class AnomalyTemplate:
             texts += [self._names.take(anomalies.top[:, k]), BytesColumn.choice(b"false", b"true", np.isnan(actual))]
         if anomalies.lags is not None:
             numbers += list(anomalies.lags.T.round(4))
-        place = [records.partition[record], records.offset[record], block.row[anomalies.index]]
+        place = [topics.partitions(numbers_of), records.offset[record], block.row[anomalies.index]]
         return keys, self._template.render(n, texts, numbers, place)
 
     @staticmethod
@@ -108,7 +110,9 @@ def _is_plain(text, lengths):  # type: ignore[no-untyped-def]
     return plain
 
 
-_TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _FEATURES = range(7)  # text columns; two for each feature
+_TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _TOPIC, _FEATURES = range(
+    8
+)  # text columns; two for each feature
 
 
 def _quoted(text: str) -> bytes:

@@ -20,9 +20,10 @@ def dead_letters(topic: str, rejects: Sequence[Reject], records: RecordBlock) ->
 
 def _headers(reject: Reject, records: RecordBlock) -> list[tuple[str, bytes | None]]:
     record = reject.record
+    topic, partition = records.topics.place(int(records.partition[record]))
     return [
-        ("offnormal-topic", records.topic.encode()),
-        ("offnormal-partition", b"%d" % records.partition[record]),
+        ("offnormal-topic", topic.encode()),
+        ("offnormal-partition", b"%d" % partition),
         ("offnormal-offset", b"%d" % records.offset[record]),
         ("offnormal-timestamp", b"%d" % records.timestamp[record]),
         ("offnormal-reason", reject.reason.encode()),

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
-from worker.blocks import BytesColumn, Headers, Reject, VectorBlock
-from worker.blocks.json_template import Integer, Template
+from worker.blocks import BytesColumn, Headers, RecordBlock, Reject, VectorBlock
+from worker.blocks.json_template import Integer, Template, Text
 from worker.detection.incident import Incident
 from worker.detection.judge import Anomalies, Scorer
 from worker.kafka import Output, Outputs
 from worker.kafka.outputs import encode_headers, headers_with, same_for_all
-from worker.native.arrays import Float32s
+from worker.native.arrays import Float32s, Int64s
 from worker.observability.tracing import context
 from worker.publishing import vector_values
 from worker.publishing.vector_values import VectorRows
@@ -34,7 +34,7 @@ class EventEncoder:
         self._source = settings.source
         self._events, self._vectors = settings.event_format, settings.vector_format
         self._avro = _avro_out(settings)
-        self._template: tuple[tuple[Scorer, str, int, int], AnomalyTemplate] | None = None
+        self._template: tuple[tuple[Scorer, int, int], AnomalyTemplate] | None = None
 
     def register(self) -> None:
         """Register the Avro schemas of what is written. Raises SchemaRegistryError."""
@@ -46,9 +46,9 @@ class EventEncoder:
 
         Its trace context is its record's, or else that of the batch's span.
         """
-        n, topic = len(anomalies), block.records.topic
+        n = len(anomalies)
         lags = 0 if anomalies.lags is None else anomalies.lags.shape[1]
-        made_for = (scorer, topic, anomalies.top.shape[1], lags)
+        made_for = (scorer, anomalies.top.shape[1], lags)
         if self._template is None or self._template[0] != made_for:
             self._template = (made_for, AnomalyTemplate(self._source, *made_for))
         keys, values = self._template[1].render(anomalies, block)
@@ -97,12 +97,20 @@ class EventEncoder:
         head = None if self._avro is None else self._avro.head(topic)
         rows = VectorRows(values=scored_values, first=first, ends=ends, columns=columns, avro_head=head)
         encoded, content_type = vector_values.write(rows, self._vectors)
-        place = [records.partition[record], records.offset[record], block.row[first]]
-        row = () if block.since is None else ("/", Integer(2))
-        source = Template(f"{records.topic}/", Integer(0), "/", Integer(1), *row).render(len(record), integers=place)
+        source = _sources(records, record, None if block.since is None else block.row[first])
         model = f"{scorer.name}/{scorer.version}".encode()
         headers = headers_with("offnormal-source", source, [("offnormal-model", model), ("content-type", content_type)])
         return Outputs(topic, records.keys.take(record), encoded, headers)
+
+
+def _sources(records: RecordBlock, record: Int64s, row: Int64s | None) -> BytesColumn:
+    """Return where each output comes from: topic/partition/offset of the record, and the row if that is told."""
+    numbers = records.partition[record]
+    integers = [records.topics.partitions(numbers), records.offset[record], *([] if row is None else [row])]
+    place = (Integer(0), "/", Integer(1), *(() if row is None else ("/", Integer(2))))
+    if records.topics.is_one:
+        return Template(f"{records.topics}/", *place).render(len(record), integers=integers)
+    return Template(Text(0), "/", *place).render(len(record), [records.topics.topics(numbers)], integers=integers)
 
 
 def _avro_out(settings: Settings) -> "AvroOut | None":

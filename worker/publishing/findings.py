@@ -5,7 +5,6 @@ from functools import singledispatch
 import orjson
 
 from worker.blocks.timestamps import iso
-from worker.blocks.vector_id import VectorId
 from worker.drift.findings import Drift, SensorFault
 from worker.kafka import Output
 from worker.publishing.cloudevents import DRIFT_TYPE, SHADOW_TYPE, envelope, event_record
@@ -44,12 +43,13 @@ def _(drift: Drift, topics: TopicSettings, source: str) -> list[Output]:
 @records_of.register
 def _(fault: SensorFault, topics: TopicSettings, source: str) -> list[Output]:
     state = "open" if fault.until is None else "closed"
+    topic, partition = fault.topics.place(fault.partition)
     data = {
         "kind": "sensor",
         "model": {"name": fault.model, "version": fault.version},
         "entity": fault.entity,
-        "topic": topics.sensors,
-        "partition": fault.partition,
+        "topic": topic,
+        "partition": partition,
         "feature": fault.feature,
         "fault": fault.fault,
         "state": state,
@@ -88,9 +88,8 @@ def _(event: ShadowEvent, topics: TopicSettings, source: str) -> list[Output]:
         "champion": event.champion,
         "named_by_champion": event.named,
     }
-    id = str(VectorId(event.topic, *event.place))
     key = event.entity or event.model
-    return [event_record(topics.shadow, key, envelope(SHADOW_TYPE, id, source, iso(event.time), data))]
+    return [event_record(topics.shadow, key, envelope(SHADOW_TYPE, event.id, source, iso(event.time), data))]
 
 
 def _training_request(drift: Drift, topics: TopicSettings, source: str) -> Output:

@@ -70,7 +70,7 @@ def read_incident(value: bytes | None, source: str) -> Incident | None:
             notified=_time(data["notified"]),
             closed=data["state"] == "closed",
         )
-        is_valid = 0 < incident.identity < 2**64 and 0 <= incident.partition < 2**31 and 0 < incident.vectors < 2**63
+        is_valid = 0 < incident.identity < 2**64 and 0 < incident.vectors < 2**63
         return incident if is_valid and 0 < incident.peak <= 1 and all(map(math.isfinite, evidence.values())) else None
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

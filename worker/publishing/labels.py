@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 
 import orjson
 
+from worker.blocks import TopicSet
 from worker.blocks.timestamps import iso
 from worker.blocks.vector_id import VectorId
 from worker.drift.findings import is_sensor_id
@@ -29,12 +30,12 @@ class Label:
     time: str
 
 
-def read_label(value: bytes | None, topic: str) -> Label | None:
-    """Return the label of a record, or None if it is malformed or about another topic's vector."""
+def read_label(value: bytes | None, topics: TopicSet) -> Label | None:
+    """Return the label of a record, or None if it is malformed or about a vector of none of the topics."""
     try:
         document = orjson.loads(value or b"")
         id, verdict = document["id"], document["verdict"]
-        if (VectorId.parse(id, topic) is None and not is_sensor_id(id)) or verdict not in _VERDICTS:
+        if (VectorId.parse(id, topics) is None and not is_sensor_id(id)) or verdict not in _VERDICTS:
             return None
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None

@@ -10,8 +10,7 @@ class ShadowEvent:
     model: str
     version: str
     champion: str
-    topic: str
-    place: tuple[int, int, int]  # partition, offset, row
+    id: str  # of the vector
     entity: str | None
     time: int
     score: float

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import structlog
 
+from worker.blocks.vector_id import VectorId
 from worker.errors import OffnormalError
 from worker.native.arrays import Bools, Float32s
 from worker.observability.metrics import Metrics
@@ -127,8 +128,7 @@ def _events(trial: Trial, sample: Sample, scores: Float32s, named: Bools) -> lis
             model=trial.newer.name,
             version=trial.newer.version,
             champion=trial.older.version,
-            topic=sample.topic,
-            place=(int(sample.place[i, 0]), int(sample.place[i, 1]), int(sample.place[i, 2])),
+            id=str(VectorId(*sample.topics.place(int(sample.place[i, 0])), *sample.place[i, 1:].tolist())),
             entity=sample.names[int(sample.entity[i])][1],
             time=int(sample.time[i]),
             score=float(scores[i]),

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 
+from worker.blocks import TopicSet
 from worker.kafka import Source, open_sink
 from worker.runtime.incident_log import IncidentLog
 from worker.settings import Settings
@@ -13,7 +14,7 @@ class Connections:
     def __init__(self, settings: Settings, id: str):
         """Connect. `id` is what the sink's transactions are named by. Raises KafkaUnavailable."""
         with ExitStack() as stack:
-            source = Source(settings.kafka, settings.topics.sensors)
+            source = Source(settings.kafka, TopicSet.of(settings.topics.sensors))
             stack.callback(source.close)
             incident_log = IncidentLog(settings)
             stack.callback(incident_log.close)

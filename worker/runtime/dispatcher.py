@@ -8,7 +8,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from worker.alignment import Aligner, Flush, Silence
-from worker.blocks import RecordBlock
+from worker.blocks import RecordBlock, TopicSet
 from worker.detection import Incident, Incidents
 from worker.kafka import OutsideFault
 from worker.observability.metrics import Metrics
@@ -37,7 +37,7 @@ class Dispatcher:
         self._settings, self._models, self._metrics = settings, models, metrics
         self._traces = Traces(settings)
         self._router = Router(settings.model.routes, settings.model.name)
-        self.incidents = Incidents(settings.incidents, settings.topics.sensors)
+        self.incidents = Incidents(settings.incidents, TopicSet.of(settings.topics.sensors))
         self.pipelines = {
             model: Pipeline(settings, self.incidents, encoder, metrics, trials) for model in settings.model.names
         }

@@ -82,7 +82,7 @@ class FieldCheck:
                 "records_unmatched",
                 reason=kind,
                 records=self._untold.pop(kind),
-                partition=int(records.partition[0]),
+                partition=records.topics.shown(int(records.partition[0])),
                 offset=int(records.offset[0]),
                 tags=_tags(records, decoder),
                 hint="no reading is of a feature of the model and of good quality: see `python -m worker check`,"
@@ -99,7 +99,7 @@ class FieldCheck:
             "records_unmatched",
             reason=kind,
             records=self._untold.pop(kind),
-            partition=int(block.records.partition[record]),
+            partition=block.records.topics.shown(int(block.records.partition[record])),
             offset=int(block.records.offset[record]),
             keys=_keys(block.records, record, decoder),
             hint=_HINTS[kind],

@@ -4,8 +4,9 @@ import time
 from collections.abc import Mapping
 
 import structlog
-from kafka import TopicPartition, errors
+from kafka import errors
 
+from worker.blocks import TopicSet
 from worker.detection.incident import Incident
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
@@ -22,7 +23,7 @@ class IncidentLog:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._source = settings.source
-        self._topic = settings.topics.sensors
+        self._topics = TopicSet.of(settings.topics.sensors)
         self._last: dict[int, dict[int, Incident]] = {}  # partition of the sensors -> entity -> incident
         self._reader = Reader(settings.kafka, settings.topics.incidents)
         # For this consumer, the end offsets include what an open transaction holds back.
@@ -36,8 +37,7 @@ class IncidentLog:
         """
         deadline = time.monotonic() + timeout
         try:
-            places = [TopicPartition(self._reader.topic, p) for p in self._reader.partitions()]
-            ends = {p.partition: end for p, end in waits.end_offsets(self._ends, places, timeout).items()}
+            ends = {p.partition: end for p, end in waits.end_offsets(self._ends, self._reader.places, timeout).items()}
             while not self._reader.has_read(ends, timeout):
                 block = self._reader.poll(0.02)
                 for value in block.values if block else ():
@@ -60,5 +60,6 @@ class IncidentLog:
 
     def _take(self, value: bytes | None) -> None:
         incident = read_incident(value, self._source)
-        if incident is not None and incident.topic == self._topic:
-            self._last.setdefault(incident.partition, {})[incident.identity] = incident
+        if incident is not None and incident.topic in self._topics:
+            partition = self._topics.number(incident.topic, incident.partition)
+            self._last.setdefault(partition, {})[incident.identity] = incident

@@ -60,12 +60,12 @@ class PartitionAdoption:
         earliest = max(end - self._settings.entities.replay, 0)
         # What is stored may be earlier than that, for readings that are in no vector yet.
         wanted = earliest if state.replay is None else min(state.replay, end)
-        begin = self._source.replay(partition, wanted, end)
-        log.info("window_refill_started", partition=partition, records=max(end - begin, 0))
+        begin, shown = self._source.replay(partition, wanted, end), self._source.topics.shown(partition)
+        log.info("window_refill_started", partition=shown, records=max(end - begin, 0))
         if begin > wanted and state.replay is not None:
             log.warning(
                 "window_refill_truncated",
-                partition=partition,
+                partition=shown,
                 wanted=wanted,
                 earliest=begin,
                 consequence="entities whose vectors were deleted start with an empty window",

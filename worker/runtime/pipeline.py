@@ -11,7 +11,7 @@ import orjson
 import structlog
 
 from worker.alignment import Aligned, Aligner, Flush, hold_times, warm_up as warm_up_alignment
-from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet, VectorBlock
 from worker.decoding import Decoder, aligner_of, vectors_of
 from worker.detection import Incidents, Judge
 from worker.errors import SchemaRegistryError
@@ -66,7 +66,7 @@ class Pipeline:
     def standalone(cls, settings: Settings) -> "Pipeline":
         """Return a pipeline with parts of its own, that shares nothing with a worker's loop."""
         metrics = Metrics()
-        incidents = Incidents(settings.incidents, settings.topics.sensors)
+        incidents = Incidents(settings.incidents, TopicSet.of(settings.topics.sensors))
         return cls(settings, incidents, EventEncoder(settings), metrics, Trials(settings, metrics))
 
     @property
@@ -119,7 +119,8 @@ class Pipeline:
         settings = self._settings.model_copy(update={"input": inputs})
         if self._aligner is not None:
             warm_up_alignment()
-        twin = Pipeline(settings, Incidents(settings.incidents, ""), self._encoder, Metrics(), self._trials)
+        nowhere = TopicSet.of("")
+        twin = Pipeline(settings, Incidents(settings.incidents, nowhere), self._encoder, Metrics(), self._trials)
         assert self._resident is not None
         twin.serve(self._resident)
         reading = np.full(len(self._resident.features), 1e30, np.float32)
@@ -132,7 +133,9 @@ class Pipeline:
         # Other formats warm up by themselves; the steps after decoding are warmed up with JSON.
         headers = {} if form in ("f32", "json") else dict.fromkeys(range(n), [("content-type", b"json")])
         for _ in range(2):
-            produce.warm_up(twin.score(RecordBlock("", np.zeros(n, np.int64), index, index, *columns, headers)).outputs)
+            produce.warm_up(
+                twin.score(RecordBlock(nowhere, np.zeros(n, np.int64), index, index, *columns, headers)).outputs
+            )
 
     @property
     def memories(self) -> list[Aligner | Windows]:

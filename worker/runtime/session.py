@@ -74,7 +74,7 @@ class Session:
         self._checkpoint = Checkpoint()
         self._committing: Checkpoint | None = None
         self._rebalances = 0
-        self._lagging: set[int] = set()  # partitions whose lag is reported
+        self._lagging: set[str] = set()  # partitions whose lag is reported
         self._passed_at = 0.0
         self._silent_at = 0.0
 
@@ -152,8 +152,8 @@ class Session:
         records, is_full = self._gather()
         self._state.is_member = self._source.joined()
         if self._source.rebalances != self._rebalances:
-            self._rebalances = self._source.rebalances
-            bind_contextvars(partitions=self._source.partitions())
+            self._rebalances, topics = self._source.rebalances, self._source.topics
+            bind_contextvars(partitions=[topics.shown(p) for p in self._source.partitions()])
         return records, is_full
 
     def _gather(self) -> tuple[RecordBlock | None, bool]:
@@ -316,15 +316,15 @@ class Session:
 
     def _observe(self) -> None:
         metrics, source = self._metrics, self._source
-        lags = source.lag()
+        lags = {str(source.topics.shown(partition)): lag for partition, lag in source.lag().items()}
         for partition, lag in lags.items():
-            metrics.lag.labels(str(partition)).set(lag)
+            metrics.lag.labels(partition).set(lag)
         for partition in self._lagging - set(lags):  # another worker's now: the gauge would never change again
-            metrics.lag.remove(str(partition))
+            metrics.lag.remove(partition)
         self._lagging = set(lags)
         metrics.rebalances.set(source.rebalances)
-        metrics.gone.set(source.skipped_by_retention)
-        metrics.truncated.set(source.truncations)
+        metrics.gone.set(source.starts.skipped_by_retention)
+        metrics.truncated.set(source.starts.truncations)
         self._dispatcher.sweep()
         state = self._state
         self._watchdog.observe(

@@ -7,13 +7,14 @@ records to read but its committed offset does not change. The loop then creates 
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 from kafka import TopicPartition, errors
 
+from worker.blocks import TopicSet
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
 from worker.settings import Settings
@@ -79,11 +80,11 @@ class Progress:
             else:
                 self.behind_at.pop(partition, None)
 
-    def reason(self, now: float, patience: float) -> str | None:
+    def reason(self, now: float, patience: float, shown: Callable[[int], int | str]) -> str | None:
         """Return why the loop is stuck, if that has lasted for `patience` seconds."""
         if now - self.member_at >= patience:
             return f"no stable member of the group for {now - self.member_at:.0f} s"
-        late = sorted(partition for partition, since in self.behind_at.items() if now - since >= patience)
+        late = sorted(shown(partition) for partition, since in self.behind_at.items() if now - since >= patience)
         if late:
             return f"partitions {late} have records to read, and no commit for {patience:.0f} s or longer"
         return None
@@ -94,6 +95,7 @@ class Watchdog:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        self._topics = TopicSet.of(settings.topics.sensors)
         self._session = settings.kafka.session_timeout
         self.patience = SESSIONS * self._session
         self._progress = Progress(time.monotonic())
@@ -142,20 +144,20 @@ class Watchdog:
                 continue
             with self._lock:
                 self._progress.answered(behind, now)
-                self.stuck = self._progress.reason(now, self.patience)
+                self.stuck = self._progress.reason(now, self.patience, self._topics.shown)
 
     def _ask(self, partitions: list[int]) -> dict[int, bool]:
         """Return whether each partition has records behind the group's committed offset, if it has a leader.
 
         Raises KafkaUnavailable where brokers or the group's coordinator do not answer.
         """
-        kafka, topic = self._settings.kafka, self._settings.topics.sensors
+        kafka, topics = self._settings.kafka, self._topics
         client = connection.consumer(kafka, timeout=_ANSWER, group_id=kafka.group)
         try:
-            waits.partitions_of(client, topic, _ANSWER)
-            places = [TopicPartition(topic, partition) for partition in partitions]
+            known = waits.places_of(client, topics, _ANSWER)
+            places = [TopicPartition(*topics.place(partition)) for partition in partitions]
             # Ask even if no partition is stalled, since the coordinator has to answer.
-            probed = places or [TopicPartition(topic, 0)]
+            probed = places or known[:1]
             committed = waits.committed_offsets(client, probed, _ANSWER)
             led = [place for place in places if client._cluster.leader_for_partition(place) not in (None, -1)]
             ends = waits.end_offsets(client, led, _ANSWER)
@@ -163,4 +165,4 @@ class Watchdog:
         finally:
             client.close(autocommit=False, timeout_ms=waits.CLOSE * 1000)
         offsets = {place: committed[place].offset if place in committed else begins[place] for place in led}
-        return {place.partition: ends[place] > max(offsets[place], begins[place]) for place in led}
+        return {topics.number(*place): ends[place] > max(offsets[place], begins[place]) for place in led}

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from worker.blocks import BytesColumn, VectorBlock
+from worker.blocks import BytesColumn, TopicSet, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s, UInt64s
 from worker.serving.loaded_model import LoadedModel
@@ -14,7 +14,9 @@ from worker.serving.loaded_model import LoadedModel
 ROWS: Final = 256  # of a batch, if that is enough ...
 OF_SUMMARY: Final = 32  # ... for so many of each of the model's summaries
 
-Entity = tuple[int, str | None]  # partition and name: as everywhere, an entity is what it is within its partition
+Entity = tuple[
+    int, str | None
+]  # number of its partition, and name: as everywhere, an entity is what it is within its partition
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Sample:
     `x` [k, d] are the vectors and `scores` [k] their scores by `resident`. `time` [k] is the event time in ms.
     `stands_for` [k] is how many vectors each one represents. `entity` [k] is the hash of the entity
     (worker/blocks/entity_hash.py), which `names` maps to its name. `place` [k, 3] is partition, offset and row of the
-    `topic`. `scored` [k, D] is what was scored, with the rows `scaled_by` [k] of the model's entity scaler.
+    `topics`. `scored` [k, D] is what was scored, with the rows `scaled_by` [k] of the model's entity scaler.
     """
 
     resident: LoadedModel
@@ -34,7 +36,7 @@ class Sample:
     stands_for: Float64s
     entity: UInt64s
     names: Mapping[int, Entity]
-    topic: str
+    topics: TopicSet
     place: Int64s
     scored: Float32s
     scaled_by: Int64s | None
@@ -82,7 +84,7 @@ class Sample:
                 hash: (int(block.records.partition[record[i]]), block.entity_of_record(int(record[i])))
                 for hash, i in zip(unique.tolist(), first.tolist(), strict=True)
             },
-            topic=block.records.topic,
+            topics=block.records.topics,
             place=np.column_stack((block.records.partition[record], block.records.offset[record], block.row[rows])),
             scored=x if scored is block.x else scored[rows],
             scaled_by=None if scaled_by is None else scaled_by[rows],
@@ -102,7 +104,7 @@ class Sample:
             stands_for=np.concatenate([s.stands_for for s in samples]),
             entity=np.concatenate([s.entity for s in samples]),
             names={hash: name for s in samples for hash, name in s.names.items()},
-            topic=first.topic,
+            topics=first.topics,
             place=np.concatenate([s.place for s in samples]),
             scored=np.concatenate([s.scored for s in samples]),
             scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),

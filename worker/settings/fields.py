@@ -120,8 +120,26 @@ def _without_blanks(value: object) -> object:
     return text.strip() if isinstance(text, str) else text
 
 
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+def _topics(value: object) -> object:
+    """Return the names of topics with commas in between, or a pattern. Raises ValueError."""
+    if isinstance(value, str) and value.startswith("^"):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
+    names = listed(value)
+    if not isinstance(names, list) or not names or not all(_TOPIC.fullmatch(str(name)) for name in names):
+        raise ValueError(f"{value!r}: write a topic, several such as a,b, or a pattern such as ^plant-.*")
+    return ",".join(dict.fromkeys(names))
+
+
 Duration = Annotated[float, BeforeValidator(seconds)]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+Topics = Annotated[str, BeforeValidator(_topics)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")]
 HostName = Annotated[str, AfterValidator(_host_name)]
 Key = Annotated[SecretStr, BeforeValidator(_without_blanks), Field(min_length=16)]

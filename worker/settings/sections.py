@@ -3,6 +3,7 @@
 The section `input` is in input_section.py.
 """
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ from worker.settings.fields import (
     Key,
     Name,
     Topic,
+    Topics,
     _cron,
     _start,
     _url,
@@ -117,7 +119,10 @@ class KafkaSettings(Section):
 class TopicSettings(Section):
     """The names of the topics."""
 
-    sensors: Topic = Field("offnormal.sensors", description="in: sensor vectors")
+    sensors: Topics = Field(
+        "offnormal.sensors",
+        description="in: sensor vectors; a topic, several such as a,b, or a regular expression such as ^plant-.*",
+    )
     anomalies: Topic = Field("offnormal.anomalies", description="out: anomaly events")
     dead_letters: Topic = Field("offnormal.dead-letters", description="out: records that do not parse")
     incidents: Topic = Field("offnormal.incidents", description="out: incidents, each entity's last one (compacted)")
@@ -138,6 +143,15 @@ class TopicSettings(Section):
         "offnormal.reconstructions",
         description="out, if listed in OFFNORMAL_OUTPUTS: every vector as the model reconstructs it",
     )
+
+    @model_validator(mode="after")
+    def _not_its_own_input(self) -> "TopicSettings":
+        for name in type(self).model_fields.keys() - {"sensors"}:
+            topic = getattr(self, name)
+            read = re.fullmatch(self.sensors, topic) if self.sensors[0] == "^" else topic in self.sensors.split(",")
+            if read:
+                raise ValueError(f"sensors: {self.sensors} takes in {topic}, the topic of {name}")
+        return self
 
 
 class SchemaRegistrySettings(Section):

@@ -21,7 +21,7 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 
-from worker.blocks import BytesColumn, Headers, RecordBlock
+from worker.blocks import BytesColumn, Headers, RecordBlock, TopicSet
 from worker.kafka.client import record_batch, transport
 from worker.kafka.client.compression import decompress
 from worker.kafka.client.record_batch import Batch, Columns
@@ -305,16 +305,16 @@ def first_offset(fetched: Sequence[Chunk]) -> int:
     return int(fetched[0].columns.offset[0])
 
 
-def block_of(topic: str, fetched: Mapping[TopicPartition, Sequence[Chunk]]) -> RecordBlock:
+def block_of(topics: TopicSet, fetched: Mapping[TopicPartition, Sequence[Chunk]]) -> RecordBlock:
     """Return one block of a poll's result."""
     chunks = [chunk.columns for of_partition in fetched.values() for chunk in of_partition]
     sizes = [sum(map(len, of_partition)) for of_partition in fetched.values()]
-    partition = np.repeat(np.array([p.partition for p in fetched], np.int64), sizes)
+    partition = np.repeat(np.array([topics.number(*place) for place in fetched], np.int64), sizes)
     whole = _joined(chunks)
     buffer = whole.buffer.data
     key, value, headers = (BytesColumn(buffer, whole.starts[:, k], whole.lengths[:, k]) for k in range(3))
     return RecordBlock(
-        topic=topic,
+        topics=topics,
         partition=partition,
         offset=whole.offset,
         timestamp=whole.timestamp,

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from worker.alignment import Aligner, Flush
 from worker.alignment.grid import FLUSHED_ROW
-from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet, VectorBlock
 from worker.blocks.reading_block import ReadingBlock
 from worker.errors import SettingsError
 from worker.native.arrays import Float32s
@@ -38,7 +38,7 @@ def aligner(tags: int, hold: float = 3.0, lateness: float = 0.0, **entities: int
 def block_of(readings: Sequence[Reading], first: int = 0) -> ReadingBlock:
     n = len(readings)
     records = RecordBlock(
-        "sensors",
+        TopicSet.of("sensors"),
         np.zeros(n, np.int64),
         np.arange(first, first + n),
         np.arange(n),

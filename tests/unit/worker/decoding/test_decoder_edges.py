@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings as budget, strategies as st
 
 from tests.record_blocks import block_of
-from worker.blocks import BytesColumn, Headers, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, Headers, RecordBlock, TopicSet, VectorBlock
 from worker.decoding import Decoder
 from worker.settings import InputSettings
 
@@ -297,7 +297,9 @@ def test_concatenated_blocks_decode_as_their_parts() -> None:
 
 def test_the_ends_are_those_of_each_partition() -> None:
     n = BytesColumn.of([b""] * 4)
-    block = RecordBlock("t", np.array([2, 2, 0, 0]), np.array([5, 9, 1, 2]), np.zeros(4, np.int64), n, n, {})
+    block = RecordBlock(
+        TopicSet.of("t"), np.array([2, 2, 0, 0]), np.array([5, 9, 1, 2]), np.zeros(4, np.int64), n, n, {}
+    )
     assert block.ends() == {2: 10, 0: 3}
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from hypothesis import strategies as st
 
-from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet, VectorBlock
 from worker.detection import Anomalies
 from worker.detection.judge import Scorer
 from worker.settings import IncidentSettings
@@ -52,7 +52,7 @@ def block_of(sent: Sequence[Sent]) -> VectorBlock:
     row = np.array([r for count in counts for r in range(count)], np.int64)
     time = np.array([s.time for s in sent], np.int64)
     records = RecordBlock(
-        "t",
+        TopicSet.of("t"),
         np.array([s.partition for s in sent], np.int64),
         np.array([s.offset for s in sent], np.int64),
         time,

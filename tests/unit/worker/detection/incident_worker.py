@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.worker.detection.incident_reference import Outcome
 from tests.unit.worker.detection.incident_streams import Sent, anomalies_of, block_of, long, scorer
+from worker.blocks import TopicSet
 from worker.detection import Incidents
 from worker.detection.incident import Incident
 from worker.kafka import Output
@@ -34,7 +35,7 @@ class Worker:
     handed: list[list[Incident]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.adopt(Incidents(self.rules, "t"))
+        self.adopt(Incidents(self.rules, TopicSet.of("t")))
 
     def adopt(self, incidents: Incidents) -> None:
         """Goes on from what was committed. Of the topic, no more is left than after a compaction."""
@@ -73,14 +74,14 @@ class Worker:
                     self.commit()
                 case "take over":
                     self.commit()
-                    self.adopt(Incidents(self.rules, "t"))
+                    self.adopt(Incidents(self.rules, TopicSet.of("t")))
                 case "crash":
-                    self.adopt(Incidents(self.rules, "t"))
+                    self.adopt(Incidents(self.rules, TopicSet.of("t")))
                 case "redo":
                     self.adopt(self.incidents)
                 case "publish and crash":
                     self.topic += ENCODER.incidents(self.incidents.changed())[:published]
-                    self.adopt(Incidents(self.rules, "t"))
+                    self.adopt(Incidents(self.rules, TopicSet.of("t")))
         self.score(len(self.stream))
         self.commit()
         return self

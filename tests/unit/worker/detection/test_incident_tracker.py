@@ -28,6 +28,7 @@ from tests.unit.worker.detection.incident_streams import (
     streams,
 )
 from tests.unit.worker.detection.incident_worker import ENCODER, SOURCE, Step, Worker, plans
+from worker.blocks import TopicSet
 from worker.detection import Incidents
 from worker.publishing.incident_event import read_incident
 from worker.settings import IncidentSettings
@@ -213,7 +214,7 @@ def test_the_evidence_is_bounded_and_the_guiltiest_comes_first() -> None:
 def test_the_entity_that_the_payload_names_is_the_incidents() -> None:
     sent = script((0, 1e-7), (1, 1e-7), key=None)
     block = replace(block_of(sent), entities={0: "press", 1: "über"})
-    incidents = Incidents(rules(), "t")
+    incidents = Incidents(rules(), TopicSet.of("t"))
     incidents.observe(block, anomalies_of(sent), scorer())
     outputs = ENCODER.incidents(incidents.changed())
     assert {output.key: json.loads(output.value)["subject"] for output in outputs} == {
@@ -314,7 +315,7 @@ def test_those_flagged_last_come_first() -> None:
 def test_an_alarm_storm_is_one_incident_an_entity() -> None:
     stream = [Sent(0, k, b"%d" % (k % 50), NOON + k, (0.0005,)) for k in range(20_000)]
     block, anomalies = block_of(stream), anomalies_of(stream)
-    incidents = Incidents(rules(), "t")
+    incidents = Incidents(rules(), TopicSet.of("t"))
     incidents.observe(block, anomalies, scorer())
     assert sum(incident is not None for incident in anomalies.incident) == 50 * (400 - 2)
     handed = incidents.changed()

@@ -11,6 +11,7 @@ import pytest
 from tests.models import FEATURES, normal_rows
 from training.fitting.champion_scores import ChampionScores
 from training.fitting.drift_reference import reference
+from worker.blocks import TopicSet
 from worker.drift import Drift, SensorFault
 from worker.drift.model_watch import ModelWatch
 from worker.models import Artefact, Detector, Reference
@@ -64,7 +65,7 @@ class Watched:
                 np.ones(n),
                 np.full(n, hash(entity) % 2**63, np.uint64),
                 {hash(entity) % 2**63: (0, entity)},
-                "sensors",
+                TopicSet.of("sensors"),
                 np.zeros((n, 3), np.int64),
                 part,
                 None,

@@ -15,7 +15,7 @@ from kafka.record.memory_records import MemoryRecords
 
 from tests.record_blocks import block_of
 from tests.unit.worker.kafka.client.test_fetch import Batch, Record, claiming, log_of
-from worker.blocks import BytesColumn, RecordBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet
 from worker.blocks.limits import BY_US
 from worker.decoding import Decoder
 from worker.kafka import records
@@ -215,7 +215,7 @@ def test_it_becomes_a_dead_letter() -> None:
     assert record.offset == 11
     headers = {0: record.headers}
     n = np.zeros(1, np.int64)
-    block = RecordBlock("t", n, n + 11, n, BytesColumn.of([None]), BytesColumn.of([b"batch"]), headers)
+    block = RecordBlock(TopicSet.of("t"), n, n + 11, n, BytesColumn.of([None]), BytesColumn.of([b"batch"]), headers)
     (reject,) = Decoder(InputSettings(format="f32"), ["a"]).decode(block).rejects
     assert reject.reason == "unreadable-batch"
     assert reject.error == "t/0, offsets 7 to 11: CorruptRecordError: crc"
@@ -233,9 +233,9 @@ def test_a_sender_cannot_choose_its_dead_letters_reason_and_text(by: list[tuple[
 def test_what_says_that_it_is_ours_goes_into_no_dead_letter(client: str) -> None:
     record = Unreadable(PLACE, 7, 12, b"batch", False, "why").record()
     block = (
-        fetch.block_of("t", {PLACE: fetch.chunks([record])})
+        fetch.block_of(TopicSet.of("t"), {PLACE: fetch.chunks([record])})
         if client == "columnar"
-        else records.block_of("t", {PLACE: [record]})
+        else records.block_of(TopicSet.of("t"), {PLACE: [record]})
     )
     decoded = Decoder(InputSettings(), ["a"]).decode(block)
     assert [reject.reason for reject in decoded.rejects] == ["unreadable-batch"]

@@ -112,7 +112,7 @@ def test_no_more_alarms_than_were_asked_for(n: int, over: int, surely: float) ->
     """
     kept = []
     fresh = np.sort(moving(np.random.default_rng(99), 1_000_000, over))
-    for seed in range(60):
+    for seed in range(40):
         fitted = calibrate(moving(np.random.default_rng(seed), n, over))
         for asked in (1e-2, 1e-3, 1e-4):
             promise = fitted.promise(asked)

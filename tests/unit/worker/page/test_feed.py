@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.blocks import BytesColumn, RecordBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet
 from worker.detection.incident import Incident
 from worker.errors import KafkaUnavailable
 from worker.models import Artefact
@@ -55,7 +55,7 @@ def record(*incidents: Incident) -> list[bytes]:
 
 
 def book(*incidents: Incident) -> IncidentBook:
-    made = IncidentBook(SETTINGS.source, TOPIC)
+    made = IncidentBook(SETTINGS.source, TopicSet.of(TOPIC))
     for value in record(*incidents):
         made.take(value)
     return made
@@ -159,7 +159,9 @@ class FakeReader:
             time.sleep(0.01)
             return None
         n, at = len(part), np.arange(len(part))
-        return RecordBlock("", np.zeros(n, np.int64), at, at, BytesColumn.of([b""] * n), BytesColumn.of(part), {})
+        return RecordBlock(
+            TopicSet.of(""), np.zeros(n, np.int64), at, at, BytesColumn.of([b""] * n), BytesColumn.of(part), {}
+        )
 
 
 @pytest.fixture

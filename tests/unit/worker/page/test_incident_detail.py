@@ -10,7 +10,7 @@ import pytest
 
 from tests.models import FEATURES, make_artefact, normal_rows
 from tests.unit.worker.page.test_feed import incident
-from worker.blocks import BytesColumn, RecordBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet
 from worker.blocks.entity_hash import hashes
 from worker.blocks.vector_id import VectorId
 from worker.detection.incident import Incident
@@ -35,7 +35,9 @@ class Log:
     def block(self, begin: int, end: int) -> RecordBlock:
         at = np.arange(begin, end)
         keys, values = BytesColumn.of(self.keys[begin:end]), BytesColumn.of(self.values[begin:end])
-        return RecordBlock("t", np.zeros(len(at), np.int64), at, 1_700_000_000_000 + 1000 * at, keys, values, {})
+        return RecordBlock(
+            TopicSet.of("t"), np.zeros(len(at), np.int64), at, 1_700_000_000_000 + 1000 * at, keys, values, {}
+        )
 
     def identity(self, offset: int) -> int:
         block = self.block(offset, offset + 1)
@@ -57,6 +59,9 @@ class FakeReader:
 
     def starts(self) -> dict[int, int]:
         return {0: self._log.start}
+
+    def partitions(self) -> list[int]:
+        return [0]
 
     def seek(self, offsets: dict[int, int]) -> None:
         self._at = max(offsets[0], self._log.start)
@@ -244,7 +249,7 @@ def test_of_too_many_the_conspicuous_are_shown() -> None:
     ],
 )
 def test_what_is_no_id(id: str) -> None:
-    assert VectorId.parse(id, "t") is None
+    assert VectorId.parse(id, TopicSet.of("t")) is None
 
 
 def test_windows_take_one_entitys_memory(make: Make) -> None:

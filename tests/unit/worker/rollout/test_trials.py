@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models import make_artefact, normal_rows
+from worker.blocks import TopicSet
 from worker.models import Artefact
 from worker.rollout.rate_test import FEWEST, RateTest
 from worker.rollout.trial import Kind, Trial
@@ -51,7 +52,9 @@ def sample(resident: LoadedModel, x: np.ndarray) -> Sample:
     entity = np.ones(n, np.uint64)
     place = np.column_stack((np.zeros(n, np.int64), np.arange(n), np.zeros(n, np.int64)))
     scores = resident.score(x)
-    return Sample(resident, x, scores, np.arange(n), np.ones(n), entity, {1: (0, "m")}, "t", place, x, None)
+    return Sample(
+        resident, x, scores, np.arange(n), np.ones(n), entity, {1: (0, "m")}, TopicSet.of("t"), place, x, None
+    )
 
 
 def outcome(trial: Trial, looks: int, offset: float = 0.0) -> tuple[str | None, int]:

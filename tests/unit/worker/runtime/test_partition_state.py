@@ -42,7 +42,7 @@ def test_it_comes_back_as_it_was(replay: int | None, suspects: list[Suspect]) ->
 def test_it_fits_beside_an_offset_and_the_first_ones_stay(count: int) -> None:
     flag = Flag(7, 10**13, 2**62, 999, 1.234567890123456e-250, True)
     suspects = [Suspect(2**64 - 1 - i, 10, [flag, flag]) for i in range(count)]
-    told = OffsetNote(str(uuid.uuid4()), 100_000, PartitionState(2**62, suspects).dump()).dump()
+    told = OffsetNote(str(uuid.uuid4()), 100_000, 10**13, PartitionState(2**62, suspects).dump()).dump()
     assert len(told.encode()) <= 4096
     kept = PartitionState.load(OffsetNote.load(told).state).suspects
     assert len(kept) >= min(count, 15)
@@ -53,13 +53,13 @@ def test_nothing_to_tell_is_nothing() -> None:
     assert OffsetNote(state=PartitionState().dump()).dump() == ""
 
 
-@given(st.none() | st.uuids().map(str), st.none() | st.integers(0, 10**6), SUSPECTS)
+@given(st.none() | st.uuids().map(str), st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**13), SUSPECTS)
 def test_what_the_source_stores_and_what_the_loop_does_come_back(
-    topic: str | None, first: int | None, suspects: list[Suspect]
+    topic: str | None, first: int | None, began: int | None, suspects: list[Suspect]
 ) -> None:
     state = PartitionState(7, suspects).dump()
-    note = OffsetNote.load(OffsetNote(topic, first, state).dump())
-    assert (note.topic_id, note.first_partitions) == (topic, first)
+    note = OffsetNote.load(OffsetNote(topic, first, began, state).dump())
+    assert (note.topic_id, note.first_partitions, note.began) == (topic, first, began)
     assert note.state == state == PartitionState(7, suspects).dump()
 
 

@@ -13,7 +13,7 @@ def run(progress: Progress, looks: dict[float, LoopReport], behind: dict[int, bo
         progress.update(look, second)
         still = progress.still(second, 6.0)
         progress.answered({p: behind.get(p, False) for p in still}, second)
-    return progress.reason(until, PATIENCE)
+    return progress.reason(until, PATIENCE, int)
 
 
 def test_a_partition_with_records_and_no_commit_is_stuck_after_some_sessions() -> None:
@@ -31,9 +31,9 @@ def test_records_that_have_just_come_do_not_make_a_long_rest_a_fault() -> None:
     progress = Progress(0)
     assert run(progress, {0.0: LoopReport(True, {0: 5})}, {}, 500) is None
     progress.answered({0: True}, 501)
-    assert progress.reason(501, PATIENCE) is None
+    assert progress.reason(501, PATIENCE, int) is None
     progress.update(LoopReport(True, {0: 6}), 502)
-    assert progress.reason(519, PATIENCE) is None, "it was committed in time"
+    assert progress.reason(519, PATIENCE, int) is None, "it was committed in time"
 
 
 def test_commits_are_what_counts_not_records_that_are_read_again_and_again() -> None:

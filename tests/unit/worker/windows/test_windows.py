@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings as budget, strategies as st
 
-from worker.blocks import BytesColumn, RecordBlock, VectorBlock
+from worker.blocks import BytesColumn, RecordBlock, TopicSet, VectorBlock
 from worker.settings import EntitySettings, InputSettings
 from worker.windows import Windowed, Windows, max_gap
 
@@ -51,7 +51,13 @@ def block(records: Sequence[Record], width: int, read_only: bool = False) -> Vec
     time = column([r.time for r in records])
     keys = BytesColumn.of([r.key for r in records])
     of = RecordBlock(
-        "t", column([r.partition for r in records]), column([r.offset for r in records]), time, keys, keys, {}
+        TopicSet.of("t"),
+        column([r.partition for r in records]),
+        column([r.offset for r in records]),
+        time,
+        keys,
+        keys,
+        {},
     )
     x = np.concatenate([np.empty((0, width), np.float32), *(r.x for r in records)])
     x.flags.writeable = not read_only

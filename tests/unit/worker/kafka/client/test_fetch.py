@@ -15,6 +15,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
+from worker.blocks import TopicSet
 from worker.kafka import connection, records
 from worker.kafka.client import fetch
 from worker.kafka.client.fetch import UNBOUNDED, PartitionColumns
@@ -123,7 +124,7 @@ def read(
         block_of = fetch.block_of if kind is PartitionColumns else records.block_of
         if len(taken):
             fetched = {PLACE: [*taken]}
-            block = block_of("t", fetched)
+            block = block_of(TopicSet.of("t"), fetched)
             found += [
                 (o, t, key, value, list(block.headers.get(i, [])))
                 for i, (o, t, key, value) in enumerate(
