@@ -257,6 +257,29 @@ def test_strimzi_makes_the_topics_that_the_settings_need() -> None:
     assert "plant.vectors" not in str([d for d in render(STRIMZI) if d["kind"] == "KafkaTopic"]), "it is the plant's"
 
 
+@pytest.mark.parametrize("sensors", ["north, south", ["north", "south"], '["north", "south"]'])
+def test_several_topics_are_as_the_worker_reads_them(sensors: object) -> None:
+    told = {"settings": {"topics": {"sensors": sensors}}}
+    documents = render(STRIMZI | told | {"strimzi": STRIMZI["strimzi"] | {"sensors": True}})
+    made = {d["spec"]["topicName"] for d in documents if d["kind"] == "KafkaTopic"}
+    assert made == {spec.name for spec in specs(Settings.model_validate(told["settings"]))} >= {"north", "south"}
+    rights = {acl["resource"]["name"] for acl in one(documents, "KafkaUser")["spec"]["authorization"]["acls"]}
+    assert {"north", "south"} <= rights
+    keda = one(render(MATRIX["keda, secured"] | told), "ScaledObject")
+    assert "topic" not in keda["spec"]["triggers"][0]["metadata"], "the lag of all topics of the group"
+
+
+def test_the_rights_of_a_pattern_are_those_of_a_prefix() -> None:
+    told = STRIMZI | {"settings": {"topics": {"sensors": "^plant-.*"}}}
+    done = template(told)
+    assert done.returncode != 0 and "strimzi.sensorsPrefix" in done.stderr
+    documents = render(told | {"strimzi": STRIMZI["strimzi"] | {"sensorsPrefix": "plant-", "sensors": True}})
+    acls = one(documents, "KafkaUser")["spec"]["authorization"]["acls"]
+    resource = {"type": "topic", "name": "plant-", "patternType": "prefix"}
+    assert {"resource": resource, "operations": ["Read", "Describe", "DescribeConfigs"]} in acls
+    assert not [d for d in documents if d["kind"] == "KafkaTopic" and "plant" in d["spec"]["topicName"]]
+
+
 def test_strimzi_reads_outputs_as_the_worker_does() -> None:
     for outputs in ("", "scores, latents", '["scores"]', ["scores", "latents"]):
         told = {"outputs": outputs, "model": {"shadow_share": "0"}}

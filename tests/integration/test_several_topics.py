@@ -109,7 +109,9 @@ def test_a_topic_that_comes_later_is_read_from_its_first_record(
     worker = s.worker()
     until(lambda: sent <= set(scored(s)), 60)
     assert set(scored(s).values()) == {1} and not before & set(scored(s))
-    more = send(s, west, normal_rows(50, rng))
+    east = north.replace("north", "east")
+    make(s, {east: 1})
+    more = send(s, west, normal_rows(50, rng)) | send(s, east, normal_rows(50, rng))
     until(lambda: more <= set(scored(s)), 60)
     assert worker.stop() == 0
 

@@ -146,8 +146,9 @@ class TopicSettings(Section):
 
     @model_validator(mode="after")
     def _not_its_own_input(self) -> "TopicSettings":
-        for name in type(self).model_fields.keys() - {"sensors"}:
-            topic = getattr(self, name)
+        for name, topic in self:
+            if name == "sensors":
+                continue
             read = re.fullmatch(self.sensors, topic) if self.sensors[0] == "^" else topic in self.sensors.split(",")
             if read:
                 raise ValueError(f"sensors: {self.sensors} takes in {topic}, the topic of {name}")

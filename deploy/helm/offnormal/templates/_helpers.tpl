@@ -168,3 +168,15 @@ volumeMounts:
 {{- define "offnormal.port" -}}
 {{- dig "http" "port" 8080 .Values.settings -}}
 {{- end -}}
+
+{{/* The topics of the sensors as a JSON list; empty where they are a pattern. */}}
+{{- define "offnormal.sensors" -}}
+{{- $sensors := dig "topics" "sensors" "offnormal.sensors" .Values.settings -}}
+{{- if not (kindIs "string" $sensors) -}}
+{{- toJson $sensors -}}
+{{- else if hasPrefix "^" $sensors -}}
+[]
+{{- else -}}
+{{- hasPrefix "[" (trim $sensors) | ternary $sensors (splitList "," (nospace $sensors) | compact | toJson) -}}
+{{- end -}}
+{{- end -}}
