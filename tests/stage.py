@@ -78,6 +78,7 @@ class Stage:
                     "TRAINING_REQUESTS",
                     "LABELS",
                     "SHADOW",
+                    "BIRTHS",
                 )
             },
             "OFFNORMAL_OUTPUTS": '["scores"]',

@@ -20,6 +20,7 @@ from worker.alignment import Aligner, hold_times, holds_of
 from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.timestamps import iso
 from worker.decoding import Decoder, vectors_of
+from worker.decoding.sensor_reader import sensor_reader
 from worker.inference import absent
 from worker.inference.other_formats import explained
 from worker.kafka.reader import Reader
@@ -114,7 +115,7 @@ def read(settings: Settings, champion: Sequence[str] | None, progress: Callable[
 
     Raises KafkaUnavailable, SettingsError, and NoModelError where the features cannot be told.
     """
-    with Reader(settings.kafka, settings.topics.sensors) as reader:
+    with sensor_reader(settings) as reader:
         since = reach(reader, settings.training.lookback)
         begin = reader.offsets_at(since)
         registry = SchemaRegistry.of(settings, patience=settings.kafka.startup_timeout)

@@ -78,7 +78,8 @@ def run(settings: Settings, why: str = "asked for by hand") -> dict[str, Any]:
 def reads(settings: Settings) -> list[str]:
     """Return the topics that a training reads."""
     topics = settings.topics
-    return [topics.sensors, topics.anomalies, topics.models, topics.labels, topics.drift]
+    births = [topics.births] if settings.input.is_sparkplug else []
+    return [*births, topics.sensors, topics.anomalies, topics.models, topics.labels, topics.drift]
 
 
 def _detector(view: RegistryView, version: str) -> Detector | None:

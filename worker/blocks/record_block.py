@@ -15,7 +15,8 @@ class RecordBlock:
     """n fetched records, undecoded, in the order of their offsets within each partition.
 
     `partition` numbers the partitions of all `topics`: with one topic, it is Kafka's own number (topic_set.py).
-    `timestamp` is in milliseconds since the epoch. `headers` has an entry only for a record that has any.
+    `timestamp` is in milliseconds since the epoch. `headers` has an entry only for a record that has any. `origin` are
+    the records as they were fetched, where these are a translation (worker/decoding/sparkplug).
     """
 
     topics: TopicSet
@@ -25,6 +26,7 @@ class RecordBlock:
     keys: BytesColumn
     values: BytesColumn
     headers: Mapping[int, Headers]
+    origin: "RecordBlock | None" = None
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -36,7 +38,7 @@ class RecordBlock:
 
     @classmethod
     def concat(cls, blocks: Sequence["RecordBlock"]) -> "RecordBlock":
-        """Join blocks of the same topics, in the order in which they were read."""
+        """Join blocks as they were fetched, of the same topics, in the order in which they were read."""
         if len(blocks) == 1:
             return blocks[0]
         headers: dict[int, Headers] = {}
@@ -67,6 +69,7 @@ class RecordBlock:
             keys=self.keys.take(indices),
             values=self.values.take(indices),
             headers=headers if self.headers else {},
+            origin=None if self.origin is None else self.origin.take(indices),
         )
 
     def begins(self) -> dict[int, int]:

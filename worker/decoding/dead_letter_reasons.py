@@ -11,6 +11,7 @@ BAD_TIME: Final = "bad-time"
 BAD_ENTITY: Final = "bad-entity"
 UNKNOWN_SCHEMA: Final = "unknown-schema"
 UNKNOWN_CONTENT_TYPE: Final = "unknown-content-type"
+UNKNOWN_ALIAS: Final = "unknown-alias"
 NO_FEATURE: Final = "no-feature"
 UNREADABLE: Final = "unreadable-batch"
 

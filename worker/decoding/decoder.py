@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from worker.blocks.bytes_column import Headers
-from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH
+from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, RECORD_BATCH, REFUSED
 from worker.blocks.reading_block import ReadingBlock
 from worker.blocks.record_block import RecordBlock
 from worker.blocks.vector_block import Reject, VectorBlock
@@ -155,9 +155,8 @@ class Decoder:
             content_type_given = content_type(records.headers.get(r, ()))
             own_format = content_type_given is None or self._ignores_content_type
             name = self._default if own_format else format_of(content_type_given or "")
-            if content_type_given == RECORD_BATCH and BY_US in records.headers[r]:
-                error_text = dict(records.headers[r]).get("offnormal-error") or b""
-                rejects.append(Reject(r, UNREADABLE, error_text.decode("utf-8", "replace")))
+            if content_type_given in (RECORD_BATCH, REFUSED) and BY_US in records.headers[r]:
+                rejects.append(_refused(r, records.headers[r]))
             elif name is None:
                 rejects.append(Reject(r, UNKNOWN_CONTENT_TYPE, f"content-type {content_type_given!r}"))
             elif (lacks := self._lacks(name)) is not None:
@@ -188,6 +187,12 @@ class Decoder:
             module, _, reader = FORMATS[name].reader.partition(":")
             self._formats[name] = getattr(import_module(module), reader).of(self._schema)
         return self._formats[name]
+
+
+def _refused(record: int, headers: Headers) -> Reject:
+    """Return the reject of a record that was refused before."""
+    told = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
+    return Reject(record, told.get("offnormal-reason", UNREADABLE), told.get("offnormal-error", ""))
 
 
 def _without_empty(parsed: Parsed) -> Parsed:

@@ -1,6 +1,6 @@
 """A look at the last records of the input topic, as the settings and the champions' decoders read them."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,16 +11,17 @@ from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.reading_block import ReadingBlock
 from worker.decoding import Decoder
 from worker.decoding.dead_letter_reasons import Refused
+from worker.decoding.sensor_reader import sensor_reader
 from worker.errors import SettingsError
 from worker.inference.features import infer
 from worker.inference.other_formats import explained
-from worker.kafka.reader import Reader
 from worker.registry import Registry
 from worker.schema_registry import SchemaRegistry
 from worker.serving.router import Router
 from worker.settings import InputSettings, Settings
 
 OF_PARTITION: Final = 200  # records
+OF_BIRTHS: Final = 100_000  # records of a partition in which birth certificates are looked for
 SHOWN: Final = 10  # names in a line
 MOSTLY: Final = 0.5  # share of the records from which on what is wrong with them is an error
 
@@ -86,8 +87,11 @@ def look(settings: Settings) -> RecordsSeen:
 
 def last_records(settings: Settings) -> list[RecordBlock]:
     """Return the last records of each partition of the sensors topic. Raises KafkaUnavailable."""
-    with Reader(settings.kafka, settings.topics.sensors) as reader:
+    with sensor_reader(settings) as reader:
         first = reader.starts()
+        if settings.input.is_sparkplug:  # no worker may have written yet what birth certificates have told
+            reader.seek({p: max(end - OF_BIRTHS, first[p]) for p, end in reader.ends().items()})
+            deque(reader.to_end(), maxlen=0)
         begin = {p: max(end - OF_PARTITION, first[p]) for p, end in reader.ends().items()}
         return reader.from_each(begin, OF_PARTITION, lambda block: block)
 

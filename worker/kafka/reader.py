@@ -35,7 +35,7 @@ class Reader:
 
     Partitions are numbered as blocks have them (worker/blocks/topic_set.py). `patience` is how long the broker
     holds a fetch request while no records arrive. Other requests, and closing, have to wait for it, but each request
-    costs a millisecond. `only` are the partitions to read, by default all.
+    costs a millisecond. `only` are the partitions to read, by default all. `prepare` is applied to each block.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Reader:
         max_records: int = 5000,
         patience: float = 0.1,
         only: Container[int] | None = None,
+        prepare: Callable[[RecordBlock], RecordBlock] = lambda records: records,
     ):
         self.topics = TopicSet.of(topic)
         self._settings = settings
-        self._max_records = max_records
+        self._max_records, self._prepare = max_records, prepare
         self._consumer = consumer(settings, auto_offset_reset="earliest", fetch_max_wait_ms=int(patience * 1000))
         self._blocks = block_maker(self._consumer, settings)
         self._patience = Patience(self._consumer)
@@ -133,7 +134,7 @@ class Reader:
             except Unreadable as bad:
                 self._patience.gives_up(bad)
                 return None
-        return self._blocks.block_of(self.topics, fetched) if fetched else None
+        return self._prepare(self._blocks.block_of(self.topics, fetched)) if fetched else None
 
     def caught_up(self) -> bool:
         """Return whether all that was there at the start has been read."""

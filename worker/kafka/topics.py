@@ -50,6 +50,10 @@ def specs(settings: Settings) -> list[TopicSpec]:
         # Keyed by event or incident: compaction keeps the latest label of each.
         TopicSpec(topics.labels, 1, {"cleanup.policy": "compact"}),
     ]
+    if settings.input.is_sparkplug:
+        # Keyed by machine: compaction keeps the last birth certificate of each. It may name thousands of metrics.
+        births = {"cleanup.policy": "compact", "max.message.bytes": str(_LARGE)}
+        always.append(TopicSpec(topics.births, None, births))
     if settings.model.shadow_share:
         always.append(TopicSpec(topics.shadow, None, {"retention.ms": str(7 * _DAY)}))
     # A score in JSON may take more bytes than its vector.

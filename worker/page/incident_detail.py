@@ -15,6 +15,7 @@ from worker.blocks import RecordBlock, TopicSet, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.blocks.vector_id import VectorId
 from worker.decoding import Decoder, aligner_of, vectors_of
+from worker.decoding.sensor_reader import sensor_reader
 from worker.detection.incident import Incident
 from worker.kafka.reader import Reader
 from worker.native.arrays import Bools, Float32s, Int64s, UInt64s
@@ -76,9 +77,8 @@ class IncidentDetail:
             raise LookupError("no model")
         deadline = time.monotonic() + PATIENCE
         kafka = self._settings.kafka.model_copy(update={"startup_timeout": PATIENCE / 2})
-        topic = self._settings.topics.sensors
-        partition = TopicSet.of(topic).number(place.topic, place.partition)
-        with Reader(kafka, topic, PART, only={partition}) as reader:
+        partition = TopicSet.of(self._settings.topics.sensors).number(place.topic, place.partition)
+        with sensor_reader(self._settings, kafka, PART, only={partition}) as reader:
             start = reader.starts().get(partition)
             if start is None:  # no such partition
                 return {"gone": True, "records": 0}

@@ -13,6 +13,7 @@ LONGEST_ERROR = 500  # characters of the error that go with it
 
 def dead_letters(topic: str, rejects: Sequence[Reject], records: RecordBlock) -> Outputs:
     """Return the rejected records for `topic`: original bytes, key and headers, and why they were rejected."""
+    records = records.origin or records
     rejected = np.array([reject.record for reject in rejects], np.int64)
     headers = BytesColumn.of([encode_headers(_headers(reject, records)) for reject in rejects])
     return Outputs(topic, records.keys.take(rejected), records.values.take(rejected), headers)

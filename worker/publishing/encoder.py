@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 
-from worker.blocks import BytesColumn, Headers, RecordBlock, Reject, VectorBlock
+from worker.blocks import BytesColumn, Headers, RecordBlock, Reject, TopicSet, VectorBlock
 from worker.blocks.json_template import Integer, Template, Text
+from worker.decoding.sparkplug.births import Birth
 from worker.detection.incident import Incident
 from worker.detection.judge import Anomalies, Scorer
 from worker.kafka import Output, Outputs
@@ -61,6 +62,13 @@ class EventEncoder:
         if (span or block.records.headers) and any(contexts := _contexts(anomalies, block, span)):
             headers = BytesColumn.of([encode_headers([*STRUCTURED, *trace]) for trace in contexts])
         return Outputs(self._topics.anomalies, keys, values, headers)
+
+    def births(self, births: Sequence[Birth]) -> Outputs:
+        """Return what birth certificates of Sparkplug have told, keyed by machine."""
+        sensors, content_type = TopicSet.of(self._topics.sensors), [("content-type", b"application/json")]
+        records = [birth.record(sensors) for birth in births]
+        outputs = [Output(self._topics.births, value, key, content_type) for key, value in records]
+        return Outputs.of(self._topics.births, outputs)
 
     def incidents(self, incidents: Sequence[Incident]) -> Outputs:
         """Return each incident as it now stands, keyed by its entity, without one by its partition."""

@@ -1,7 +1,7 @@
 """Dispatches each record to the pipeline of its model, and knows what their entities' windows and incidents need."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -9,6 +9,8 @@ from structlog.contextvars import bind_contextvars
 
 from worker.alignment import Aligner, Flush, Silence
 from worker.blocks import RecordBlock, TopicSet
+from worker.decoding.sensor_reader import translator_of
+from worker.decoding.sparkplug.births import Birth, Births
 from worker.detection import Incident, Incidents
 from worker.kafka import OutsideFault
 from worker.observability.metrics import Metrics
@@ -41,6 +43,8 @@ class Dispatcher:
         self.pipelines = {
             model: Pipeline(settings, self.incidents, encoder, metrics, trials) for model in settings.model.names
         }
+        self.births = Births()
+        self._translator = translator_of(settings.input, self.births)
         self._silence = Silence(settings.input.silence) if settings.input.align else None
         self._replay_from: dict[int, int | None] = {}  # partition -> offset that fills its windows again
         self._replay_from_at = 0.0
@@ -72,6 +76,7 @@ class Dispatcher:
 
     def score(self, records: RecordBlock) -> Iterator[ScoredBatch]:
         """Score the records, those of each model as a batch. Raises OutsideFault where a model has no champion."""
+        records = self._translated(records)
         for model, part in self._router.split(records):
             if not self.pipelines[model].serves:
                 raise OutsideFault(
@@ -99,10 +104,17 @@ class Dispatcher:
 
     def refill(self, records: RecordBlock) -> None:
         """Take records that were scored long ago into the windows, and into what is to be aligned."""
-        for model, part in self._router.split(records):
+        for model, part in self._router.split(self._translated(records)):
             if self.pipelines[model].serves:
                 self.pipelines[model].refill(part)
         self._metrics.replayed.inc(len(records))
+
+    def births_told(self) -> Sequence[Birth]:
+        """Return the birth certificates among the records that were scored last, to be committed with them."""
+        return () if self._translator is None else self._translator.told
+
+    def _translated(self, records: RecordBlock) -> RecordBlock:
+        return records if self._translator is None else self._translator.translate(records)
 
     def restore(
         self, partition: int, offset: int | None, state: PartitionState, incidents: Mapping[int, Incident]

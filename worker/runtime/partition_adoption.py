@@ -5,9 +5,8 @@ from typing import Final
 
 import structlog
 
-from worker.kafka import Source
+from worker.runtime.connections import Connections
 from worker.runtime.dispatcher import Dispatcher
-from worker.runtime.incident_log import IncidentLog
 from worker.runtime.partition_state import PartitionState
 from worker.settings import Settings
 
@@ -21,9 +20,10 @@ MAX_PATIENCE: Final = 1.0
 class PartitionAdoption:
     """Restores the state beside the committed offset of each partition before it is read."""
 
-    def __init__(self, settings: Settings, source: Source, incident_log: IncidentLog, dispatcher: Dispatcher):
-        self._settings, self._source = settings, source
-        self._incident_log, self._dispatcher = incident_log, dispatcher
+    def __init__(self, settings: Settings, connections: Connections, dispatcher: Dispatcher):
+        self._settings, self._source, self._dispatcher = settings, connections.source, dispatcher
+        self._incident_log = connections.incident_log
+        self._logs = [log for log in (connections.incident_log, connections.birth_log) if log is not None]
         self._failures, self._retry_at = 0, 0.0
 
     def forget_revoked(self) -> None:
@@ -43,9 +43,9 @@ class PartitionAdoption:
         """
         patience = min(PATIENCE * 2**self._failures, MAX_PATIENCE)
         for partition in partitions:
-            # The order matters: once the offsets are known, the incidents committed with them have been written.
+            # The order matters: once the offsets are known, what was committed with them has been written.
             committed = self._source.adopt(partition, patience)
-            if committed is None or not self._incident_log.catch_up(patience):
+            if committed is None or not all(log.catch_up(patience) for log in self._logs):
                 self._source.leave(partition)
                 self._failures += 1
                 self._retry_at = time.monotonic() + patience  # the loop runs for as long as it has waited for this one

@@ -70,7 +70,9 @@ class Worker:
             if page is not None:
                 page.start()
             self._analysis.start()
-            require(settings, reads=[topics.sensors, topics.models, topics.incidents], writes=settings.written)
+            births = [topics.births] if settings.input.is_sparkplug else []
+            reads = [topics.sensors, topics.models, topics.incidents, *births]
+            require(settings, reads=reads, writes=settings.written)
             self._encoder.register()
             self._watcher = ChampionWatcher(settings, self.models, self.metrics, self._trials)
             self._watcher.start()
@@ -131,7 +133,7 @@ class Worker:
         gc.freeze()
         self._watchdog.start()
         try:
-            connections: Connections | None = Connections(self._settings, self._id)
+            connections: Connections | None = Connections(self._settings, self._id, self._dispatcher.births)
             while connections is not None:
                 try:
                     self._run_session(connections)
@@ -146,9 +148,8 @@ class Worker:
 
     def _run_session(self, connections: Connections) -> None:
         """Run the loop by these connections. Raises Stuck where they are to be made anew."""
-        settings, (source, incident_log, sink) = self._settings, connections.all
         parts = Parts(
-            settings=settings,
+            settings=self._settings,
             metrics=self.metrics,
             dispatcher=self._dispatcher,
             encoder=self._encoder,
@@ -156,8 +157,8 @@ class Worker:
             watchdog=self._watchdog,
             stop=self._stop,
         )
-        adoption = PartitionAdoption(settings, source, incident_log, self._dispatcher)
-        session = Session(parts, self._state, source, sink, adoption)
+        adoption = PartitionAdoption(self._settings, connections, self._dispatcher)
+        session = Session(parts, self._state, connections.source, connections.sink, adoption)
         try:
             session.run(self._until_end)
         except Stuck:
@@ -187,7 +188,7 @@ class Worker:
 
     def _connect(self, attempt: "Future[Connections]") -> None:
         try:
-            attempt.set_result(Connections(self._settings, self._id))
+            attempt.set_result(Connections(self._settings, self._id, self._dispatcher.births))
         except BaseException as error:
             attempt.set_exception(error)
 

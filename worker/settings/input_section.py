@@ -68,6 +68,10 @@ class InputSettings(Section):
     time_field: FieldPath | None = Field(
         None, description="field that holds the event time; otherwise the time header, or else the record's timestamp"
     )
+    mqtt_topic_header: str | None = Field(
+        None,
+        description="with shape sparkplug: Kafka header with the MQTT topic; otherwise it is the record's key",
+    )
     time_header: str | None = Field(
         None, description="Kafka header that holds the event time, as a number or in ISO 8601"
     )
@@ -137,6 +141,21 @@ class InputSettings(Section):
             if path is not None and _array(path) not in (None, array):
                 raise ValueError(f"{path} is in another array than the readings")
         return self
+
+    @model_validator(mode="after")
+    def _sparkplug_can_be_read(self) -> "InputSettings":
+        if self.is_sparkplug:
+            with_its_package("protobuf")
+            if self.format != "json":
+                raise ValueError(f"shape sparkplug is a format of its own: leave format unset, not {self.format}")
+        elif self.mqtt_topic_header is not None:
+            raise ValueError("mqtt_topic_header is for shape sparkplug alone")
+        return self
+
+    @property
+    def is_sparkplug(self) -> bool:
+        """Return whether records are Sparkplug B's protobuf."""
+        return self.shape == "sparkplug"
 
     @model_validator(mode="after")
     def _grid_is_told(self) -> "InputSettings":

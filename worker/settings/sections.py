@@ -131,6 +131,9 @@ class TopicSettings(Section):
     training_requests: Topic = Field(
         "offnormal.training-requests", description="out: requests for training, read by `training serve`"
     )
+    births: Topic = Field(
+        "offnormal.births", description="both, with shape sparkplug: what aliases of metrics stand for (compacted)"
+    )
     shadow: Topic = Field("offnormal.shadow", description="out: events of a challenger in the shadow")
     labels: Topic = Field(
         "offnormal.labels", description="in: labels that people give events and incidents (compacted)"

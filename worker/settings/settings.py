@@ -138,6 +138,8 @@ class Settings(BaseSettings):
             always += [topics.models, topics.drift]
         if self.model.shadow_share:
             always.append(topics.shadow)
+        if self.input.is_sparkplug:
+            always.append(topics.births)
         if self.http.takes_labels:
             always.append(topics.labels)
         return list(dict.fromkeys([*always, *(getattr(topics, output) for output in self.outputs)]))

@@ -15,6 +15,7 @@ ShapeName = Literal[
     "cloudevents",
     "opcua-pubsub",
     "opc-publisher",
+    "sparkplug",
     "sparkplug-json",
     "kepware",
     "sitewise",
@@ -47,7 +48,14 @@ SHAPES: Final[Mapping[ShapeName, Mapping[str, str | bool]]] = {
         "entity_field": "[].ApplicationUri",
         "time_field": "[].Value.SourceTimestamp",
     },
-    # Sparkplug 3.0 payloads as JSON, as MQTT bridges write them; not its protobuf
+    # Sparkplug 3.0 in its protobuf, after worker/decoding/sparkplug has made JSON of it
+    "sparkplug": {
+        "tag_field": "metrics[].name",
+        "value_field": "metrics[].value",
+        "time_field": "metrics[].timestamp",
+        "align": True,
+    },
+    # Sparkplug 3.0 payloads as JSON, as MQTT bridges write them
     "sparkplug-json": {"tag_field": "metrics[].name", "value_field": "metrics[].value", "time_field": "timestamp"},
     # Kepware IoT Gateway, the standard template
     "kepware": {"tag_field": "values[].id", "value_field": "values[].v", "time_field": "timestamp"},

@@ -78,7 +78,7 @@ class FakeReader:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     made = Log()
-    monkeypatch.setattr(stretches, "Reader", made.reader)
+    monkeypatch.setattr(stretches, "sensor_reader", made.reader)
     yield made
 
 
