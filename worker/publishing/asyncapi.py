@@ -83,6 +83,8 @@ def _topics(settings: Settings) -> dict[str, _Topic]:
         "labels": _Topic("receive", "the id that is labelled", {"label": _json(schema("label"))}),
         "models": _Topic("receive", "what the record is: artefact, alias or decision", {"registryRecord": _registry()}),
     }
+    if settings.input.is_sparkplug:
+        topics["births"] = _Topic("send", "the machine", {"birth": _birth()})
     if settings.model.shadow_share:
         topics["shadow"] = _Topic("send", f"{_ENTITY}, or the model", {"shadow": _event("shadow")})
     for output in settings.outputs:
@@ -189,6 +191,14 @@ def _registry() -> Document:
     return _message(
         _BYTES, "A record of the model registry", "Written by training, and by a worker that decides.", body
     )
+
+
+def _birth() -> Document:
+    integer, text = {"type": "integer", "minimum": 0}, {"type": "string"}
+    metric = {"type": "array", "prefixItems": [integer, text, integer]}
+    properties = {"topic": text, "partition": integer, "offset": integer, "node": text, "device": text}
+    body = {"type": "object", "properties": {**properties, "metrics": {"type": "array", "items": metric}}}
+    return _message(_JSON, "A birth certificate", "What the aliases of an edge node or device stand for", body)
 
 
 def _message(kind: str, title: str, summary: str, payload: Document) -> Document:

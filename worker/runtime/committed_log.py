@@ -39,7 +39,7 @@ class CommittedLog:
                 if block is None and time.monotonic() > deadline:
                     return False
         except (errors.KafkaError, KafkaUnavailable) as error:
-            log.debug("committed_log_unread", topic=str(self._reader.topics), error=str(error))
+            log.debug("committed_log_read_failed", topic=str(self._reader.topics), error=str(error))
             return False
         return True
 

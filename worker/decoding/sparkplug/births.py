@@ -19,6 +19,9 @@ from worker.blocks import TopicSet
 from worker.blocks.topic_set import MOST_PARTITIONS
 
 _KEPT: Final = 4  # births of each device, since a partition may be read again from before the last one
+MOST_ALIASES: Final = (
+    2_000_000  # of all together, in some 400 MB; beyond them the births that were taken first are dropped
+)
 
 
 class Source(NamedTuple):
@@ -81,22 +84,36 @@ class Birth(NamedTuple):
 
 
 class Births:
-    """The last birth certificates of all edge nodes and devices."""
+    """The last birth certificates of all edge nodes and devices. Bounded."""
 
     def __init__(self) -> None:
         self._offsets: dict[Source, list[int]] = defaultdict(list)
-        self._aliases: dict[tuple[Source, int], dict[int, Meaning]] = {}
+        self._aliases: dict[tuple[Source, int], dict[int, Meaning]] = {}  # in the order in which they were taken
         self._partitions: dict[tuple[str, str], set[int]] = defaultdict(set)  # of a node's device
+        self._count = 0  # of aliases
 
     def take(self, birth: Birth) -> None:
         """Take note of a birth certificate, in any order; one that is known already changes nothing."""
-        offsets = self._offsets[birth.source]
-        if birth.offset not in offsets:
-            insort(offsets, birth.offset)
-        self._aliases[birth.source, birth.offset] = birth.aliases
-        self._partitions[birth.source[1:]].add(birth.source.partition)
-        while len(offsets) > _KEPT:
-            del self._aliases[birth.source, offsets.pop(0)]
+        source, offset, aliases = birth
+        if (source, offset) in self._aliases:
+            return
+        insort(self._offsets[source], offset)
+        self._aliases[source, offset] = aliases
+        self._partitions[source[1:]].add(source.partition)
+        self._count += len(aliases) + 1
+        if len(self._offsets[source]) > _KEPT:
+            self._drop(source, self._offsets[source][0])
+        while self._count > MOST_ALIASES:
+            self._drop(*next(iter(self._aliases)))
+
+    def _drop(self, source: Source, offset: int) -> None:
+        self._count -= len(self._aliases.pop((source, offset))) + 1
+        self._offsets[source].remove(offset)
+        if not self._offsets[source]:
+            del self._offsets[source]
+            self._partitions[source[1:]].discard(source.partition)
+            if not self._partitions[source[1:]]:
+                del self._partitions[source[1:]]
 
     def aliases(self, source: Source, offset: int) -> dict[int, Meaning] | None:
         """Return what the aliases of a message at this offset stand for; None if it is not known.

@@ -11,7 +11,11 @@ from worker.publishing.asyncapi import document
 from worker.publishing.cloudevents import schema
 from worker.settings import InputSettings, ModelSettings, Settings, TopicSettings
 
-ALL = Settings(model=ModelSettings(shadow_share=0.1), outputs=("scores", "latents", "reconstructions"))
+ALL = Settings(
+    model=ModelSettings(shadow_share=0.1),
+    outputs=("scores", "latents", "reconstructions"),
+    input=InputSettings.model_validate({"shape": "sparkplug", "step": "1s"}),
+)
 
 
 def payload(message: str, settings: Settings = ALL) -> dict[str, object]:

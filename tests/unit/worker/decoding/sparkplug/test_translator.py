@@ -12,6 +12,7 @@ from tests.record_blocks import block_of
 from tests.sparkplug import birth, data, payload
 from worker.blocks import RecordBlock, TopicSet
 from worker.decoding import Decoder
+from worker.decoding.sparkplug import births as births_module
 from worker.decoding.sparkplug.births import Birth, Births, Meaning, Source
 from worker.decoding.sparkplug.translator import Translator
 from worker.publishing.dead_letters import dead_letters
@@ -165,6 +166,18 @@ def test_births_come_back_from_their_records_and_malformed_ones_do_not() -> None
     for change in [*wrong, {"offset": "1"}, {"metrics": [[1, "a"]]}, {"metrics": 3}, {"metrics": [["1", "a", 3]]}]:
         assert Birth.read(orjson.dumps({**good, **change}), topics) is None, change
     assert [Birth.read(text, topics) for text in (b"[]", b"\xff", None)] == [None] * 3
+
+
+def test_births_of_many_machines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were taken first are dropped, and leave nothing behind."""
+    monkeypatch.setattr(births_module, "MOST_ALIASES", 100)
+    births = Births()
+    for k in range(1000):
+        births.take(Birth(Source(k % 3, f"n{k}", ""), k, {j: Meaning("a", 10) for j in range(9)}))
+    assert [births.aliases(Source(k % 3, f"n{k}", ""), 2000) is not None for k in (0, 989, 990, 999)] == [0, 0, 1, 1]
+    assert {len(each) for each in (births._offsets, births._aliases, births._partitions)} == {10}
+    births.take(Birth(Source(0, "huge", ""), 1, {j: Meaning("a", 10) for j in range(101)}))
+    assert births.aliases(Source(0, "huge", ""), 2) is None and not births._aliases
 
 
 def test_few_births_of_each_machine_are_kept() -> None:
