@@ -39,7 +39,6 @@ def make_artefact(
     requested = settings.detection.budget(per_day)
     promise = promise_of(calibration, requested)
     weights = b"".join(t.numpy().tobytes() for t in detector.module.state_dict().values())
-    topics = TopicSet.of(settings.topics.sensors)
     card = ModelCard(
         name=settings.model.name,
         version=new_version(created, weights),
@@ -61,7 +60,7 @@ def make_artefact(
         trained_on={
             "why": why,
             "topic": settings.topics.sensors,
-            "offsets": {str(topics.shown(partition)): offsets for partition, offsets in sorted(rows.offsets.items())},
+            "offsets": _offsets(settings, rows),
             "from": iso(int(rows.time[0])),
             "to": iso(int(rows.time[-1])),
             "interval": rows.interval,
@@ -141,3 +140,9 @@ def vectors_per_day(rows: Window) -> float:
     """Return the rate at which the window's vectors came; 0 if it spans no time."""
     span = float(rows.time[-1] - rows.time[0]) / 86_400_000
     return round(rows.seen / span, 1) if span > 0 else 0.0
+
+
+def _offsets(settings: Settings, rows: Window) -> dict[str, list[int]]:
+    """Return the first and the last offset of each partition, by the partition as it is shown."""
+    topics = TopicSet.of(settings.topics.sensors)
+    return {str(topics.shown(partition)): offsets for partition, offsets in sorted(rows.offsets.items())}
