@@ -20,8 +20,6 @@ from worker.blocks.topic_set import MOST_PARTITIONS
 
 _KEPT: Final = 4  # births of each device, since a partition may be read again from before the last one
 MOST_ALIASES: Final = 2_000_000  # in some 400 MB; beyond them, the births that were taken first are dropped
-    2_000_000  # of all together, in some 400 MB; beyond them the births that were taken first are dropped
-)
 
 
 class Source(NamedTuple):
