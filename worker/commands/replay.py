@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
 
 from worker.blocks import TopicSet
+from worker.blocks.limits import REPLAYED
 from worker.decoding.dead_letter_reasons import UNREADABLE
 from worker.errors import KafkaUnavailable
 from worker.kafka import connection, waits
@@ -22,7 +23,7 @@ from worker.kafka.unreadable import Patience, Unreadable, guard
 from worker.settings import Settings
 
 OURS = "offnormal-"
-LEFT_OUT, REPLAYED = "offnormal-left-out", "offnormal-replayed"
+LEFT_OUT = "offnormal-left-out"
 RECORDS_AT_ONCE = 200
 TRANSACTION = 10.0  # seconds
 
@@ -110,6 +111,8 @@ def _restored(settings: Settings, letter: Any, originals: "_Originals") -> "_Res
     headers = _headers(letter)
     place = TopicPartition(headers["offnormal-topic"], int(headers["offnormal-partition"]))
     original = letter
+    if place.topic not in originals.topics:
+        return "its topic is gone"
     if LEFT_OUT in headers:
         original = originals.find(place, int(headers["offnormal-offset"]))
         if original is None:
@@ -205,6 +208,7 @@ class _Originals:
         self._settings = settings.kafka
         self._consumer: KafkaConsumer = connection.consumer(settings.kafka)
         self._limits: dict[str, int] = {}  # bytes of a record, by topic
+        self.topics = waits.topics_of(self._consumer)
 
     def is_too_large(self, record: Any, topic: str) -> bool:
         """Return whether the record is larger than its topic takes: it may have come compressed."""

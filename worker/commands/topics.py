@@ -22,8 +22,10 @@ def run(settings: Settings, arguments: Namespace) -> int:
         differences = "; ".join(f"{k} is {v}, should be {state.spec.config[k]}" for k, v in state.differs.items())
         print(f"{state.spec.name:<28} {status:<8} {state.partitions:>3} partitions  {differences}".rstrip())
     topics = TopicSet.of(settings.topics.sensors)
-    sensors = min((state for state in states if state.spec.name in topics), key=lambda state: state.retention)
-    if sensors.retention < _FOR_EVER:
+    sensors = min((state for state in states if state.spec.name in topics), key=lambda s: s.retention, default=None)
+    if sensors is None:
+        print(f"\nno topic matches {topics} yet (OFFNORMAL_TOPICS__SENSORS)")
+    elif sensors.retention < _FOR_EVER:
         print(
             f"\n{sensors.spec.name} keeps records for {sensors.retention / 86_400:g} days by their own time. Before you"
             " send it older ones, such as a history to train on, raise its retention.ms"

@@ -191,7 +191,8 @@ class Decoder:
 
 def _refused(record: int, headers: Headers) -> Reject:
     """Return the reject of a record that was refused before."""
-    told = {name: (value or b"").decode("utf-8", "replace") for name, value in headers}
+    # Ours come first: those of a sender do not count.
+    told = {name: (value or b"").decode("utf-8", "replace") for name, value in reversed(headers)}
     return Reject(record, told.get("offnormal-reason", UNREADABLE), told.get("offnormal-error", ""))
 
 

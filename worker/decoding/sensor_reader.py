@@ -1,10 +1,8 @@
 """A reader of the sensor topics outside of the loop, whose blocks are as the loop decodes them."""
 
-from collections.abc import Container
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from worker.blocks import TopicSet
 from worker.decoding.sparkplug.births import Birth, Births
 from worker.kafka.reader import Reader
 from worker.settings import InputSettings, KafkaSettings, Settings
@@ -26,7 +24,7 @@ def sensor_reader(
     settings: Settings,
     kafka: KafkaSettings | None = None,
     max_records: int = 5000,
-    only: Container[int] | None = None,
+    only: tuple[str, int] | None = None,
 ) -> Reader:
     """Return a reader of the sensor topics. Raises worker.errors.KafkaError.
 
@@ -36,10 +34,12 @@ def sensor_reader(
     translator = translator_of(settings.input, births)
     if translator is None:
         return Reader(kafka, settings.topics.sensors, max_records, only=only)
-    topics = TopicSet.of(settings.topics.sensors)
+    sensors = Reader(kafka, settings.topics.sensors, max_records, only=only, prepare=translator.translate)
+    topic_ids = sensors.topic_ids()
     with closing(Reader(kafka, settings.topics.births)) as reader:
         for block in reader.to_end():
-            for birth in (Birth.read(value, topics) for value in block.values):
-                if birth is not None:
+            for value in block.values:
+                birth = Birth.read(value, sensors.topics)
+                if birth is not None and birth.is_of(topic_ids.get(sensors.topics.place(birth.source.partition)[0])):
                     births.take(birth)
-    return Reader(kafka, settings.topics.sensors, max_records, only=only, prepare=translator.translate)
+    return sensors

@@ -44,7 +44,7 @@ def what_it_is(value: bytes) -> str | None:
             " OFFNORMAL_SCHEMA_REGISTRY__URL"
         )
     if _is_sparkplug(value):
-        return "Sparkplug B's protobuf: OFFNORMAL_INPUT__SHAPE=sparkplug, and a STEP, such as 1s"
+        return "Sparkplug B's protobuf, which OFFNORMAL_INPUT__SHAPE=sparkplug reads, with a STEP such as 1s"
     if _is_floats(value):
         return (
             f"{len(value) // 4} numbers as raw float32: set OFFNORMAL_INPUT__FORMAT=f32 and OFFNORMAL_INPUT__FEATURES"

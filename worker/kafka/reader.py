@@ -5,7 +5,7 @@ It serves everything outside of the exactly-once loop: the registry, the trainin
 
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
@@ -15,6 +15,7 @@ from kafka.structs import OffsetAndTimestamp
 
 from worker.blocks import RecordBlock, TopicSet
 from worker.kafka import waits
+from worker.kafka.client import internals
 from worker.kafka.connection import consumer
 from worker.kafka.errors import readable, readable_errors
 from worker.kafka.polling import block_maker
@@ -35,7 +36,7 @@ class Reader:
 
     Partitions are numbered as blocks have them (worker/blocks/topic_set.py). `patience` is how long the broker
     holds a fetch request while no records arrive. Other requests, and closing, have to wait for it, but each request
-    costs a millisecond. `only` are the partitions to read, by default all. `prepare` is applied to each block.
+    costs a millisecond. `only` is a topic and a partition, by default all are read. `prepare` is applied to each block.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Reader:
         topic: str,
         max_records: int = 5000,
         patience: float = 0.1,
-        only: Container[int] | None = None,
+        only: tuple[str, int] | None = None,
         prepare: Callable[[RecordBlock], RecordBlock] = lambda records: records,
     ):
         self.topics = TopicSet.of(topic)
@@ -55,7 +56,7 @@ class Reader:
         self._patience = Patience(self._consumer)
         with self._errors():
             places = waits.places_of(self._consumer, self.topics)
-            self.places = [place for place in places if only is None or self._number(place) in only]
+            self.places = [place for place in places if only in (None, place)]
             self._consumer.assign(self.places)
             self._ends = waits.end_offsets(self._consumer, self.places)
 
@@ -81,6 +82,10 @@ class Reader:
     def partitions(self) -> list[int]:
         """Return the numbers of the partitions."""
         return [self._number(place) for place in self.places]
+
+    def topic_ids(self) -> dict[str, str | None]:
+        """Return the id of each topic, which tells it from another of its name; None from brokers before 2.8."""
+        return {topic: internals.topic_id(self._consumer, topic) for topic in {place.topic for place in self.places}}
 
     def has_read(self, ends: Mapping[int, int], timeout: float = waits.POSITION) -> bool:
         """Return whether the positions have reached all of these ends.

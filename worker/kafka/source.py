@@ -308,6 +308,10 @@ class Source:
 
     # -- asking
 
+    def topic_id(self, partition: int) -> str | None:
+        """Return what tells the partition's topic from another of its name; None from brokers before 2.8."""
+        return internals.topic_id(self._consumer, self._place(partition).topic)
+
     def partitions(self) -> list[int]:
         """Return the numbers of the partitions that are assigned now."""
         return self._numbers(self._consumer.assignment())

@@ -77,7 +77,8 @@ def create(settings: Settings, partitions: int, replication: int, verify_only: b
     client = admin(settings.kafka)
     with readable_errors("topics", settings.kafka.bootstrap):
         try:
-            matched = [] if TopicSet.of(settings.topics.sensors).names else _names(client, settings.topics.sensors)
+            sensors = TopicSet.of(settings.topics.sensors)
+            matched = sensors.among(client.list_topics()) if sensors.pattern is not None else []
             needed = [*(TopicSpec(name, None) for name in matched), *specs(settings)]
             before = partition_counts(client, [spec.name for spec in needed])
             missing = [spec for spec in needed if not before[spec.name]]

@@ -136,6 +136,8 @@ def topics_of(consumer: KafkaConsumer, timeout: float = ASK) -> set[str]:
 def places_of(consumer: KafkaConsumer, topics: TopicSet, timeout: float = ASK) -> list[TopicPartition]:
     """Return the partitions of all topics, none of one that is not there. Raises KafkaTimeoutError."""
     names = topics.names or topics.among(topics_of(consumer, timeout))
+    for name in names:  # later metadata is asked for the topics that the client knows
+        consumer._cluster.add_topic(name)
     return [TopicPartition(name, p) for name in names for p in partitions_of(consumer, name, timeout)]
 
 

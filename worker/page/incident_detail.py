@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from worker.alignment import Aligner
-from worker.blocks import RecordBlock, TopicSet, VectorBlock
+from worker.blocks import RecordBlock, VectorBlock
 from worker.blocks.entity_hash import hashes
 from worker.blocks.vector_id import VectorId
 from worker.decoding import Decoder, aligner_of, vectors_of
@@ -77,9 +77,8 @@ class IncidentDetail:
             raise LookupError("no model")
         deadline = time.monotonic() + PATIENCE
         kafka = self._settings.kafka.model_copy(update={"startup_timeout": PATIENCE / 2})
-        partition = TopicSet.of(self._settings.topics.sensors).number(place.topic, place.partition)
-        with sensor_reader(self._settings, kafka, PART, only={partition}) as reader:
-            start = reader.starts().get(partition)
+        with sensor_reader(self._settings, kafka, PART, only=(place.topic, place.partition)) as reader:
+            start = next(iter(reader.starts().values()), None)
             if start is None:  # no such partition
                 return {"gone": True, "records": 0}
             identity = incident.identity if incident is not None else self._identity(reader, place, deadline)

@@ -195,9 +195,14 @@ def _registry() -> Document:
 
 def _birth() -> Document:
     integer, text = {"type": "integer", "minimum": 0}, {"type": "string"}
-    metric = {"type": "array", "prefixItems": [integer, text, integer]}
-    properties = {"topic": text, "partition": integer, "offset": integer, "node": text, "device": text}
-    body = {"type": "object", "properties": {**properties, "metrics": {"type": "array", "items": metric}}}
+    metric = {"type": "array", "prefixItems": [{"type": ["integer", "null"]}, text, integer]}
+    properties = {
+        **dict.fromkeys(("topic", "node", "device"), text),
+        **dict.fromkeys(("partition", "offset"), integer),
+        "topic_id": {"type": ["string", "null"]},
+        "metrics": {"type": "array", "items": metric},
+    }
+    body = {"type": "object", "properties": properties}
     return _message(_JSON, "A birth certificate", "What the aliases of an edge node or device stand for", body)
 
 

@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 
 from worker.blocks import TopicSet
-from worker.decoding.sparkplug.births import Births
 from worker.kafka import Source, open_sink
 from worker.runtime.birth_log import BirthLog
 from worker.runtime.incident_log import IncidentLog
@@ -13,14 +12,14 @@ from worker.settings import Settings
 class Connections:
     """Opens all of them, or none. `birth_log` is there for Sparkplug alone."""
 
-    def __init__(self, settings: Settings, id: str, births: Births):
+    def __init__(self, settings: Settings, id: str):
         """Connect. `id` is what the sink's transactions are named by. Raises KafkaUnavailable."""
         with ExitStack() as stack:
             self.source = Source(settings.kafka, TopicSet.of(settings.topics.sensors))
             stack.callback(self.source.close)
             self.incident_log = IncidentLog(settings)
             stack.callback(self.incident_log.close)
-            self.birth_log = BirthLog(settings, births) if settings.input.is_sparkplug else None
+            self.birth_log = BirthLog(settings) if settings.input.is_sparkplug else None
             if self.birth_log is not None:
                 stack.callback(self.birth_log.close)
             self.sink = open_sink(settings, self.source, id)

@@ -136,6 +136,7 @@ class Dispatcher:
         if self._silence is not None:
             self._silence.forget(partition)
         self.incidents.forget(partition)
+        self.births.restore(partition, ())
         for pipeline in self.pipelines.values():
             pipeline.forget(partition)
 

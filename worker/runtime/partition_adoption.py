@@ -22,7 +22,7 @@ class PartitionAdoption:
 
     def __init__(self, settings: Settings, connections: Connections, dispatcher: Dispatcher):
         self._settings, self._source, self._dispatcher = settings, connections.source, dispatcher
-        self._incident_log = connections.incident_log
+        self._incident_log, self._birth_log = connections.incident_log, connections.birth_log
         self._logs = [log for log in (connections.incident_log, connections.birth_log) if log is not None]
         self._failures, self._retry_at = 0, 0.0
 
@@ -52,6 +52,9 @@ class PartitionAdoption:
                 return
             state = PartitionState.load(committed.state)
             self._dispatcher.restore(partition, committed.offset, state, self._incident_log.of(partition))
+            if self._birth_log is not None:
+                births = self._birth_log.of(partition, committed.offset, self._source.topic_id(partition))
+                self._dispatcher.births.restore(partition, births)
             if self._settings.looks_back and committed.offset is not None:
                 self._read_back(partition, committed.offset, state)
         self._failures = 0

@@ -188,7 +188,8 @@ class Session:
         self._checkpoint.begin()
         rows = sum(self._send(batch) for batch in self._dispatcher.score(records))
         if births := self._dispatcher.births_told():
-            self._sink.send([self._encoder.births(births)])
+            told = [birth._replace(topic_id=self._source.topic_id(birth.source.partition)) for birth in births]
+            self._sink.send([self._encoder.births(told)])
             self._checkpoint.has_outputs = True
         self._checkpoint.ends.update(records.ends())
         self._metrics.batch_rows.observe(rows)

@@ -133,7 +133,7 @@ class Worker:
         gc.freeze()
         self._watchdog.start()
         try:
-            connections: Connections | None = Connections(self._settings, self._id, self._dispatcher.births)
+            connections: Connections | None = Connections(self._settings, self._id)
             while connections is not None:
                 try:
                     self._run_session(connections)
@@ -188,7 +188,7 @@ class Worker:
 
     def _connect(self, attempt: "Future[Connections]") -> None:
         try:
-            attempt.set_result(Connections(self._settings, self._id, self._dispatcher.births))
+            attempt.set_result(Connections(self._settings, self._id))
         except BaseException as error:
             attempt.set_exception(error)
 

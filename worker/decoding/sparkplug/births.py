@@ -1,16 +1,17 @@
 """What birth certificates have told: the names and the data types that aliases stand for.
 
-An edge node tells its metrics once, when it connects, and later names them by their aliases alone. A birth certificate
-may thus be much older than the messages that need it, and its record may be gone. So a worker writes what it has told
-to a compacted topic, in the transaction with the offset after it. Whoever reads the sensors later reads that topic
-first.
+An edge node tells its metrics once, when it connects, and later names them by their aliases alone, without their data
+types. A birth certificate may thus be much older than the messages that need it, and its record may be gone. So a
+worker writes what it has told to a compacted topic, in the transaction with the offset after it. Whoever reads the
+sensors later reads that topic first.
 
 A table is valid for the records that come after its birth certificate in the same partition. Kafka keeps no order
 across partitions: a table of another one might be that of before or after.
 """
 
-from bisect import bisect_left, insort
-from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple
 
 import orjson
@@ -19,7 +20,9 @@ from worker.blocks import TopicSet
 from worker.blocks.topic_set import MOST_PARTITIONS
 
 _KEPT: Final = 4  # births of each device, since a partition may be read again from before the last one
-MOST_ALIASES: Final = 2_000_000  # in some 400 MB; beyond them, the births that were taken first are dropped
+MOST_BYTES: Final = 1 << 20  # of the names of one birth certificate: six times as much as JSON, at most
+MOST_IN_ALL: Final = 1 << 28  # of all together: then those of machines that are not known yet are refused
+_OF_METRIC: Final = 200  # bytes that a metric takes beside its name
 
 
 class Source(NamedTuple):
@@ -35,31 +38,55 @@ class Source(NamedTuple):
         return f"{self.node}/{self.device}" if self.device else self.node
 
 
-class Meaning(NamedTuple):
-    """The metric that an alias stands for. `datatype` is Sparkplug's number."""
+@dataclass(frozen=True)
+class Table:
+    """What the metrics of a machine are: the name of each alias, and Sparkplug's number of the data type of each name.
 
-    name: str
-    datatype: int
+    A type of 0 is not known.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    types: Mapping[str, int] = field(default_factory=dict)
+
+    def with_more(self, more: "Table") -> "Table":
+        """Return both, of which `more` counts; but it does not make a type unknown that is known."""
+        types = {**self.types, **{name: kind or self.types.get(name, 0) for name, kind in more.types.items()}}
+        return Table({**self.names, **more.names}, types)
+
+    @property
+    def bytes(self) -> int:
+        """Return about how many bytes the names take."""
+        return sum(len(name.encode()) for name in self.types)
 
 
 class Birth(NamedTuple):
-    """A birth certificate: who told at which offset what its aliases mean."""
+    """A birth certificate, and the offset at which it was told.
+
+    `topic_id` tells the topic from another of its name; None where it is not known.
+    """
 
     source: Source
     offset: int
-    aliases: dict[int, Meaning]
+    table: Table
+    topic_id: str | None = None
+
+    def is_of(self, topic_id: str | None) -> bool:
+        """Return whether it was told in the topic of this id, and not in a former one of its name."""
+        return None in (self.topic_id, topic_id) or self.topic_id == topic_id
 
     def record(self, topics: TopicSet) -> tuple[bytes, bytes]:
         """Return key and value of the record that tells it to other readers."""
         topic, partition = topics.place(self.source.partition)
         _, node, device = self.source
+        aliases = {name: alias for alias, name in self.table.names.items()}
         document = {
             "topic": topic,
+            "topic_id": self.topic_id,
             "partition": partition,
             "offset": self.offset,
             "node": node,
             "device": device,
-            "metrics": [[alias, *meaning] for alias, meaning in self.aliases.items()],
+            "metrics": [[aliases.get(name), name, kind] for name, kind in self.table.types.items()],
         }
         return f"{topic}/{partition}/{self.source.entity}".encode(), orjson.dumps(document)
 
@@ -69,66 +96,63 @@ class Birth(NamedTuple):
         try:
             data = orjson.loads(value or b"")
             topic, partition, offset = data["topic"], data["partition"], data["offset"]
-            aliases = {alias: Meaning(str(name), datatype) for alias, name, datatype in data["metrics"]}
-            numbers = (partition, offset, *aliases, *(meaning.datatype for meaning in aliases.values()))
+            metrics = [(alias, str(name), kind) for alias, name, kind in data["metrics"]]
+            numbers = [partition, offset]
+            numbers += [number for alias, _, kind in metrics for number in (alias or 0, kind)]
             if topic not in topics or not all(type(number) is int and number >= 0 for number in numbers):
                 return None
-            if partition >= MOST_PARTITIONS:
+            if partition >= MOST_PARTITIONS or type(topic_id := data["topic_id"]) not in (str, type(None)):
                 return None
             source = Source(topics.number(topic, partition), str(data["node"]), str(data["device"]))
-            return cls(source, offset, aliases)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            names = {alias: name for alias, name, _ in metrics if alias is not None}
+            return cls(source, offset, Table(names, {name: kind for _, name, kind in metrics}), topic_id)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
             return None
 
 
 class Births:
-    """The last birth certificates of all edge nodes and devices. Bounded."""
+    """The last birth certificates of edge nodes and devices. Bounded."""
 
     def __init__(self) -> None:
-        self._offsets: dict[Source, list[int]] = defaultdict(list)
-        self._aliases: dict[tuple[Source, int], dict[int, Meaning]] = {}  # in the order in which they were taken
-        self._partitions: dict[tuple[str, str], set[int]] = defaultdict(set)  # of a node's device
-        self._count = 0  # of aliases
+        self._births: dict[Source, dict[int, Birth]] = {}  # by offset, in the order in which they were taken
+        self._bytes = 0
 
-    def take(self, birth: Birth) -> None:
-        """Take note of a birth certificate, in any order; one that is known already changes nothing."""
-        source, offset, aliases = birth
-        if (source, offset) in self._aliases:
-            return
-        insort(self._offsets[source], offset)
-        self._aliases[source, offset] = aliases
-        self._partitions[source[1:]].add(source.partition)
-        self._count += len(aliases) + 1
-        if len(self._offsets[source]) > _KEPT:
-            self._drop(source, self._offsets[source][0])
-        while self._count > MOST_ALIASES:
-            self._drop(*next(iter(self._aliases)))
+    def take(self, birth: Birth) -> bool:
+        """Take note of a birth certificate; return False if there are too many machines for another one."""
+        if birth.source not in self._births and self._bytes > MOST_IN_ALL:
+            return False
+        own = self._births.setdefault(birth.source, {})
+        self._bytes += _size(birth) - _size(own.pop(birth.offset, None))
+        own[birth.offset] = birth  # as the last one, also if a partition is read again
+        if len(own) > _KEPT:
+            self._bytes -= _size(own.pop(next(iter(own))))
+        return True
 
-    def _drop(self, source: Source, offset: int) -> None:
-        self._count -= len(self._aliases.pop((source, offset))) + 1
-        self._offsets[source].remove(offset)
-        if not self._offsets[source]:
-            del self._offsets[source]
-            self._partitions[source[1:]].discard(source.partition)
-            if not self._partitions[source[1:]]:
-                del self._partitions[source[1:]]
-
-    def aliases(self, source: Source, offset: int) -> dict[int, Meaning] | None:
-        """Return what the aliases of a message at this offset stand for; None if it is not known.
+    def table(self, source: Source, offset: int) -> Table:
+        """Return what is known of the metrics of a message at this offset.
 
         After the birth of the edge node, a device needs a new one of its own.
         """
         own = self._before(source, offset)
-        of_node = self._before(source._replace(device=""), offset)
-        if own is None or (of_node is not None and of_node > own):
-            return None
-        return self._aliases[source, own]
+        if own < self._before(source._replace(device=""), offset):
+            return Table()
+        return self._births[source][own].table if own >= 0 else Table()
 
-    def elsewhere(self, source: Source) -> bool:
-        """Return whether a birth certificate of this node or device lies in another partition."""
-        return bool(self._partitions.get(source[1:], set()) - {source.partition})
+    def restore(self, partition: int, births: Iterable[Birth]) -> None:
+        """Replace all that is known of a partition."""
+        for source in [source for source in self._births if source.partition == partition]:
+            self._bytes -= sum(map(_size, self._births.pop(source).values()))
+        for birth in births:
+            self.take(birth)
 
-    def _before(self, source: Source, offset: int) -> int | None:
-        offsets = self._offsets.get(source, [])
-        at = bisect_left(offsets, offset)
-        return offsets[at - 1] if at else None
+    def of(self, partition: int) -> list[Birth]:
+        """Return the births of a partition, in the order of their offsets."""
+        own = (births.values() for source, births in self._births.items() if source.partition == partition)
+        return sorted(chain.from_iterable(own), key=lambda birth: birth.offset)
+
+    def _before(self, source: Source, offset: int) -> int:
+        return max((told for told in self._births.get(source, ()) if told < offset), default=-1)
+
+
+def _size(birth: Birth | None) -> int:
+    return 0 if birth is None else birth.table.bytes + _OF_METRIC * (len(birth.table.types) + 1)

@@ -72,14 +72,17 @@ def parse(data: bytes) -> Payload:
     """Parse a message. Raises Refused."""
     try:
         message = _Payload.FromString(data)
+        time = message.timestamp if message.HasField("timestamp") else None
+        return Payload(time, list(_metrics(message)))
     except (DecodeError, ValueError) as error:
         raise Refused(UNPARSEABLE, f"no payload of Sparkplug B: {error}"[:300]) from None
-    return Payload(message.timestamp if message.HasField("timestamp") else None, list(_metrics(message)))
 
 
 def _metrics(message: Any) -> Iterator[Metric]:
     for metric in message.metrics:
         kind = next((name for name in _VALUES if metric.HasField(name)), None)
+        if type(metric.name) is bytes or type(metric.string_value) is bytes:  # protobuf does not refuse it by itself
+            raise ValueError("a text that is not UTF-8")
         yield Metric(
             name=metric.name if metric.HasField("name") else None,
             alias=metric.alias if metric.HasField("alias") else None,

@@ -13,14 +13,15 @@ from typing import Any, Final
 import orjson
 
 from worker.blocks import BytesColumn, Headers, RecordBlock
-from worker.blocks.limits import BY_US, REFUSED
-from worker.decoding.dead_letter_reasons import UNKNOWN_ALIAS, Refused
-from worker.decoding.sparkplug.births import Birth, Births, Meaning, Source
+from worker.blocks.limits import BY_US, MAX_ENTITY_BYTES, REFUSED, REPLAYED
+from worker.decoding.dead_letter_reasons import UNKNOWN_ALIAS, UNPARSEABLE, Refused
+from worker.decoding.sparkplug.births import MOST_BYTES, Birth, Births, Source, Table
 from worker.decoding.sparkplug.payload import Metric, Payload, parse
 from worker.settings import InputSettings
 
 _PREFIX: Final = "spBv1.0/"
-_WITH_METRICS: Final = ("NBIRTH", "DBIRTH", "NDATA", "DDATA")
+_BIRTHS: Final = ("NBIRTH", "DBIRTH")
+_WITH_METRICS: Final = (*_BIRTHS, "NDATA", "DDATA")
 _CONTROL: Final = ("Node Control/", "Device Control/")
 _BIRTH_SEQUENCE: Final = "bdSeq"  # counts the births of a node
 
@@ -45,13 +46,18 @@ class Translator:
             headers[r] = [header for header in own if header[0].lower() != "content-type"]
             topic = self._topic(keys[r], own)
             kind, node, device = _parts(topic)
+            if topic is None:
+                node = (keys[r] or b"").decode("utf-8", "replace")
             source = Source(int(records.partition[r]), node, device)
-            keys[r] = source.entity.encode() if topic is not None else keys[r]
-            if kind not in _WITH_METRICS and kind is not None:
+            if kind is not None:
+                keys[r] = source.entity.encode()
+            if len(keys[r] or b"") > MAX_ENTITY_BYTES:  # the decoder refuses it
+                continue
+            if kind is not None and kind not in _WITH_METRICS:
                 values[r] = None
                 continue
             try:
-                values[r] = self._json(parse(value), source, int(records.offset[r]), kind)
+                values[r] = self._json(parse(value), source, int(records.offset[r]), kind, REPLAYED in dict(own))
             except Refused as error:
                 headers[r] = [("content-type", REFUSED.encode()), BY_US, *_why(error), *headers[r]]
         told = {r: each for r, each in headers.items() if each}
@@ -62,39 +68,52 @@ class Translator:
         named = dict(headers).get(self._header) if self._header is not None else key
         return None if named is None else named.decode("utf-8", "replace")
 
-    def _json(self, payload: Payload, source: Source, offset: int, kind: str | None) -> bytes | None:
-        """Return the message's readings as JSON; None if it has none."""
-        told = {m.alias: Meaning(m.name, m.datatype) for m in payload.metrics if m.alias is not None and m.name}
-        if kind in ("NBIRTH", "DBIRTH") or (kind is None and told):
-            if kind is None:  # it may tell some of its metrics only
-                told = {**(self._births.aliases(source, offset) or {}), **told}
-            birth = Birth(source, offset, told)
-            self._births.take(birth)
-            self.told.append(birth)
-        known = told or self._births.aliases(source, offset) or {}
+    def _json(self, payload: Payload, source: Source, offset: int, kind: str | None, is_replayed: bool) -> bytes | None:
+        """Return the message's readings as JSON; None if it has none. Raises Refused."""
+        known = self._births.table(source, offset)
+        told = _told(payload.metrics)
+        if not is_replayed:  # it may be of before what was told last
+            if kind in _BIRTHS:
+                self._take(Birth(source, offset, told))
+            elif kind is None and told.names and (more := known.with_more(told)) != known:
+                self._take(Birth(source, offset, more))
+        known = told if kind in _BIRTHS else known.with_more(told)
         metrics = []
         for metric in payload.metrics:
-            name, datatype = self._meaning(metric, known, source)
+            name = metric.name or _name(metric, known, source)
             if name == _BIRTH_SEQUENCE or name.startswith(_CONTROL):
                 continue
             time = payload.time if metric.time is None else metric.time
             at: Mapping[str, Any] = {} if time is None else {"timestamp": time}
-            metrics.append({"name": name, "value": metric.value(datatype), **at})
+            value = metric.value(metric.datatype or known.types.get(name, 0))
+            metrics.append({"name": name, "value": value, **at})
         return orjson.dumps({"metrics": metrics}) if metrics else None
 
-    def _meaning(self, metric: Metric, known: Mapping[int, Meaning], source: Source) -> Meaning:
-        if metric.name:
-            return Meaning(metric.name, metric.datatype)
-        meaning = known.get(metric.alias) if metric.alias is not None else None
-        if meaning is None:
-            where = (
-                "its birth certificate lies in another partition: the record's key has to be the edge node, and the"
-                " MQTT topic a header (OFFNORMAL_INPUT__MQTT_TOPIC_HEADER)"
-                if self._births.elsewhere(source)
-                else "no birth certificate has told it: request a rebirth, and put the record back (`worker replay`)"
-            )
-            raise Refused(UNKNOWN_ALIAS, f"{source.entity} names a metric by alias {metric.alias}; {where}")
-        return Meaning(meaning.name, metric.datatype or meaning.datatype)
+    def _take(self, birth: Birth) -> None:
+        """Take note of what a birth certificate tells. Raises Refused."""
+        if birth.table.bytes > MOST_BYTES:
+            raise Refused(UNPARSEABLE, f"the names of {len(birth.table.types)} metrics take over {MOST_BYTES} bytes")
+        if not self._births.take(birth):
+            raise Refused(UNKNOWN_ALIAS, f"{birth.source.entity} is one machine too many to remember its aliases")
+        self.told.append(birth)
+
+
+def _told(metrics: list[Metric]) -> Table:
+    """Return what a message tells by itself."""
+    named = [(metric.name, metric) for metric in metrics if metric.name]
+    names = {metric.alias: name for name, metric in named if metric.alias is not None}
+    return Table(names, {name: metric.datatype for name, metric in named})
+
+
+def _name(metric: Metric, known: Table, source: Source) -> str:
+    name = None if metric.alias is None else known.names.get(metric.alias)
+    if name is None:
+        raise Refused(
+            UNKNOWN_ALIAS,
+            f"{source.entity} names a metric by alias {metric.alias}, and no birth certificate before it in its"
+            " partition has told what that is: see `python -m worker explain unknown-alias`",
+        )
+    return name
 
 
 def _parts(topic: str | None) -> tuple[str | None, str, str]:

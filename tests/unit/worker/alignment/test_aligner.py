@@ -102,7 +102,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Reading], int, int, float]:
 
 
 @given(streams(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_vectors_are_those_of_merge_asof_however_the_stream_is_cut(
     stream: tuple[list[Reading], int, int, float], data: st.DataObject
 ) -> None:
@@ -115,7 +115,7 @@ def test_vectors_are_those_of_merge_asof_however_the_stream_is_cut(
 
 
 @given(streams(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_reading_back_gives_the_same_vectors_with_the_same_ids(
     stream: tuple[list[Reading], int, int, float], data: st.DataObject
 ) -> None:
@@ -135,7 +135,7 @@ def test_reading_back_gives_the_same_vectors_with_the_same_ids(
 
 
 @given(streams(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_flush_is_repeated_where_it_was(stream: tuple[list[Reading], int, int, float], data: st.DataObject) -> None:
     readings, tags, lateness, hold = stream
     flushed_at = data.draw(st.integers(1, len(readings)))
@@ -269,7 +269,7 @@ def test_more_than_fits_into_memory_is_told() -> None:
 
 
 @given(streams(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_vector_has_the_same_id_whatever_flushes_there_were(
     stream: tuple[list[Reading], int, int, float], data: st.DataObject
 ) -> None:

@@ -50,7 +50,7 @@ def sparkplug() -> bytes:
 WRITTEN: dict[str, Callable[[], bytes]] = {
     "FORMAT=arrow": arrow,
     "a file of Avro": avro_file,
-    "SHAPE=sparkplug,": sparkplug,
+    "SHAPE=sparkplug reads": sparkplug,
     "gzip": lambda: gzip.compress(b"[1, 2]"),
     "3 numbers as raw float32": lambda: np.array([20.5, -0.25, np.nan], "<f4").tobytes(),
     "schema 17": lambda: b"\0\0\0\0\x11\x02abc",

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 from hypothesis import given, strategies as st
@@ -13,7 +12,7 @@ from tests.sparkplug import birth, data, payload
 from worker.blocks import RecordBlock, TopicSet
 from worker.decoding import Decoder
 from worker.decoding.sparkplug import births as births_module
-from worker.decoding.sparkplug.births import Birth, Births, Meaning, Source
+from worker.decoding.sparkplug.births import Birth, Births, Source, Table
 from worker.decoding.sparkplug.translator import Translator
 from worker.publishing.dead_letters import dead_letters
 from worker.settings import InputSettings
@@ -71,7 +70,7 @@ def test_a_message_before_its_birth_certificate_is_refused_and_kept_as_it_came()
     _, block = translate([*values], [*keys])
     readings = Decoder(SETTINGS, ("a",)).readings(block)
     (reject,) = readings.rejects
-    assert (reject.record, reject.reason) == (0, "unknown-alias") and "request a rebirth" in reject.error
+    assert (reject.record, reject.reason) == (0, "unknown-alias") and "explain unknown-alias" in reject.error
     letters = dead_letters("dead", [reject], block)
     assert (letters[0].value, letters[0].key) == (values[0], keys[0])
     told = dict(letters[0].headers)
@@ -87,14 +86,6 @@ def test_after_the_birth_of_its_node_a_device_needs_one_of_its_own() -> None:
     ]  # fmt: skip
     _, block = translate(values, keys)
     assert refused(block) == [(2, "unknown-alias"), (4, "unknown-alias")]
-
-
-def test_a_birth_certificate_of_another_partition_is_none_and_is_told() -> None:
-    births = Births()
-    births.take(Birth(Source(1, "plant/line-3", "press-7"), 0, {0: Meaning("a", 10)}))
-    _, block = translate([data({0: 1.0}, T)], [DEVICE % b"DDATA"], births, at=5)
-    (reject,) = Decoder(SETTINGS, ("a",)).readings(block).rejects
-    assert "another partition" in reject.error and "MQTT_TOPIC_HEADER" in reject.error
 
 
 @pytest.mark.parametrize(
@@ -156,32 +147,99 @@ def test_any_bytes_are_readings_or_refused(values: list[bytes]) -> None:
     assert len(block) == len(values) and [*block.origin.values] == values
 
 
+def test_a_partition_may_be_read_again_from_before_many_births() -> None:
+    """As after a rebalance: of a node that is born again and again, only some births are kept."""
+    values: list[bytes | None] = []
+    for k in range(9):
+        values += [birth([f"n{k}"], T, 3), data({3: k}, T)]
+    keys: list[bytes | None] = [NODE % b"NBIRTH", NODE % b"NDATA"] * 9
+    births = Births()
+    _, once = translate(values, keys, births)
+    _, again = translate(values, keys, births)
+    assert [*once.values] == [*again.values] and not refused(again)
+
+
+def test_a_data_type_is_remembered_by_the_name_too() -> None:
+    """Later messages need not tell it, whether they have an alias or a name, or both."""
+    born = payload([{"name": "a", "datatype": 3, "int_value": 1}, {"name": "at", "datatype": 13, "long_value": T}], T)
+    minus = {"int_value": 2**32 - 5}
+    later = [
+        payload([{"name": "a", **minus}, {"name": "at", "long_value": T}]),
+        payload([{"name": "a", "alias": 1, **minus}]),
+    ]
+    _, block = translate([born, *later], [NODE % b"NBIRTH", NODE % b"NDATA", NODE % b"NDATA"])
+    assert [metrics(block, r) for r in (1, 2)] == [{"a": -5, "at": None}, {"a": -5}]
+
+
+def test_a_message_may_name_some_metrics_and_others_by_alias() -> None:
+    mixed = payload([{"name": "a", "alias": 1, "double_value": 1.0}, {"alias": 2, "double_value": 2.0}], T)
+    _, block = translate([birth(["a", "b"], T, 1), mixed], [NODE % b"NBIRTH", NODE % b"NDATA"])
+    assert metrics(block, 1) == {"a": 1, "b": 2}
+
+
+def test_machines_without_an_mqtt_topic_do_not_share_their_aliases() -> None:
+    inputs = SETTINGS.model_copy(update={"mqtt_topic_header": "topic"})
+    values = [birth(["a"], T, 1), birth(["b"], T, 1), data({1: 1.0}, T)]
+    block = Translator(inputs, Births()).translate(block_of(values, [b"press-1", b"press-2", b"press-1"]))
+    assert metrics(block, 2) == {"a": 1}
+
+
+def test_what_is_put_back_later_tells_nothing_of_now() -> None:
+    values = [birth(["a"], T, 1), birth(["b"], T, 1), data({1: 1.0}, T)]
+    headers = {1: [("offnormal-replayed", b"dead/0/7")]}
+    block = Translator(SETTINGS, Births()).translate(
+        block_of(values, [NODE % b"NBIRTH"] * 2 + [NODE % b"NDATA"], headers)
+    )
+    assert metrics(block, 1) == {"b": 0} and metrics(block, 2) == {"a": 1}
+
+
+def test_a_sender_cannot_forge_why_a_record_was_refused() -> None:
+    headers = {0: [("offnormal-reason", b"evil"), ("offnormal-error", b"evil")]}
+    block = Translator(SETTINGS, Births()).translate(block_of([data({1: 1.0}, T)], [NODE % b"NDATA"], headers))
+    assert refused(block) == [(0, "unknown-alias")]
+
+
+@pytest.mark.parametrize("value", [b"\x12\x04\x0a\x02\xff\xfe", b"\x12\x07\x0a\x01a\x7a\x02\xff\xfe"])
+def test_text_that_is_no_utf8_is_refused(value: bytes) -> None:
+    _, block = translate([value], [NODE % b"NDATA"])
+    assert refused(block) == [(0, "unparseable")]
+
+
+def test_a_birth_of_too_many_or_too_long_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = birth(["n" * 1000 + str(j) for j in range(1100)], T)
+    translator, block = translate([long, birth(["a"], T)], [NODE % b"NBIRTH", b"spBv1.0/" + b"g" * 2000 + b"/NBIRTH/n"])
+    assert refused(block) == [(0, "unparseable"), (1, "bad-entity")] and not translator.told
+    monkeypatch.setattr(births_module, "MOST_IN_ALL", 1000)
+    values = [birth(["a"], T) for _ in range(9)]
+    translator, block = translate([*values], [b"spBv1.0/g/NBIRTH/n%d" % k for k in (0, 1, 2, 3, 4, 5, 0, 6, 1)])
+    assert {reason for _, reason in refused(block)} == {"unknown-alias"}
+    assert [b.offset for b in translator.told] == [0, 1, 2, 6, 8], "those that are known are remembered"
+
+
 def test_births_come_back_from_their_records_and_malformed_ones_do_not() -> None:
     topics = TopicSet("plant.a,plant.b")
-    born = Birth(Source(topics.number("plant.b", 3), "plant/line-3", "press-7"), 41, {7: Meaning("ä", 10)})
+    source = Source(topics.number("plant.b", 3), "plant/line-3", "press-7")
+    born = Birth(source, 41, Table({7: "ä"}, {"ä": 10, "without": 3}), "id")
     key, value = born.record(topics)
     assert key == b"plant.b/3/plant/line-3/press-7" and Birth.read(value, topics) == born
+    assert born.is_of("id") and born.is_of(None) and not born.is_of("another")
     good = orjson.loads(value)
     wrong: list[dict[str, Any]] = [{"topic": "c"}, {"topic": None}, {"partition": -1}, {"partition": 2**40}]
-    for change in [*wrong, {"offset": "1"}, {"metrics": [[1, "a"]]}, {"metrics": 3}, {"metrics": [["1", "a", 3]]}]:
+    wrong += [{"offset": "1"}, {"metrics": [[1, "a"]]}, {"metrics": 3}, {"metrics": [["1", "a", 3]]}, {"topic_id": 7}]
+    for change in wrong:
         assert Birth.read(orjson.dumps({**good, **change}), topics) is None, change
     assert [Birth.read(text, topics) for text in (b"[]", b"\xff", None)] == [None] * 3
 
 
-def test_births_of_many_machines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were taken first are dropped, and leave nothing behind."""
-    monkeypatch.setattr(births_module, "MOST_ALIASES", 100)
-    births = Births()
-    for k in range(1000):
-        births.take(Birth(Source(k % 3, f"n{k}", ""), k, {j: Meaning("a", 10) for j in range(9)}))
-    assert [births.aliases(Source(k % 3, f"n{k}", ""), 2000) is not None for k in (0, 989, 990, 999)] == [0, 0, 1, 1]
-    assert {len(each) for each in (births._offsets, births._aliases, births._partitions)} == {10}
-    births.take(Birth(Source(0, "huge", ""), 1, {j: Meaning("a", 10) for j in range(101)}))
-    assert births.aliases(Source(0, "huge", ""), 2) is None and not births._aliases
-
-
-def test_few_births_of_each_machine_are_kept() -> None:
+def test_few_births_of_each_machine_are_kept_and_a_partition_is_replaced() -> None:
     births, source = Births(), Source(0, "n", "d")
-    for offset in np.random.default_rng(0).permutation(1000).tolist():
-        births.take(Birth(source, offset, {0: Meaning(str(offset), 10)}))
-    assert births.aliases(source, 1000) == {0: Meaning("999", 10)} and births.aliases(source, 990) is None
+    for offset in range(1000):
+        births.take(Birth(source, offset, Table({0: str(offset)}, {str(offset): 10})))
+    births.take(Birth(source._replace(partition=1), 7, Table()))
+    assert [birth.offset for birth in births.of(0)] == [996, 997, 998, 999]
+    assert births.table(source, 1000).names == {0: "999"} and births.table(source, 990) == Table()
+    births.restore(0, births.of(0)[:1])
+    assert [birth.offset for birth in births.of(0)] == [996] and len(births.of(1)) == 1
+    births.restore(0, ())
+    births.restore(1, ())
+    assert births._bytes == 0 and not births._births
