@@ -79,6 +79,12 @@ RECORDS: dict[str, tuple[Any, tuple[str, ...], list[list[float]], str | None]] =
         [[3, 9.5]],
         "urn:plc",
     ),
+    "sparkplug": (  # after worker/decoding/sparkplug has made JSON of it
+        {"metrics": [{"name": "Heat", "value": 9.5, "timestamp": T * 1000}]},
+        ("Heat",),
+        [[9.5]],
+        None,
+    ),
     "sparkplug-json": (
         {
             "timestamp": T * 1000,
@@ -132,7 +138,7 @@ def test_a_record_of_each_shape(shape: str, connect: bool) -> None:
     document, features, rows, entity = RECORDS[shape]
     if connect:
         document = {"schema": {"type": "struct", "fields": [{"field": "a", "type": "double"}]}, "payload": document}
-    step = {"step": "1s"} if shape in ("readings", "sitewise") else {}
+    step = {"step": "1s"} if SHAPES[shape].get("align") else {}  # type: ignore[index]
     block = decode([document] * 3, features, shape=shape, **step)
     assert not block.rejects
     assert np.array_equal(block.x, np.array(rows * 3, np.float32), equal_nan=True)
