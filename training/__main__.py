@@ -6,10 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, get_args
 
-from training.evaluation.baselines import BASELINES
-from worker import cli
-from worker.errors import SettingsError
-from worker.settings import ModelSettings, Settings
+from worker.native.imports import interruptible
+
+with interruptible():
+    from training.evaluation.baselines import BASELINES
+    from worker import cli
+    from worker.errors import SettingsError
+    from worker.settings import ModelSettings, Settings
 
 KINDS = get_args(ModelSettings.model_fields["kind"].annotation)  # as the settings name them: --help needs no torch
 GATE_REFUSED: Final = 3

@@ -4,8 +4,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from worker import cli
-from worker.settings import Settings, seconds
+from worker.native.imports import interruptible
+
+with interruptible():
+    from worker import cli
+    from worker.settings import Settings, seconds
 
 BEGIN = (
     ("worker demo", "runs the whole loop for a minute, on real data, with its own broker"),

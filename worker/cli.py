@@ -1,7 +1,6 @@
 """The common parts of both command lines: the first help for a new user, one-line errors, and exit codes."""
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import Final, NoReturn
 
 from worker import __version__
 from worker.errors import OffnormalError
+from worker.native.imports import interruptible
 from worker.observability import log
 from worker.observability.terminal_text import printable
 from worker.settings import CONFIG_FILE, Settings, describe, load
@@ -108,19 +108,9 @@ def run(main: Callable[[Settings], int | None]) -> int:
 
 
 def load_command(name: str) -> ModuleType:
-    """Import a command's module. Ctrl-C during the import ends the process at once.
-
-    As an exception, Ctrl-C could be caught inside of some library's import, and the command would continue. The garbage
-    collector is off during the import, since nothing that an import creates is garbage.
-    """
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.disable()
-    try:
+    """Import a command's module. Ctrl-C during the import ends the process at once."""
+    with interruptible():
         return import_module(name)
-    finally:
-        gc.freeze()
-        gc.enable()
-        signal.signal(signal.SIGINT, before)
 
 
 def on_stop(stop: Callable[[], None]) -> None:
