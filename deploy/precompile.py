@@ -10,6 +10,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
 from training.fitting.fit import fit
+from worker.blocks import TopicSet
 from worker.decoding import Decoder
 from worker.drift.summary import Tally
 from worker.kafka.client.fetch import PartitionColumns, block_of
@@ -64,7 +65,7 @@ def main() -> None:
     builder.append(0, 0, b"key", b"value", [("name", b"value")])
     for data in (bytes(builder.build()), bytearray(builder.build())):
         place = TopicPartition("", 0)
-        block_of("", {place: [*PartitionColumns(0, place, MemoryRecords(data)).take(1)]})
+        block_of(TopicSet.of(""), {place: [*PartitionColumns(0, place, MemoryRecords(data)).take(1)]})
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import torch
 from training.data.series import windows
 from training.evaluation.datasets import Dataset, read
 from training.fitting.fit import fit
-from training.gate.gate import BEYOND, interval
+from training.gate.gate import interval
 from training.rows.held_out import is_held_out
 from worker.errors import OffnormalError
 from worker.models import Detector
+from worker.models.calibration import WITHIN
 from worker.models.incomplete import taken_away
 from worker.native.arrays import Bools, Float32s
 from worker.settings import ModelSettings, Settings
@@ -108,7 +109,7 @@ def main() -> int:
             line = f"{data.name:<14} seed {seed}"
             for asked in RATES:
                 flagged = fresh.flagged(asked)
-                too_many[asked].append(interval(flagged)[0] > BEYOND * asked)
+                too_many[asked].append(interval(flagged)[0] > WITHIN * asked)
                 rates[f"fresh {asked:.0e}"].append(float(flagged.mean()) / asked)
                 line += f"  {asked:.0e}: {flagged.mean() / asked:.2g}"
                 if data.y_test is not None:
@@ -124,7 +125,7 @@ def main() -> int:
         print(f"{asked:.0e}: too many on {sum(broken)} of {len(broken)} files")
     for name, values in {**rates, **missing}.items():
         if values:
-            within = np.mean(np.array(values) <= BEYOND)
+            within = np.mean(np.array(values) <= WITHIN)
             print(f"{name}: mean {np.mean(values):.2f}, at most {max(values):.2f}, within twice {within:.0%}")
     return 0
 

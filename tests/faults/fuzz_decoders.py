@@ -31,6 +31,7 @@ with atheris.instrument_imports(
 
     from tests.record_blocks import block_of
     from tests.unit.worker.decoding.json.test_format import check as check_json
+    from worker.blocks import TopicSet
     from worker.decoding import Decoder
     from worker.errors import ArtefactError
     from worker.kafka.client.fetch import PartitionColumns, block_of as block_of_chunks
@@ -83,7 +84,7 @@ def batch(data: bytes) -> None:
         while part:
             taken = part.take(7)
             if len(taken):
-                block = block_of_chunks("t", {PLACE: taken})
+                block = block_of_chunks(TopicSet.of("t"), {PLACE: taken})
                 assert len(list(block.values)) == len(block) and len(dict(block.headers)) <= len(block)
     except Unreadable as bad:
         assert bad.end > bad.begin
