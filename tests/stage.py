@@ -182,7 +182,7 @@ class Stage:
         for record in self.read(self.topics.scores):
             headers = dict(record.headers)
             _, partition, offset = headers["offnormal-source"].decode().split("/")[:3]
-            rows = [tuple(row) for row in decode(record.value, headers["content-type"])]
+            rows = [(row[0], row[1]) for row in decode(record.value, headers["content-type"])]
             version = headers["offnormal-model"].decode().split("/")[1]
             found[int(partition), int(offset)].append(Score(version, rows))
         return found

@@ -64,7 +64,7 @@ def run(device: torch.device, rows: int, seconds: float) -> dict[str, Any]:
         if device.type == "cuda":
             found["name"] = torch.cuda.get_device_name(device)
             scores = torch.empty(rows, device=device)
-            replay = captured(lambda: scores.copy_(module(x)), torch.cuda.Stream(device))
+            replay = captured(lambda: scores.copy_(module(x)), torch.cuda.Stream(device))  # type: ignore[arg-type]
             speed["resident, graph"] = rate(replay, rows, seconds, device)
             pinned = torch.from_numpy(host).pin_memory()
             speed["copy alone"] = rate(lambda: x.copy_(pinned, non_blocking=True), rows, seconds, device)

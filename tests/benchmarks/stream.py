@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from training.fitting.champion_scores import ChampionScores
 from training.fitting.drift_reference import reference

@@ -251,7 +251,7 @@ def test_strimzi_makes_the_topics_that_the_settings_need() -> None:
         for d in documents
         if d["kind"] == "KafkaTopic"
     }
-    needed = specs(Settings(**STRIMZI["settings"]))
+    needed = specs(Settings.model_validate(STRIMZI["settings"]))
     assert made == {spec.name: (spec.partitions or 12, spec.config) for spec in needed}
     assert not [d for d in documents if d["kind"] == "Job" and d["metadata"]["name"].endswith("-topics")]
     assert "plant.vectors" not in str([d for d in render(STRIMZI) if d["kind"] == "KafkaTopic"]), "it is the plant's"

@@ -83,7 +83,7 @@ def coordinators(setting: Setting, rng: random.Random, n: int) -> Outcome:
     with cluster_world(setting, rng) as world:
         folder = setting.folder / f"hold-{time.time_ns()}"
         folder.mkdir()
-        workers = [world.doomed("hold", str(folder)), world.worker()]
+        workers = [world.doomed("hold", str(folder)), world.worker()]  # type: ignore[arg-type]
         world.settle_in(workers)
         cases = [(point, whose) for point in COMMIT for whose in ("group", "transaction")]
         rng.shuffle(cases)

@@ -53,7 +53,7 @@ def settled(world: World, repeats: bool = False, workers: Sequence[Process] = ()
     """
     world.rest()
     unrest = at_rest(world, workers) if workers else []
-    world.drain(**settings)
+    world.drain(**settings)  # type: ignore[arg-type]
     verdict = world.verdict()
     complaints = unrest + verdict.complaints(repeats)
     if verdict.records < world.sent:

@@ -95,12 +95,12 @@ def judge(interruptions: Sequence[Interruption], found: Iterable[Standstill]) ->
     by_name: dict[str, list[int]] = defaultdict(list)
     for k, interruption in enumerate(interruptions):
         by_name[interruption.what].append(k)
-    for what, each in by_name.items():
-        seconds = [worst[k] for k in each]
+    for what, numbers in by_name.items():
+        seconds = [worst[k] for k in numbers]
         median, most = statistics.median(seconds), max(seconds)
-        limit = interruptions[each[0]]
+        limit = interruptions[numbers[0]]
         promised = f"{limit.most:g}" if limit.median is None else f"{limit.median:g} and {limit.most:g}"
-        told.append(f"{what} x {len(each)}: median {median:.1f} s, at most {most:.1f} s (promised: {promised})")
+        told.append(f"{what} x {len(numbers)}: median {median:.1f} s, at most {most:.1f} s (promised: {promised})")
         if most > limit.most + MARGIN:
             complaints.append(f"{what}: a partition stood still for {most:.1f} s, {limit.most:g} s are promised")
         if limit.median is not None and len(seconds) >= MEDIAN_OF and median > limit.median + MARGIN:

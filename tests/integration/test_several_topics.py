@@ -101,7 +101,7 @@ def test_a_topic_that_comes_later_is_read_from_its_first_record(
     before = send(s, north, normal_rows(20, rng))
     worker = s.worker()
     worker.await_log("start_offsets_chosen")
-    until(lambda: send(s, north, normal_rows(5, rng)) and len(s.read(s.topics.scores)) > 0)
+    until(lambda: bool(send(s, north, normal_rows(5, rng))) and len(s.read(s.topics.scores)) > 0)
     west = north.replace("north", "west")
     make(s, {west: 2})
     sent = send(s, west, normal_rows(500, rng))

@@ -96,7 +96,7 @@ def named_by(model: Fitted, x: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]
 def events_found(labels: npt.NDArray[np.bool_], named: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """Labelled stretches in which a vector was named, and stretches."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], labels.astype(int), [0]))))
-    found = [named[a:b].any() for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    found = [bool(named[a:b].any()) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return sum(found), len(found)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tests.faults.fuzz_guarded.format_target import FEATURES, OPTIONS, ZERO, FormatTarget
 from tests.faults.fuzz_guarded.mutations import VARINTS, mutated
 from worker.decoding.avro import loop as avro_loop
-from worker.decoding.avro.format import HEADER, Avro
+from worker.decoding.avro.format import HEADER, Avro  # type: ignore[attr-defined]
 from worker.decoding.format import FeatureSchema
 from worker.schema_registry import UnknownSchema
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "docs/site"))
 
-import logs_table  # noqa: E402
+import logs_table  # type: ignore[import-not-found]  # noqa: E402
 
 CALLS = list(logs_table.calls())
 # What a name ends with, where it is not a verb in -ed.

@@ -12,7 +12,7 @@ from worker.explanations import explanations
 
 ROOT = Path(__file__).parents[3]
 GATE = set(re.findall(r"\[(gate-[a-z-]+)\]", "".join(f.read_text() for f in (ROOT / "training").rglob("*.py"))))
-ERRORS = {error.code for error in vars(errors).values() if isinstance(error, type)}
+ERRORS = {error.code for error in vars(errors).values() if isinstance(error, type)}  # type: ignore[attr-defined]
 REASONS = {word for name, word in vars(dead_letter_reasons).items() if name.isupper()}
 
 

@@ -107,7 +107,7 @@ def test_a_history_and_a_change_show_text_as_text(view_of: Views, capsys: pytest
 def test_a_label_shows_text_as_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(label, "require", lambda *_, **__: None)
     monkeypatch.setattr(label, "_incident", lambda *_: {"vectors": 3, "entity": HOSTILE})
-    monkeypatch.setattr(label.labels, "write", lambda *_: {})
+    monkeypatch.setattr(label.labels, "write", lambda *_: {})  # type: ignore[attr-defined]
 
     class Arguments:
         id, verdict, who, note, json = "offnormal.sensors/0/1/0", "dismissed", "w", None, False

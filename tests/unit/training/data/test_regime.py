@@ -1,5 +1,7 @@
 """Where the line is between a burst of anomalies and a new way of running."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,7 +12,7 @@ N = 10_000
 ALL = np.ones(N, bool)
 
 
-def rows(rng: np.random.Generator, level: npt.NDArray[np.float64] | float = 0.0) -> npt.NDArray[np.float32]:
+def rows(rng: np.random.Generator, level: npt.NDArray[Any] | float = 0.0) -> npt.NDArray[np.float32]:
     return (rng.normal(size=(N, 5)) + np.broadcast_to(level, (N,))[:, None]).astype(np.float32)
 
 

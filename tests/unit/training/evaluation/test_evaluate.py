@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_windows_tell_what_no_single_vector_does(
     names = ["X_train", "X_test", "y_test", "interpretation"]
     creeping = rng.normal(size=(900, 3))
     creeping[500:600, 2] += 1  # each vector is usual, their mean over a while is not
-    arrays = [rng.normal(size=(3000, 3)), creeping, y, ["500-600:3"]]
+    arrays: list[Any] = [rng.normal(size=(3000, 3)), creeping, y, ["500-600:3"]]
     np.savez(tmp_path / "creeping.npz", **dict(zip(names, arrays, strict=True)))
     found = {}
     for window in ("1", "16"):

@@ -1,6 +1,7 @@
 """The input formats, further: each reason, neighbours in every mixture, float32 to the bit, the columns below."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -355,9 +356,7 @@ MANY = b"1" * 5000
         (b"%s1%s" % (b"[" * 1500, b"]" * 1500), {}),
     ],
 )
-def test_a_hostile_record_is_a_record_or_a_reject_and_harms_no_other(
-    hostile: bytes, settings: dict[str, object]
-) -> None:
+def test_a_hostile_record_is_a_record_or_a_reject_and_harms_no_other(hostile: bytes, settings: dict[str, Any]) -> None:
     block = decode([hostile], **settings)
     assert len(block) + len(block.rejects) == 1
     if not settings:

@@ -120,7 +120,7 @@ def streams(draw: st.DrawFn, wild: bool = False) -> list[Sent]:
 
 
 RULES = st.builds(
-    lambda of, extreme, cooldown: rules(*of, extreme, cooldown),
+    lambda of, extreme, cooldown: rules(*of, extreme, cooldown),  # type: ignore[call-arg]
     st.sampled_from([(1, 1), (1, 4), (2, 2), (2, 3), (3, 4), (3, 10)]),
     st.sampled_from([0.0, EXTREME]),
     st.sampled_from([0.0, COOLDOWN / 1000]),

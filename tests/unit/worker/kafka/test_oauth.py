@@ -103,7 +103,7 @@ def test_a_token_is_renewed_beside_and_kept_where_that_fails(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(oauth.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(oauth.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     tokens = ClientCredentials(settings())
 
     def after_renewal() -> str:

@@ -21,7 +21,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (made / "part").chmod(0o555)
     made.chmod(0o555)
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(jit.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(jit.tempfile, "tempdir", str(tmp_path / "tmp"))  # type: ignore[attr-defined]
     monkeypatch.setenv("NUMBA_SHIPPED_CACHE", str(made))
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
@@ -73,7 +73,7 @@ def test_what_somebody_else_may_have_put_there_is_not_loaded(shipped: Path, tmp_
 
 def test_a_folder_of_another_user_is_not_used(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = os.getuid()
-    monkeypatch.setattr(jit.os, "getuid", lambda: mine + 1)
+    monkeypatch.setattr(jit.os, "getuid", lambda: mine + 1)  # type: ignore[attr-defined]
     jit._unpack()
     assert numba.config.CACHE_DIR == ""
 

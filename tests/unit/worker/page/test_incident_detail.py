@@ -98,7 +98,7 @@ def first(round: int) -> VectorId:
 
 def known(log: Log, begin: int, end: int, **more: Any) -> Incident:
     places = {"first": (3 * begin + 1, 0), "last": (3 * end + 1, 0), "identity": log.identity(first(begin).offset)}
-    return incident(**({"partition": 0, "evidence": {"speed": 9.0, "heat": 1.0}} | places | more))
+    return incident(**({"partition": 0, "evidence": {"speed": 9.0, "heat": 1.0}} | places | more))  # type: ignore[arg-type]
 
 
 Make = Callable[..., IncidentDetail]

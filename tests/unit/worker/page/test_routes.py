@@ -237,7 +237,7 @@ def test_an_incident_is_looked_at_by_one_at_a_time(serve: Callable[..., int], mo
         go_on.wait(5)
         return {"gone": True, "score": float("nan")}
 
-    monkeypatch.setattr(pages.IncidentDetail, "around", around)
+    monkeypatch.setattr(pages.IncidentDetail, "around", around)  # type: ignore[attr-defined]
     port = serve()
     answers: list[Any] = []
     first = threading.Thread(target=lambda: answers.append(get(port, f"/page/incident?id={ID}")))
@@ -254,7 +254,7 @@ def test_an_incident_where_there_is_no_model(serve: Callable[..., int]) -> None:
 
 
 def test_a_failure_is_told_without_its_words(serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages.IncidentDetail, "around", lambda *_: 1 / 0)
+    monkeypatch.setattr(pages.IncidentDetail, "around", lambda *_: 1 / 0)  # type: ignore[attr-defined]
     status, _, body = get(serve(), f"/page/incident?id={ID}")
     assert (status, json.loads(body)) == (500, {"error": "failed"})
 

@@ -18,7 +18,7 @@ def take(check: FieldCheck, settings: InputSettings, *documents: Any) -> dict[st
     block = decoder.decode(
         block_of([each if isinstance(each, bytes) else json.dumps(each).encode() for each in documents])
     )
-    return dict(check.take(block, np.isnan(block.x).all(axis=1), decoder))
+    return dict(check.take(block, np.isnan(block.x).all(axis=1), decoder))  # type: ignore[arg-type]
 
 
 FINE = {"a": 1, "b": 2, "who": "x", "at": 1_700_000_000}
@@ -50,7 +50,7 @@ def test_it_is_told_once_a_minute_with_all_since(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(field_check.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(field_check.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     settings = InputSettings()
     check = FieldCheck(settings)
     for seconds in (0, 30, 59, 60):
@@ -66,7 +66,7 @@ def test_single_readings_are_told_only_if_none_is_of_a_feature_for_a_minute(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(field_check.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(field_check.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     settings = InputSettings.model_validate({"shape": "readings", "step": "1s"})
     check, decoder = FieldCheck(settings), Decoder(settings, ("a", "b"))
     records = block_of([json.dumps({"tag": tag, "value": 1}).encode() for tag in ("c", "d", "c")])

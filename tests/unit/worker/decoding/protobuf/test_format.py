@@ -123,7 +123,7 @@ def test_schemas_may_be_registered_as_descriptors(registry: SmallRegistry) -> No
     """As base64, by Confluent's client in Python; and what they import as text, or the other way round."""
     common = f"{HEAD} message Reading {{ double a = 1; }}"
     text = f'{HEAD} import "common.proto"; message Vector {{ Reading r = 1; double b = 2; }}'
-    value = wire(1, text, {"r": {"a": 3}, "b": 4}, **{"common.proto": common})[6:]
+    value = wire(1, text, {"r": {"a": 3}, "b": 4}, **{"common.proto": common})[6:]  # type: ignore[arg-type]
     for k, (own, other) in enumerate(((True, True), (True, False), (False, True))):
         add(registry, described(common) if other else common, f"common-{k}")
         reference = {"name": "common.proto", "subject": f"common-{k}", "version": 1}

@@ -47,7 +47,7 @@ def test_a_request_outlives_the_coordinator_that_it_was_meant_for(producer: Any)
 
 def test_questions_for_a_coordinator_are_paced(producer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(internals.time, "sleep", slept.append)
+    monkeypatch.setattr(internals.time, "sleep", slept.append)  # type: ignore[attr-defined]
     internals.find_coordinators_again(producer)
     handler = producer._transaction_manager._pending_requests[0][2]
     for _ in range(10):
