@@ -97,13 +97,13 @@ def test_a_token_that_comes_late_is_waited_for(
     secure: SecureKafka, secure_stage: Open, artefact: Artefact, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
-    file.write_text(secure.keys.token("worker", 8))
     s = secure_stage(*oauth(secure, OAUTH_TOKEN_FILE=str(file)))
     grant(secure, s)
     s.publish(artefact)
+    file.write_text(secure.keys.token("worker", 20))  # a slow machine starts a worker in ten
     worker = s.worker()
     worker.await_log("partitions_assigned")
-    until(lambda: "expired" in worker.errors, 20)
+    until(lambda: "expired" in worker.errors, 40)
     places = s.send_rows(normal_rows(100, np.random.default_rng(0)))
     time.sleep(3)
     file.write_text(secure.keys.token("worker", 60))
