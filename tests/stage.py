@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import fastavro
@@ -52,6 +52,8 @@ class Score:
 
 
 class Stage:
+    living: ClassVar[list["Stage"]] = []  # of which a test that fails shows the logs
+
     def __init__(self, bootstrap: str, folder: Path, settings: Mapping[str, str]):
         self.bootstrap = settings.get("OFFNORMAL_KAFKA__BOOTSTRAP", bootstrap)
         prefix = f"t{uuid.uuid4().hex[:10]}"
@@ -88,6 +90,7 @@ class Stage:
         self.topics = self.settings.topics
         self._folder = folder
         self.processes: list[Process] = []
+        self.living.append(self)
         self._producer = KafkaProducer(bootstrap_servers=self.bootstrap, linger_ms=5, max_request_size=8_000_000)
 
     def load(self, **changes: str) -> Settings:
@@ -149,6 +152,8 @@ class Stage:
         return process
 
     def close(self) -> None:
+        if self in self.living:
+            self.living.remove(self)
         for process in self.processes:
             process.kill()
         self._producer.close(timeout=2)
@@ -210,6 +215,7 @@ class Process:
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path):
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        self.arguments = arguments
         self.port = int(environment.get("OFFNORMAL_HTTP__PORT", 0))  # 0: it serves nothing
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
@@ -219,6 +225,10 @@ class Process:
                 stderr=err,
                 stdin=subprocess.DEVNULL,
             )
+
+    def told(self) -> str:
+        """How it ended, if it has, and the end of its log."""
+        return f"{' '.join(self.arguments)}: {self.popen.poll()}\n{self.errors[-6000:]}"
 
     @property
     def output(self) -> str:
