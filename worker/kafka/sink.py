@@ -84,7 +84,7 @@ def open_sink(settings: Settings, source: Source, worker_id: str = "") -> Sink:
         sink = AtLeastOnceSink(settings.kafka, source)
     topics = settings.topics
     # As large as what comes in makes them. The others are small: one that is not is an error in its settings.
-    large = [topics.dead_letters, *(getattr(topics, output) for output in settings.outputs)]
+    large = [topics.dead_letters, topics.births, *(getattr(topics, output) for output in settings.outputs)]
     sink.expect(record_limits(settings.kafka, settings.written), large)
     return sink
 

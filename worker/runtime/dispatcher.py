@@ -109,9 +109,9 @@ class Dispatcher:
                 self.pipelines[model].refill(part)
         self._metrics.replayed.inc(len(records))
 
-    def births_told(self) -> Sequence[Birth]:
+    def new_births(self) -> Sequence[Birth]:
         """Return the birth certificates among the records that were scored last, to be committed with them."""
-        return () if self._translator is None else self._translator.told
+        return () if self._translator is None else self._translator.new_births
 
     def _translated(self, records: RecordBlock) -> RecordBlock:
         return records if self._translator is None else self._translator.translate(records)

@@ -187,9 +187,9 @@ class Session:
             return
         self._checkpoint.begin()
         rows = sum(self._send(batch) for batch in self._dispatcher.score(records))
-        if births := self._dispatcher.births_told():
-            told = [birth._replace(topic_id=self._source.topic_id(birth.source.partition)) for birth in births]
-            self._sink.send([self._encoder.births(told)])
+        if births := self._dispatcher.new_births():
+            births = [birth._replace(topic_id=self._source.topic_id(birth.source.partition)) for birth in births]
+            self._sink.send([self._encoder.births(births)])
             self._checkpoint.has_outputs = True
         self._checkpoint.ends.update(records.ends())
         self._metrics.batch_rows.observe(rows)

@@ -20,9 +20,10 @@ from worker.blocks import TopicSet
 from worker.blocks.topic_set import MOST_PARTITIONS
 
 _KEPT: Final = 4  # births of each device, since a partition may be read again from before the last one
-MOST_BYTES: Final = 1 << 20  # of the names of one birth certificate: six times as much as JSON, at most
+MOST_BYTES: Final = 7 << 20  # of the record of one birth certificate, whose topic takes 8 MiB
 MOST_IN_ALL: Final = 1 << 28  # of all together: then those of machines that are not known yet are refused
-_OF_METRIC: Final = 200  # bytes that a metric takes beside its name
+_OF_METRIC: Final = 200  # bytes of memory that a metric takes beside its name, about
+_AS_JSON: Final = 6, 50  # bytes of a character of a name (a control character), and of a metric beside its name
 
 
 class Source(NamedTuple):
@@ -55,8 +56,14 @@ class Table:
 
     @property
     def bytes(self) -> int:
-        """Return about how many bytes the names take."""
+        """Return how many bytes the names take."""
         return sum(len(name.encode()) for name in self.types)
+
+    @property
+    def most_json(self) -> int:
+        """Return how many bytes its record takes, at most."""
+        of_name, of_metric = _AS_JSON
+        return of_name * self.bytes + of_metric * (len(self.names) + len(self.types))
 
 
 class Birth(NamedTuple):
@@ -78,7 +85,8 @@ class Birth(NamedTuple):
         """Return key and value of the record that tells it to other readers."""
         topic, partition = topics.place(self.source.partition)
         _, node, device = self.source
-        aliases = {name: alias for alias, name in self.table.names.items()}
+        names, types = self.table.names, self.table.types
+        by_name_alone = types.keys() - set(names.values())
         document = {
             "topic": topic,
             "topic_id": self.topic_id,
@@ -86,7 +94,10 @@ class Birth(NamedTuple):
             "offset": self.offset,
             "node": node,
             "device": device,
-            "metrics": [[aliases.get(name), name, kind] for name, kind in self.table.types.items()],
+            "metrics": [
+                *([alias, name, types.get(name, 0)] for alias, name in names.items()),
+                *([None, name, types[name]] for name in sorted(by_name_alone)),
+            ],
         }
         return f"{topic}/{partition}/{self.source.entity}".encode(), orjson.dumps(document)
 

@@ -6,6 +6,7 @@ The MQTT topic is the record's key, or a header (OFFNORMAL_INPUT__MQTT_TOPIC_HEA
 known is refused, since it would otherwise be a vector with readings missing.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -23,6 +24,7 @@ _PREFIX: Final = "spBv1.0/"
 _BIRTHS: Final = ("NBIRTH", "DBIRTH")
 _WITH_METRICS: Final = (*_BIRTHS, "NDATA", "DDATA")
 _CONTROL: Final = ("Node Control/", "Device Control/")
+_INFINITE: Final = orjson.Fragment(b"Infinity")  # the decoder refuses it of a feature
 _BIRTH_SEQUENCE: Final = "bdSeq"  # counts the births of a node
 
 
@@ -31,13 +33,13 @@ class Translator:
 
     def __init__(self, inputs: InputSettings, births: Births):
         self._header, self._births = inputs.mqtt_topic_header, births
-        self.told: list[Birth] = []  # by the records that were translated last
+        self.new_births: list[Birth] = []  # among the records that were translated last
 
     def translate(self, records: RecordBlock) -> RecordBlock:
-        """Return the records in JSON; what a message that is no reading says is null. `told` are new births."""
+        """Return the records as JSON, and null for messages without readings. Collects their births in `new_births`."""
         keys, values = list(records.keys), list(records.values)
         headers: dict[int, Headers] = {}
-        self.told = []
+        self.new_births = []
         for r, value in enumerate(values):
             own = records.headers.get(r, ())
             if value is None or BY_US in own:
@@ -60,8 +62,9 @@ class Translator:
                 values[r] = self._json(parse(value), source, int(records.offset[r]), kind, REPLAYED in dict(own))
             except Refused as error:
                 headers[r] = [("content-type", REFUSED.encode()), BY_US, *_why(error), *headers[r]]
-        told = {r: each for r, each in headers.items() if each}
-        return replace(records, keys=BytesColumn.of(keys), values=BytesColumn.of(values), headers=told, origin=records)
+        headers = {r: record_headers for r, record_headers in headers.items() if record_headers}
+        new_keys, new_values = BytesColumn.of(keys), BytesColumn.of(values)
+        return replace(records, keys=new_keys, values=new_values, headers=headers, origin=records)
 
     def _topic(self, key: bytes | None, headers: Headers) -> str | None:
         """Return the MQTT topic of a record; None if it is not told, so that the record's key is the machine."""
@@ -70,43 +73,48 @@ class Translator:
 
     def _json(self, payload: Payload, source: Source, offset: int, kind: str | None, is_replayed: bool) -> bytes | None:
         """Return the message's readings as JSON; None if it has none. Raises Refused."""
-        known = self._births.table(source, offset)
-        told = _told(payload.metrics)
-        if not is_replayed:  # it may be of before what was told last
+        own = _own_table(payload.metrics)
+        earlier = Table() if kind in _BIRTHS else self._births.table(source, offset)
+        if not is_replayed:  # it may be older than the last birth certificate
             if kind in _BIRTHS:
-                self._take(Birth(source, offset, told))
-            elif kind is None and told.names and (more := known.with_more(told)) != known:
-                self._take(Birth(source, offset, more))
-        known = told if kind in _BIRTHS else known.with_more(told)
+                self._take(Birth(source, offset, own))
+            elif kind is None and own.names and (merged := earlier.with_more(own)) != earlier:
+                self._take(Birth(source, offset, merged))
         metrics = []
         for metric in payload.metrics:
-            name = metric.name or _name(metric, known, source)
+            name = metric.name or _name(metric, own, earlier, source)
             if name == _BIRTH_SEQUENCE or name.startswith(_CONTROL):
                 continue
             time = payload.time if metric.time is None else metric.time
-            at: Mapping[str, Any] = {} if time is None else {"timestamp": time}
-            value = metric.value(metric.datatype or known.types.get(name, 0))
-            metrics.append({"name": name, "value": value, **at})
+            timestamp: Mapping[str, Any] = {} if time is None else {"timestamp": time}
+            value = metric.value(metric.datatype or earlier.types.get(name, 0))
+            if type(value) is float and math.isinf(value):
+                value = _INFINITE
+            metrics.append({"name": name, "value": value, **timestamp})
         return orjson.dumps({"metrics": metrics}) if metrics else None
 
     def _take(self, birth: Birth) -> None:
         """Take note of what a birth certificate tells. Raises Refused."""
-        if birth.table.bytes > MOST_BYTES:
-            raise Refused(UNPARSEABLE, f"the names of {len(birth.table.types)} metrics take over {MOST_BYTES} bytes")
+        if birth.table.most_json > MOST_BYTES:
+            raise Refused(
+                UNPARSEABLE, f"the names of its {len(birth.table.types)} metrics may take {birth.table.most_json} bytes"
+            )
         if not self._births.take(birth):
             raise Refused(UNKNOWN_ALIAS, f"{birth.source.entity} is one machine too many to remember its aliases")
-        self.told.append(birth)
+        self.new_births.append(birth)
 
 
-def _told(metrics: list[Metric]) -> Table:
-    """Return what a message tells by itself."""
+def _own_table(metrics: list[Metric]) -> Table:
+    """Return what a message tells of its metrics by itself."""
     named = [(metric.name, metric) for metric in metrics if metric.name]
     names = {metric.alias: name for name, metric in named if metric.alias is not None}
     return Table(names, {name: metric.datatype for name, metric in named})
 
 
-def _name(metric: Metric, known: Table, source: Source) -> str:
-    name = None if metric.alias is None else known.names.get(metric.alias)
+def _name(metric: Metric, own: Table, earlier: Table, source: Source) -> str:
+    """Return the name that a metric's alias stands for. Raises Refused."""
+    alias = -1 if metric.alias is None else metric.alias
+    name = own.names.get(alias) or earlier.names.get(alias)
     if name is None:
         raise Refused(
             UNKNOWN_ALIAS,

@@ -50,7 +50,7 @@ def test_aliases_have_the_names_of_the_birth_certificate_before() -> None:
     translator, block = translate(values, keys)
     assert [metrics(block, r) for r in range(4)] == [{"a": 1, "b": 2}, {"b": 3}, {"b": 0, "a": 0}, {"a": 4}]
     assert [*block.keys] == [b"plant/line-3/press-7"] * 4 and [*block.origin.keys] == keys
-    assert [b.offset for b in translator.told] == [0, 2]
+    assert [b.offset for b in translator.new_births] == [0, 2]
     readings = Decoder(SETTINGS, ("a", "b")).readings(block)
     assert readings.time.tolist() == [T, T, T + 1000, T + 2000, T + 2000, T + 3000]
 
@@ -206,20 +206,24 @@ def test_text_that_is_no_utf8_is_refused(value: bytes) -> None:
 
 
 def test_a_birth_of_too_many_or_too_long_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = birth(["n" * 1000 + str(j) for j in range(1100)], T)
+    long = birth(["n" * 1000 + str(j) for j in range(1300)], T)
     translator, block = translate([long, birth(["a"], T)], [NODE % b"NBIRTH", b"spBv1.0/" + b"g" * 2000 + b"/NBIRTH/n"])
-    assert refused(block) == [(0, "unparseable"), (1, "bad-entity")] and not translator.told
+    assert refused(block) == [(0, "unparseable"), (1, "bad-entity")] and not translator.new_births
+    many = birth([f"{k:x}" for k in range(80_000)], T)
+    assert len(many) < 2 << 20, "as a record may well be, but not the one that tells its aliases"
+    translator, block = translate([many], [NODE % b"NBIRTH"])
+    assert refused(block) == [(0, "unparseable")] and not translator.new_births
     monkeypatch.setattr(births_module, "MOST_IN_ALL", 1000)
     values = [birth(["a"], T) for _ in range(9)]
     translator, block = translate([*values], [b"spBv1.0/g/NBIRTH/n%d" % k for k in (0, 1, 2, 3, 4, 5, 0, 6, 1)])
     assert {reason for _, reason in refused(block)} == {"unknown-alias"}
-    assert [b.offset for b in translator.told] == [0, 1, 2, 6, 8], "those that are known are remembered"
+    assert [b.offset for b in translator.new_births] == [0, 1, 2, 6, 8], "those that are known are remembered"
 
 
 def test_births_come_back_from_their_records_and_malformed_ones_do_not() -> None:
     topics = TopicSet("plant.a,plant.b")
     source = Source(topics.number("plant.b", 3), "plant/line-3", "press-7")
-    born = Birth(source, 41, Table({7: "ä"}, {"ä": 10, "without": 3}), "id")
+    born = Birth(source, 41, Table({7: "ä", 8: "ä"}, {"ä": 10, "without": 3}), "id")  # two aliases, and none
     key, value = born.record(topics)
     assert key == b"plant.b/3/plant/line-3/press-7" and Birth.read(value, topics) == born
     assert born.is_of("id") and born.is_of(None) and not born.is_of("another")
@@ -243,3 +247,20 @@ def test_few_births_of_each_machine_are_kept_and_a_partition_is_replaced() -> No
     births.restore(0, ())
     births.restore(1, ())
     assert births._bytes == 0 and not births._births
+
+
+def test_the_record_of_a_birth_is_no_larger_than_is_said() -> None:
+    names = [chr(1 + k % 31) * (1 + k % 7) + str(k) for k in range(3000)]
+    table = Table({2**64 - 1 - k: name for k, name in enumerate(names)}, dict.fromkeys(names, 2**32 - 1))
+    _, value = Birth(Source(0, "n", "d"), 0, table).record(TopicSet("t"))
+    assert len(value) - 200 < table.most_json
+
+
+def test_an_infinite_reading_of_a_feature_is_refused_and_another_is_not() -> None:
+    values = [
+        birth(["a"], T, 1, [float("inf")]),
+        birth(["other"], T, 1, [float("-inf")]),
+        birth(["a"], T, 1, [float("nan")]),
+    ]
+    _, block = translate([*values], [NODE % b"NBIRTH"] * 3)
+    assert refused(block) == [(0, "infinite")]
