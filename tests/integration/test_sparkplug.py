@@ -9,6 +9,7 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from tests.brokers import Broker
+from tests.integration import test_readings
 from tests.models import FEATURES, normal_rows
 from tests.sparkplug import birth, data
 from tests.stage import Stage, until
@@ -17,15 +18,9 @@ MakeStage = Callable[..., Stage]
 
 T = 1_795_888_000_000
 MACHINES = 2
-SETTINGS = {
+SETTINGS = test_readings.SETTINGS | {
     "OFFNORMAL_INPUT__SHAPE": "sparkplug",
     "OFFNORMAL_INPUT__MQTT_TOPIC_HEADER": "mqtt-topic",
-    "OFFNORMAL_INPUT__STEP": "1s",
-    "OFFNORMAL_INPUT__IDLE": "2s",
-    "OFFNORMAL_TRAINING__STEPS": "200",
-    "OFFNORMAL_TRAINING__MIN_ROWS": "1000",
-    "OFFNORMAL_MODEL__KIND": "stacked",
-    "OFFNORMAL_BATCH__COMMIT_INTERVAL": "200ms",
 }
 
 

@@ -85,8 +85,8 @@ class TopicSet:
     def _add(self, topic: str) -> int:
         """Take note of another topic. Raises SettingsError if it cannot be told from one that is known."""
         number = int.from_bytes(blake2b(topic.encode(), digest_size=8).digest()) >> (64 - _TOPIC_BITS)
-        known = self._topic_of.setdefault(number, topic)
-        if known != topic:
-            raise SettingsError(f"OFFNORMAL_TOPICS__SENSORS: {topic} and {known} have the same hash: rename one")
+        same_number = self._topic_of.setdefault(number, topic)
+        if same_number != topic:
+            raise SettingsError(f"OFFNORMAL_TOPICS__SENSORS: {topic} and {same_number} have the same hash: rename one")
         self._number_of[topic] = number << _PARTITION_BITS
         return self._number_of[topic]

@@ -192,8 +192,8 @@ class Decoder:
 def _refused(record: int, headers: Headers) -> Reject:
     """Return the reject of a record that was refused before."""
     # Ours come first: those of a sender do not count.
-    told = {name: (value or b"").decode("utf-8", "replace") for name, value in reversed(headers)}
-    return Reject(record, told.get("offnormal-reason", UNREADABLE), told.get("offnormal-error", ""))
+    texts = {name: (value or b"").decode("utf-8", "replace") for name, value in reversed(headers)}
+    return Reject(record, texts.get("offnormal-reason", UNREADABLE), texts.get("offnormal-error", ""))
 
 
 def _without_empty(parsed: Parsed) -> Parsed:

@@ -1,6 +1,6 @@
 """A reader of the sensor topics outside of the loop, whose blocks are as the loop decodes them."""
 
-from contextlib import closing
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from worker.decoding.sparkplug.births import Birth, Births
@@ -35,11 +35,13 @@ def sensor_reader(
     if translator is None:
         return Reader(kafka, settings.topics.sensors, max_records, only=only)
     sensors = Reader(kafka, settings.topics.sensors, max_records, only=only, prepare=translator.translate)
-    topic_ids = sensors.topic_ids()
-    with closing(Reader(kafka, settings.topics.births)) as reader:
-        for block in reader.to_end():
-            for value in block.values:
-                birth = Birth.read(value, sensors.topics)
-                if birth is not None and birth.is_of(topic_ids.get(sensors.topics.place(birth.source.partition)[0])):
-                    births.take(birth)
+    with ExitStack() as on_error:
+        on_error.callback(sensors.close)
+        topic_ids = sensors.topic_ids()
+        with Reader(kafka, settings.topics.births) as reader:
+            for block in reader.to_end():
+                for birth in (Birth.read(value, sensors.topics) for value in block.values):
+                    if birth is not None and birth.is_of(topic_ids.get(birth.topic(sensors.topics))):
+                        births.take(birth)
+        on_error.pop_all()
     return sensors

@@ -74,7 +74,8 @@ class Source:
             self._consumer.subscribe(topics.names, listener=_Listener(self))
         else:  # kafka-python's patterns match the beginning of a name
             self._consumer.subscribe(pattern=rf"(?:{topics})\Z", listener=_Listener(self))
-        self._await_metadata()
+        with readable_errors(f"looking for {topics}", settings.bootstrap):
+            waits.await_topics(self._consumer, topics, settings.startup_timeout)
         self._marks = Marks()
         self.starts = StartOffsets(self._consumer, settings, topics, self._marks, self.commit)
         self._revoked: set[TopicPartition] = set()
@@ -82,23 +83,6 @@ class Source:
         self._said_at = 0.0
         self._lag = Lag(self._consumer, topics, self._marks)
         self.rebalances = 0
-
-    def _await_metadata(self) -> None:
-        """Wait until the client knows the topics, before it joins the group.
-
-        A group leader that does not know the topic assigns no partition to anybody. kafka-python does not notice when
-        the metadata arrives, and the group would be stuck.
-        """
-        limit = self._settings.startup_timeout
-        deadline = time.monotonic() + limit
-        with readable_errors(f"looking for {self.topics}", self._settings.bootstrap):
-            while True:
-                there = {place.topic for place in waits.places_of(self._consumer, self.topics, limit)}
-                if there and there.issuperset(self.topics.names):
-                    return
-                if time.monotonic() > deadline:
-                    raise errors.KafkaTimeoutError("the topic is not there")
-                time.sleep(0.1)
 
     # -- reading
 

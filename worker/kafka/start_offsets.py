@@ -157,8 +157,8 @@ class StartOffsets:
             notes = [note for note in notes if not self._is_of_another_topic(TopicPartition(topic, 0), note)]
             first = [note.first_partitions for note in notes if note.first_partitions is not None]
             # A group that began before notes were written has had an offset for each of its partitions from then on.
-            there = sum(place.topic == topic for place in all_places)
-            self._first_partitions[topic] = min(first, default=0 if notes else there)
+            count = sum(place.topic == topic for place in all_places)
+            self._first_partitions[topic] = min(first, default=0 if notes else count)
         return remade | {place for place in new if place.partition >= self._first_partitions.get(place.topic, 0)}
 
     def out_of_range(self, partitions: Mapping[TopicPartition, int]) -> None:

@@ -99,16 +99,7 @@ def partitions_of(consumer: KafkaConsumer, topic: str, timeout: float = ASK) -> 
     # Two answers, since the first may have been asked for before the topic was added.
     while (partitions := cluster.partitions_for_topic(topic)) is None and answers < 2:
         cluster.add_topic(topic)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise errors.KafkaTimeoutError(f"no metadata of {topic} within {timeout:g} s")
-        try:
-            consumer._net.run(consumer._manager.wait_for, cluster.request_update(), left * 1000)
-            answers += 1
-        except (errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
-            answers += 1
-        except errors.RetriableError:
-            time.sleep(min(_PAUSE, left))
+        answers += _metadata_arrived(consumer, deadline, f"no metadata of {topic} within {timeout:g} s")
     return sorted(partitions or ())
 
 
@@ -120,14 +111,7 @@ def topics_of(consumer: KafkaConsumer, timeout: float = ASK) -> set[str]:
     try:
         answers = 0
         while answers < 2:  # the first may have been asked for before, and for some topics only
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise errors.KafkaTimeoutError(f"no list of topics within {timeout:g} s")
-            try:
-                consumer._net.run(consumer._manager.wait_for, cluster.request_update(), left * 1000)
-                answers += 1
-            except errors.RetriableError:
-                time.sleep(min(_PAUSE, left))
+            answers += _metadata_arrived(consumer, deadline, f"no list of topics within {timeout:g} s")
         return set(cluster.topics())
     finally:
         cluster.need_all_topic_metadata = before
@@ -139,6 +123,37 @@ def places_of(consumer: KafkaConsumer, topics: TopicSet, timeout: float = ASK) -
     for name in names:  # later metadata is asked for the topics that the client knows
         consumer._cluster.add_topic(name)
     return [TopicPartition(name, p) for name in names for p in partitions_of(consumer, name, timeout)]
+
+
+def await_topics(consumer: KafkaConsumer, topics: TopicSet, timeout: float) -> None:
+    """Wait until the client knows all topics that are named, or one that a pattern matches. Raises KafkaTimeoutError.
+
+    A group leader that does not know a topic assigns no partition to anybody. kafka-python does not notice when the
+    metadata arrives, and the group would be stuck.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        known_topics = {place.topic for place in places_of(consumer, topics, timeout)}
+        if known_topics and known_topics.issuperset(topics.names):
+            return
+        if time.monotonic() > deadline:
+            raise errors.KafkaTimeoutError("the topic is not there")
+        time.sleep(0.1)
+
+
+def _metadata_arrived(consumer: KafkaConsumer, deadline: float, otherwise: str) -> bool:
+    """Ask for metadata once; return whether a broker has answered. Raises KafkaTimeoutError after the deadline."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise errors.KafkaTimeoutError(otherwise)
+    try:
+        consumer._net.run(consumer._manager.wait_for, consumer._cluster.request_update(), left * 1000)
+    except (errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
+        return True
+    except errors.RetriableError:
+        time.sleep(min(_PAUSE, left))
+        return False
+    return True
 
 
 def refresh_metadata(consumer: KafkaConsumer, places: Iterable[TopicPartition], timeout: float = ASK) -> None:

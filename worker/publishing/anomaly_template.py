@@ -58,9 +58,9 @@ class AnomalyTemplate:
             subjects,
             BytesColumn.choice(b"warning", b"alarm", anomalies.alarm),
         ]
-        topics, numbers_of = records.topics, records.partition[record]
+        topics, partition = records.topics, records.partition[record]
         texts += [self._imputed(anomalies.missing), _memoised(anomalies.incident, _quoted_or_null)]
-        texts.append(same_for_all(topics.text.encode(), n) if topics.is_one else topics.topics(numbers_of))
+        texts.append(same_for_all(topics.text.encode(), n) if topics.is_one else topics.topics(partition))
         numbers: list[Any] = [anomalies.score, anomalies.p_value]
         for k in range(anomalies.top.shape[1]):
             actual = anomalies.actual[:, k]
@@ -68,7 +68,7 @@ class AnomalyTemplate:
             texts += [self._names.take(anomalies.top[:, k]), BytesColumn.choice(b"false", b"true", np.isnan(actual))]
         if anomalies.lags is not None:
             numbers += list(anomalies.lags.T.round(4))
-        place = [topics.partitions(numbers_of), records.offset[record], block.row[anomalies.index]]
+        place = [topics.partitions(partition), records.offset[record], block.row[anomalies.index]]
         return keys, self._template.render(n, texts, numbers, place)
 
     @staticmethod
@@ -110,9 +110,8 @@ def _is_plain(text, lengths):  # type: ignore[no-untyped-def]
     return plain
 
 
-_TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _TOPIC, _FEATURES = range(
-    8
-)  # text columns; two for each feature
+# The text columns; from the last on there are two for each feature.
+_TIME, _ENTITY, _SUBJECT, _SEVERITY, _IMPUTED, _INCIDENT, _TOPIC, _FEATURES = range(8)
 
 
 def _quoted(text: str) -> bytes:

@@ -1,7 +1,6 @@
 """Reads a compacted topic that workers write, for one that takes over a partition and has to know what is in it."""
 
 import time
-from typing import Any
 
 import structlog
 from kafka import errors
@@ -43,7 +42,7 @@ class CommittedLog:
             return False
         return True
 
-    def take(self, value: Any) -> None:
+    def take(self, value: bytes | None) -> None:
         """Take a record's value; malformed ones change nothing."""
         raise NotImplementedError
 

@@ -81,6 +81,10 @@ class Birth(NamedTuple):
         """Return whether it was told in the topic of this id, and not in a former one of its name."""
         return None in (self.topic_id, topic_id) or self.topic_id == topic_id
 
+    def topic(self, topics: TopicSet) -> str:
+        """Return the name of the topic in which it was told."""
+        return topics.place(self.source.partition)[0]
+
     def record(self, topics: TopicSet) -> tuple[bytes, bytes]:
         """Return key and value of the record that tells it to other readers."""
         topic, partition = topics.place(self.source.partition)
@@ -162,7 +166,7 @@ class Births:
         return sorted(chain.from_iterable(own), key=lambda birth: birth.offset)
 
     def _before(self, source: Source, offset: int) -> int:
-        return max((told for told in self._births.get(source, ()) if told < offset), default=-1)
+        return max((birth for birth in self._births.get(source, ()) if birth < offset), default=-1)
 
 
 def _size(birth: Birth | None) -> int:
