@@ -17,6 +17,7 @@ from training.run.lease import Lease
 from worker.errors import KafkaUnavailable, OffnormalError
 from worker.kafka import waits
 from worker.registry import Registry, RegistryView
+from worker.registry.view import signed
 
 MakeStage = Callable[..., Stage]
 
@@ -89,12 +90,12 @@ def test_an_old_version_that_becomes_champion_meanwhile_is_not_pruned(
     made = [make_artefact(seed=50 + i) for i in range(3)]
     for one in made[:2]:
         registry.publish(one, "test", "test")
-    oldest, pruned, signed = made[0].card.version, Registry._pruned, Registry._signed
+    oldest, pruned = made[0].card.version, Registry._pruned
 
     def overtaken(self: Registry, view: RegistryView) -> Any:
         monkeypatch.setattr(Registry, "_pruned", pruned)
         Registry(s.settings).promote(oldest, "somebody else", "meanwhile")
-        monkeypatch.setattr(Registry, "_signed", lambda *told: time.sleep(pause) or signed(*told))
+        monkeypatch.setattr("worker.registry.registry.signed", lambda *told: time.sleep(pause) or signed(*told))
         return pruned(self, view)
 
     monkeypatch.setattr(Registry, "_pruned", overtaken)

@@ -23,6 +23,7 @@ from rich.table import Table
 from training.data.series import windows
 from training.evaluation import baselines, scores
 from training.evaluation.datasets import Dataset, read
+from training.evaluation.series_scores import followed
 from training.fitting.fit import Fitted, Fleet, Rows, fit, split
 from worker.errors import NoModelError, SettingsError
 from worker.models import Artefact, ModelCard
@@ -157,11 +158,14 @@ def _fit(
 
 def _judged(data: Dataset, resident: LoadedModel, settings: Settings, fitted: Fitted) -> tuple[Figures, Scored]:
     x = windows(data.x_test, settings, padded=True)
-    entity = resident.entity_rows([data.name] * len(x))
+    entity = resident.entity_rows([data.name] * len(x), None)
     begun = time.process_time()
     score = resident.score(x, entity)
     seconds = time.process_time() - begun
-    contributions = resident.explain(x, entity).contributions
+    if settings.detection.follow:
+        score, explained = followed(resident, x, entity)
+    else:
+        explained = resident.explain(x, entity)
     p_value = resident.calibration.p_value(score)
     figures = {
         "fit_seconds": fitted.seconds,
@@ -175,9 +179,10 @@ def _judged(data: Dataset, resident: LoadedModel, settings: Settings, fitted: Fi
         figures["event_recall"] = scores.event_recall(data.y_test, flagged)
         figures["observed_rate"] = scores.false_alarm_rate(data.y_test, flagged)
     if data.interpretation:
+        evidence = explained.contributions * explained.strength[:, None]  # as an incident adds it up
         for percent in (100, 150):
-            figures[f"hit_rate_{percent}"] = scores.hit_rate(contributions, data.interpretation, percent)
-    return figures, Scored(score, p_value, contributions)
+            figures[f"hit_rate_{percent}"] = scores.hit_rate(evidence, data.interpretation, percent)
+    return figures, Scored(score, p_value, explained.contributions)
 
 
 def _dropped(data: Dataset, share: float) -> Dataset:

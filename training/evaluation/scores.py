@@ -109,17 +109,17 @@ def parse_interpretation(lines: Iterable[str], end_inclusive: bool) -> list[tupl
     return parsed
 
 
-def hit_rate(contributions: Floats, interpretation: Interpretation, percent: int) -> float:
+def hit_rate(evidence: Floats, interpretation: Interpretation, percent: int) -> float:
     """Return HitRate@percent: the share of a segment's guilty features near the top of a ranking.
 
     The top of a ranking is its first `percent` % x |guilty| features. After Su et al. (OmniAnomaly), KDD 2019, but by
-    segment instead of by row. The ranking is by `contributions` [n, d], averaged over the segment's rows without NaN;
+    segment instead of by row. The ranking is by `evidence` [n, d], averaged over the segment's rows without NaN;
     ties go to the first feature. The result is the mean over segments. A segment without a row to rank by counts as 0;
     NaN without segments.
     """
     rates = []
     for rows, guilty in interpretation:
-        segment = contributions[rows]
+        segment = evidence[rows]
         segment = segment[~np.isnan(segment).any(axis=1)]
         tried = percent * len(guilty) // 100  # in whole numbers: in floats 29 / 100 * 100 is below 29
         top = np.argsort(-segment.mean(axis=0), kind="stable")[:tried].tolist() if len(segment) else []

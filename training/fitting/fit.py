@@ -12,7 +12,7 @@ import torch
 
 from training.fitting.calibration_rows import calibrate, explained
 from training.fitting.champion_scores import ChampionScores
-from training.fitting.held_out_scores import Calibrating, scaled, scoring_module
+from training.fitting.held_out_scores import Calibrating, scaled, scoring_module, usual_of
 from training.rows.held_out import is_held_out
 from worker.errors import NoModelError
 from worker.models import KINDS, Autoencoder, Detector, EntityScaler, Scaler, ScoringModule
@@ -124,7 +124,8 @@ def fit(
         progress=progress,
     )
     module, scores, held_out = _whitened(trained, rows, held_out, opinions and opinions[1], calibrating)
-    detector = Detector(features, module, calibrate(scores), window, entities)
+    usual = usual_of(module, rows, held_out, len(features), window)
+    detector = Detector(features, module, calibrate(scores), window, entities, usual)
     return Fitted(
         detector,
         trained.loss,

@@ -7,8 +7,11 @@ import numpy as np
 import torch
 
 from training.rows.thinning import spread_evenly
+from worker.following.follower import EXCEED, LEAST_USUAL
 from worker.models import Attribution, Autoencoder, Scaler, ScoringModule, Whitening
 from worker.models.incomplete import SHARES, IncompleteScores, filled, taken_away
+from worker.models.usual import Usual
+from worker.models.wavelet import newest
 from worker.native.arrays import Float32s, Float64s, Int64s
 
 Calibrating = Callable[[int, int], None]  # how many parts of the calibration are done, of how many
@@ -17,6 +20,8 @@ FOLDS: Final = 5  # of the held-out rows
 # Held-out rows that are scored with readings taken away. To fill in their residuals costs D^2 operations a row.
 CELLS: Final = 400_000_000
 FEWEST, MOST = 500, 5000
+_SIZED: Final = 20_000_000  # whitened residuals whose sizes are sorted ...
+_LEAST_SIZED: Final = 1000  # ... and rows of them
 
 
 def scoring_module(
@@ -82,6 +87,23 @@ class _Levels:
         shares = [float(self.missing[self._some].mean()), *(float(np.isnan(rows).mean()) for rows in self._rows)]
         scores = [self.scores[self._some], *self._scores]
         return IncompleteScores.fit(shares, [level[np.isfinite(level)].astype(np.float64) for level in scores])
+
+
+def usual_of(module: ScoringModule, rows: Float32s, held_out: Float32s, features: int, window: int) -> Usual:
+    """Return what is usual: in the whitened residuals of the held-out rows [m, D], and in the readings of all rows."""
+    some = held_out[spread_evenly(len(held_out), max(_LEAST_SIZED, _SIZED // held_out.shape[1]))]
+    with torch.inference_mode():
+        residual, present = module.residual(torch.from_numpy(np.ascontiguousarray(some)))
+        sizes = module.whitening(residual, present).abs()
+        if present is not None:
+            sizes = sizes.masked_fill(present == 0, torch.nan)
+        known = torch.nanquantile(sizes, 1 - EXCEED, dim=0).nan_to_num(LEAST_USUAL).clamp(min=LEAST_USUAL)
+    if window == 1:
+        scaler = module.scaler
+    else:
+        readings = newest(torch.from_numpy(np.concatenate((rows, held_out))), window).numpy()
+        scaler = Scaler.fit(readings, features)
+    return Usual(known.numpy(), scaler.location.numpy().copy(), scaler.scale.numpy().copy())
 
 
 def scaled(scaler: Scaler, rows: Float32s) -> tuple[torch.Tensor, torch.Tensor]:

@@ -321,7 +321,7 @@ def _worst(opinion: _Opinion, selected: Selection) -> tuple[Worst, ...]:
     first = np.sort(np.unique(entity_and_bin, axis=1, return_index=True)[1])
     worst_rows = order[first[:WORST]]
     with torch.inference_mode():
-        expected, shares = detector.module.explain(opinion.scaled(worst_rows))
+        expected, shares, _ = detector.module.explain(opinion.scaled(worst_rows))
         expected = newest(opinion.own(expected, worst_rows), detector.window)
         actual = newest(torch.from_numpy(opinion.x[worst_rows]), detector.window)
     contributions = by_feature(shares.numpy(), detector.window)

@@ -55,7 +55,7 @@ class _Flagged:
 
     @property
     def evidence(self) -> tuple[Int64s, Float32s]:
-        return self._anomalies.top[self._k], self._anomalies.contribution[self._k]
+        return self._anomalies.top[self._k], self._anomalies.evidence(self._k)
 
     def belongs_to(self, incident: str | None) -> None:
         self._anomalies.incident[self._k] = incident
@@ -144,7 +144,7 @@ class Incidents:
         incident.peak = min(incident.peak, float(anomalies.p_value[continuing].min()))
         if anomalies.alarm[continuing].any():
             incident.severity = "alarm"
-        self._add_evidence(incident, anomalies.top[continuing], anomalies.contribution[continuing], scorer)
+        self._add_evidence(incident, anomalies.top[continuing], anomalies.evidence(continuing), scorer)
         name = incident.id
         self._changed[name] = incident
         for k in continuing.tolist():
@@ -256,15 +256,15 @@ class Incidents:
         self._add_evidence(incident, *anomaly.evidence, scorer)
 
     @staticmethod
-    def _add_evidence(incident: Incident, top: Int64s, contribution: Float32s, scorer: Scorer) -> None:
-        """Add features [k, t] and their shares, one by one, so that the result does not depend on the batches."""
+    def _add_evidence(incident: Incident, top: Int64s, of_top: Float32s, scorer: Scorer) -> None:
+        """Add the evidence `of_top` [k, t] against features, one by one: the result does not depend on the batches."""
         evidence, features = incident.evidence, scorer.features
-        for j, share in zip(top.ravel().tolist(), contribution.ravel().tolist(), strict=True):
+        for j, amount in zip(top.ravel().tolist(), of_top.ravel().tolist(), strict=True):
             name = features[j]
             if name in evidence:
-                evidence[name] += share
+                evidence[name] += amount
             elif len(evidence) < _SENSORS:
-                evidence[name] = share
+                evidence[name] = amount
         if (scorer.name, scorer.version) not in incident.models:
             incident.models.append((scorer.name, scorer.version))
 

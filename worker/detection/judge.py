@@ -8,6 +8,7 @@ import numpy as np
 
 from worker.blocks import VectorBlock
 from worker.models import Calibration
+from worker.models.entities import ANY_ENTITY, EntityRows
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s
 from worker.native.jit import compiled, read_only
 
@@ -16,9 +17,9 @@ Severity = Literal["alarm", "warning"]
 ALARM_SHARE: Final = 0.1  # an alarm is ten times rarer than an event
 
 
-# expected readings [k, d], contributions [k, d] of the features, and of the lags [k, w]: see
-# worker/serving/loaded_model.py
-Explained = tuple[Float32s, Float32s, Float32s | None]
+# expected readings [k, d], contributions [k, d] of the features, strengths [k], and contributions of the lags [k, w]:
+# see worker/serving/loaded_model.py
+Explained = tuple[Float32s, Float32s, Float32s, Float32s | None]
 
 
 class Scorer(Protocol):
@@ -32,6 +33,11 @@ class Scorer(Protocol):
     @property
     def version(self) -> str:
         """The model's version."""
+        ...
+
+    @property
+    def scored_by(self) -> str:
+        """The version, and the number of its trim, by which a score can be made again."""
         ...
 
     @property
@@ -54,7 +60,7 @@ class Scorer(Protocol):
         """The calibration that turns scores into p-values."""
         ...
 
-    def explain(self, x: Float32s, entity: Int64s | None = None) -> Explained:
+    def explain(self, x: Float32s, entity: EntityRows = ANY_ENTITY) -> Explained:
         """Return what was expected of rows x [n, D], and which features are to blame."""
         ...
 
@@ -65,7 +71,8 @@ class Anomalies:
 
     `index` [k] points into the block. `top` [k, t] are the features with the largest contributions. `actual` [k, t] are
     their readings, NaN where missing, `expected` the readings that were expected, and `contribution` their shares of
-    the score. `missing` [k, d] is true for readings that were imputed. `lags` [k, w] are the shares of the window's
+    the evidence. `strength` [k] is by how much a vector counts where the shares of several are added up. `missing`
+    [k, d] is true for readings that were imputed. `lags` [k, w] are the shares of the window's
     vectors in the evidence, from the newest back; None without windows. `incident` [k] is the id of the incident that
     each belongs to, once it has opened.
     """
@@ -78,6 +85,7 @@ class Anomalies:
     actual: Float32s
     expected: Float32s
     contribution: Float32s
+    strength: Float32s
     missing: Bools
     lags: Float32s | None
     incident: list[str | None]
@@ -95,6 +103,7 @@ class Anomalies:
             actual=few,
             expected=few,
             contribution=few,
+            strength=nothing.astype(np.float32),
             missing=np.empty((0, d), bool),
             lags=None,
             incident=[],
@@ -102,6 +111,11 @@ class Anomalies:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def evidence(self, k: int | Int64s) -> Float32s:
+        """Return the evidence [..., t] of anomalies k against their `top` features: shares, times the strength."""
+        evidence: Float32s = self.contribution[k] * self.strength[k, ..., None]
+        return evidence
 
     def severities(self) -> Iterator[Severity]:
         """Yield the severity of each anomaly."""
@@ -120,20 +134,18 @@ class Judge:
         scores: Float32s,
         scorer: Scorer,
         rows: Float32s | None = None,
-        entity: Int64s | None = None,
+        entity: EntityRows = ANY_ENTITY,
     ) -> Anomalies:
         """Return the vectors whose score reaches the threshold; one too incomplete to score (NaN) never does.
 
-        With windows, `rows` [n, D] of the model's entities `entity` [n] were scored instead of the vectors themselves.
+        With windows, `rows` [n, D] were scored instead of the vectors themselves.
         """
         over = np.flatnonzero(scores >= scorer.threshold)
         if not len(over):
             return Anomalies.none(block.x.shape[1])
         x = block.x[over]
         p_values = scorer.calibration.p_value(scores[over])
-        expected, contributions, lags = scorer.explain(
-            x if rows is None else rows[over], None if entity is None else entity[over]
-        )
+        expected, contributions, strength, lags = scorer.explain(x if rows is None else rows[over], entity.take(over))
         top = np.empty((len(over), min(self._top, x.shape[1])), np.int64)
         _leading(read_only(contributions), top)
         return Anomalies(
@@ -145,6 +157,7 @@ class Judge:
             actual=np.take_along_axis(x, top, 1),
             expected=np.take_along_axis(expected, top, 1),
             contribution=np.take_along_axis(contributions, top, 1),
+            strength=strength,
             missing=np.isnan(x),
             lags=lags,
             incident=[None] * len(over),

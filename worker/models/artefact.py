@@ -28,6 +28,7 @@ from worker.models.incomplete import IncompleteScores
 from worker.models.kinds import KINDS
 from worker.models.reference import Reference
 from worker.models.scaler import Scaler
+from worker.models.usual import Usual
 from worker.models.wavelet import blocks
 from worker.models.whitening import Whitening
 from worker.native.arrays import Float32s
@@ -44,7 +45,7 @@ _MOST_TENSORS: Final = 1024
 _LONGEST_INTERVAL: Final = 1e8  # seconds
 _MOST_LAYERS: Final = 64  # that the architecture names
 _MOST_LEVELS, _MOST_QUANTILES = 16, 256
-_FLOAT32: Final = ("module.", "probe.", "entities.")
+_FLOAT32: Final = ("module.", "probe.", "entities.", "usual.")
 
 
 class ModelCard(BaseModel):
@@ -127,6 +128,8 @@ class Artefact:
         }
         if calibration.upper is not None:
             tensors["calibration.upper"] = torch.from_numpy(calibration.upper)
+        if self.detector.usual is not None:
+            tensors |= {f"usual.{name}": torch.from_numpy(getattr(self.detector.usual, name)) for name in _USUAL}
         if self.detector.entities is not None:
             tensors |= {f"entities.{name}": t for name, t in self.detector.entities.state_dict().items()}
         if self.reference is not None:
@@ -296,7 +299,14 @@ def _detector(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Detector:
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     module.load_state_dict(weights, assign=True)
     module.eval().requires_grad_(False)
-    return Detector(card.features, module, _calibration(card, tensors), card.window, _entities(card, tensors))
+    return Detector(
+        features=card.features,
+        module=module,
+        calibration=_calibration(card, tensors),
+        window=card.window,
+        entities=_entities(card, tensors),
+        usual=_usual(card, tensors, width),
+    )
 
 
 def _incomplete(card: ModelCard, tensors: dict[str, torch.Tensor]) -> IncompleteScores | None:
@@ -322,6 +332,21 @@ def _entities(card: ModelCard, tensors: dict[str, torch.Tensor]) -> EntityScaler
     if not (ratio > 0).all():
         raise ArtefactError("an entity's scale is not positive")
     return EntityScaler(card.entities, location, ratio)
+
+
+_USUAL: Final = ("sizes", "middle", "scale")
+
+
+def _usual(card: ModelCard, tensors: dict[str, torch.Tensor], width: int) -> Usual | None:
+    if "usual.sizes" not in tensors:
+        return None
+    usual = Usual(**{name: tensors[f"usual.{name}"].numpy() for name in _USUAL})
+    d = len(card.features)
+    if (usual.sizes.shape, usual.middle.shape, usual.scale.shape) != ((width,), (d,), (d,)):
+        raise ArtefactError("what is usual does not match the card's features and window")
+    if not (usual.sizes > 0).all() or not (usual.scale > 0).all():
+        raise ArtefactError("what is usual has sizes that are not positive")
+    return usual
 
 
 _REPORT: Final = "report.json"

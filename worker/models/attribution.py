@@ -7,7 +7,7 @@ rightly follow another one. (Found on SMD's labelled segments, training/EXPERIME
 
 Shares of evidence mean nothing where there is hardly any. With T the sum of a row's evidence and K `certain`, three
 times what a normal row in a thousand reaches, the shares e / T get the weight T^2 / (T^2 + K^2), and the rest is
-spread evenly.
+spread evenly. For the same reason a row counts by its strength, log(1 + T/K), where the shares of several are added up.
 """
 
 from typing import Final
@@ -50,15 +50,22 @@ class Attribution(nn.Module):
         evidence = (surprise * ((z - self.level[0]) / self.level[1])).abs()
         return evidence if present is None else evidence * present
 
-    def forward(self, residual: Tensor, z: Tensor, present: Tensor | None) -> Tensor:
-        """Return shares [n, d] that add up to 1, never negative; 0 for a missing reading, unless all are missing."""
+    def forward(
+        self, residual: Tensor, z: Tensor, present: Tensor | None, shrink: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return shares [n, d] and strengths [n].
+
+        The shares add up to 1, and none is negative; a missing reading has 0, unless all are missing. `shrink` [n, d]
+        is by how much less a column counts that has become restless (trim.py).
+        """
         evidence = self.evidence(residual, z, present)
+        evidence = evidence if shrink is None else evidence * shrink
         total = evidence.sum(1, keepdim=True).clamp(min=1e-30, max=1e15)  # its square is finite
         weight = total.square() / (total.square() + self.certain.square())
         even = torch.ones_like(z) if present is None else present
         even = torch.where(even.sum(1, keepdim=True) > 0, even, 1.0)
         shares = weight * evidence / total + (1 - weight) * even / even.sum(1, keepdim=True)
-        return shares / shares.sum(1, keepdim=True)
+        return shares / shares.sum(1, keepdim=True), (total / self.certain).log1p().squeeze(1)
 
 
 def _moments(values: Tensor, present: Tensor, floor: float) -> Tensor:

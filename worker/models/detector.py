@@ -17,6 +17,8 @@ from worker.models.calibration import Calibration
 from worker.models.entities import EntityScaler
 from worker.models.incomplete import IncompleteScores, filled
 from worker.models.scaler import Scaler
+from worker.models.trim import Trims
+from worker.models.usual import Usual
 from worker.models.variational import Variational
 from worker.models.whitening import Whitening
 from worker.native.arrays import Float64s
@@ -47,15 +49,17 @@ class ScoringModule(nn.Module):
         self.attribution = attribution
         self.incomplete = incomplete
 
-    def forward(self, x: Tensor, least_present: float = 0.0) -> Tensor:
-        """Return the scores [n] of x [n, D], where NaN is a missing reading.
+    def forward(
+        self, x: Tensor, least_present: float = 0.0, trims: Trims | None = None, row: Tensor | None = None
+    ) -> Tensor:
+        """Return the scores [n] of x [n, D], where NaN is a missing reading; with `trims`, by their rows `row` [n].
 
         A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN. The score is the
         mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row. That of an incomplete row is put on
         the scale of complete ones.
         """
         z, present = self._filled(x)
-        w = self.whitening(z - self.autoencoder(z), present)
+        w = self._whitened(z - self.autoencoder(z), present, trims, row)
         terms = w.square_().div_(DEGREES).log1p_()
         if present is None:
             scores: Tensor = terms.mean(1) * DEGREES
@@ -65,12 +69,34 @@ class ScoringModule(nn.Module):
         mean = torch.where(has_enough, terms.sum(1) * DEGREES / n_present, torch.nan)
         return mean if self.incomplete is None else self.incomplete(mean, 1 - n_present / present.shape[1])
 
-    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the expected columns [n, D] in their own units, and contributions [n, D], shares that add up to 1."""
+    def _whitened(self, residual: Tensor, present: Tensor | None, trims: Trims | None, row: Tensor | None) -> Tensor:
+        if trims is None or row is None:
+            untrimmed: Tensor = self.whitening(residual, present)
+            return untrimmed
+        if present is None:
+            return (residual @ self.whitening.root + trims.offset[row]) * trims.shrink[row]
+        w: Tensor = self.whitening(residual - trims.shift[row], present)
+        return w * trims.shrink[row]
+
+    def residual(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the residuals [n, D] of x [n, D], in scaled units, and `present` [n, D], 1 or 0; None if all are."""
+        z, present = self._filled(x)
+        return z - self.autoencoder(z), present
+
+    def explain(
+        self, x: Tensor, trims: Trims | None = None, row: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the expected columns [n, D] in their own units, contributions [n, D], and strengths [n].
+
+        Contributions are shares that add up to 1. Where those of several rows are added up, each counts by its
+        strength.
+        """
         z, present = self._filled(x)
         reconstruction = self.autoencoder(z)
-        contributions: Tensor = self.attribution(z - reconstruction, z, present)
-        return self.scaler.inverse(reconstruction), contributions
+        residual, shrink = z - reconstruction, None
+        if trims is not None and row is not None:
+            residual, shrink = residual - trims.shift[row], trims.shrink[row]
+        return self.scaler.inverse(reconstruction), *self.attribution(residual, z, present, shrink)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes [n, c] of x [n, D]."""
@@ -107,6 +133,7 @@ class Detector:
     calibration: Calibration
     window: int = 1
     entities: EntityScaler | None = None
+    usual: Usual | None = None  # models of earlier releases do not know it
 
     def score(self, x: Tensor, entity: Tensor | None = None) -> Tensor:
         """Return the scores [n] of x [n, D], where the module lives.

@@ -7,19 +7,46 @@ can keep raw readings.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worker.models.scaler import LARGEST, Scaler
-from worker.native.arrays import Float32s, Int64s
+from worker.native.arrays import Bools, Float32s, Int64s
 
 MIN_ROWS: Final = 50  # with fewer an entity is not known
 # The minimum scale of an entity, as a share of the fleet's: a sensor that rests in one machine is not anomalous as soon
 # as it moves as in others.
 LEAST_SCALE: Final = 0.01
+
+
+class EntityRows(NamedTuple):
+    """The rows of n vectors' entities in a model's tables: of its entity scalers [n], and of its trims [n] (trim.py).
+
+    None where the model has no such table.
+    """
+
+    scaler: Int64s | None = None
+    trim: Int64s | None = None
+
+    def take(self, rows: slice | Int64s | Bools) -> "EntityRows":
+        """Return those of some of the vectors."""
+        return EntityRows(*(None if table is None else table[rows] for table in self))
+
+    @classmethod
+    def concat(cls, parts: Sequence["EntityRows"]) -> "EntityRows":
+        """Join the rows of one model, in order."""
+        tables = ([table for table in of_parts if table is not None] for of_parts in zip(*parts, strict=True))
+        return cls(*(np.concatenate(table) if table else None for table in tables))
+
+    def repeat(self, n: int) -> "EntityRows":
+        """Return those of n vectors of the only entity."""
+        return EntityRows(*(None if table is None else np.repeat(table, n) for table in self))
+
+
+ANY_ENTITY: Final = EntityRows()  # for a model that treats all entities alike
 
 
 class EntityScaler(nn.Module):

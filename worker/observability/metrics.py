@@ -127,6 +127,10 @@ class Metrics:
         self.drifts = Counter("offnormal_drifts", "Drifts noticed", ["model"], registry=r)
         self.drift_at = Gauge("offnormal_drift_timestamp_seconds", "When the last drift was", ["model"], registry=r)
         self.sensor_faults = Gauge("offnormal_sensor_faults", "Sensors at fault now", ["fault"], registry=r)
+        self.trims = Counter("offnormal_trims", "Trims published", ["model"], registry=r)
+        self.ignored_sensors = Gauge(
+            "offnormal_ignored_sensors", "Sensors that are ignored, since they left their range for good", registry=r
+        )
         self.p_value = Gauge("offnormal_p_value_mean", "Mean p-value of late; .5 as trained", ["model"], registry=r)
         self.trial_rows = Counter("offnormal_trial_rows", "Vectors scored by a second model", ["trial"], registry=r)
         self.trial_agreement = Gauge(

@@ -18,6 +18,7 @@ from worker.decoding import Decoder, aligner_of, vectors_of
 from worker.decoding.sensor_reader import sensor_reader
 from worker.detection.incident import Incident
 from worker.kafka.reader import Reader
+from worker.models.entities import EntityRows
 from worker.native.arrays import Bools, Float32s, Int64s, UInt64s
 from worker.page.texts import cut
 from worker.schema_registry import SchemaRegistry
@@ -45,6 +46,7 @@ PATIENCE: Final = 7.0  # seconds: what has come by then is shown
 class _Found:
     """Vectors of one entity in the order of their offsets, in parts."""
 
+    identity: int  # the entity's hash
     x: list[Float32s] = field(default_factory=list)  # as they were read [n, d]
     rows: list[Float32s] = field(default_factory=list)  # as the model sees them [n, D]
     time: list[Int64s] = field(default_factory=list)
@@ -126,7 +128,7 @@ class IncidentDetail:
         return self._decoder_of(any_model).decode(block).entity_hash
 
     def _read(self, reader: Reader, place: VectorId, identity: int, begin: int, last: int, deadline: float) -> _Found:
-        history, size = _Found(), 0
+        history, size = _Found(identity), 0
         decoder: Decoder | None = None
         aligner: Aligner | None = None
         windows: Windows | None = None
@@ -212,11 +214,10 @@ class IncidentDetail:
         x, rows = np.concatenate(history.x), np.concatenate(history.rows)
         times = np.concatenate(history.time)
         offset, row = np.concatenate(history.offset), np.concatenate(history.row)
-        entity = resident.entity_rows([history.entity])
-        codes = None if entity is None else np.repeat(entity, len(rows))
+        entity = resident.entity_rows([history.entity], np.array([history.identity], np.uint64)).repeat(len(rows))
         scores = np.concatenate(
             [
-                resident.score_apart(rows[i : i + PART], None if codes is None else codes[i : i + PART])
+                resident.score_apart(rows[i : i + PART], entity.take(slice(i, i + PART)))
                 for i in range(0, len(rows), PART)
             ]
         )
@@ -224,10 +225,10 @@ class IncidentDetail:
         last = place.offset if incident is None else incident.last[0]
         first, end = max(before - BEFORE, 0), int(np.count_nonzero(offset <= last)) + AFTER
         kept = first + _conspicuous(scores[first:end], SHOWN)
-        expected, shares = self._explained(resident, rows[kept], None if codes is None else codes[kept])
+        expected, evidence = self._explained(resident, rows[kept], entity.take(kept))
         last_row = place.row if incident is None else incident.last[1]
         within = (kept >= before) & ((offset[kept] < last) | ((offset[kept] == last) & (row[kept] <= last_row)))
-        named, absent = self._sensors(resident, incident, scores[kept], shares, within)
+        named, absent = self._sensors(resident, incident, scores[kept], evidence, within)
         return {
             "gone": is_deleted,
             "cut": history.is_cut,
@@ -254,20 +255,21 @@ class IncidentDetail:
         }
 
     @staticmethod
-    def _explained(resident: LoadedModel, rows: Float32s, codes: Int64s | None) -> tuple[Float32s, Float32s]:
-        """Return what was expected [k, d] of the rows [k, D], and the features' shares [k, d]."""
+    def _explained(resident: LoadedModel, rows: Float32s, entity: EntityRows) -> tuple[Float32s, Float32s]:
+        """Return what was expected [k, d] of the rows [k, D], and the evidence [k, d] against the features."""
         parts = [
-            resident.explain(rows[i : i + EXPLAINED], None if codes is None else codes[i : i + EXPLAINED])
+            resident.explain(rows[i : i + EXPLAINED], entity.take(slice(i, i + EXPLAINED)))
             for i in range(0, len(rows), EXPLAINED)
         ]
-        return np.concatenate([p.expected for p in parts]), np.concatenate([p.contributions for p in parts])
+        evidence = np.concatenate([p.contributions * p.strength[:, None] for p in parts])
+        return np.concatenate([p.expected for p in parts]), evidence
 
     @staticmethod
     def _sensors(
         resident: LoadedModel,
         incident: Incident | None,
         scores: Float32s,
-        shares: Float32s,
+        evidence: Float32s,
         within: Bools,
     ) -> tuple[Sequence[tuple[int, float]], Sequence[str]]:
         """Return the guilty sensors with their shares of the evidence, and those that this model does not know.
@@ -283,9 +285,10 @@ class IncidentDetail:
         over = within & (scores >= resident.threshold)
         if not over.any():
             over = np.arange(len(scores)) == (0 if np.isnan(scores).all() else np.nanargmax(scores))
-        mean = np.nan_to_num(shares[over].astype(np.float64), posinf=0.0, neginf=0.0).mean(0)
-        best = np.argsort(-mean, kind="stable")[:SENSORS]
-        sensors = [(int(j), float(mean[j])) for j in best if mean[j] >= LEAST_SHARE]
+        total = np.nan_to_num(evidence[over].astype(np.float64), posinf=0.0, neginf=0.0).sum(0)
+        share = total / max(float(total.sum()), 1e-300)
+        best = np.argsort(-share, kind="stable")[:SENSORS]
+        sensors = [(int(j), float(share[j])) for j in best if share[j] >= LEAST_SHARE]
         return sensors, [] if incident is None else [name for name, _ in incident.leading()[:SENSORS]]
 
 

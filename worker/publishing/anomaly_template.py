@@ -36,7 +36,7 @@ class AnomalyTemplate:
         lags: list[Any] = []
         for k in range(w):
             lags += [',"lags":[' if k == 0 else ",", Number(2 + 3 * t + k)]
-        model = orjson.dumps({"name": scorer.name, "version": scorer.version})
+        model = orjson.dumps({"name": scorer.name, "version": scorer.scored_by})
         self._template = Template(
             '{"specversion":"1.0","id":"',
             *(Text(_TOPIC), "/", Integer(0), "/", Integer(1), "/", Integer(2), '","source":', _quoted(source)),

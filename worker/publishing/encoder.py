@@ -106,7 +106,7 @@ class EventEncoder:
         rows = VectorRows(values=scored_values, first=first, ends=ends, columns=columns, avro_head=head)
         encoded, content_type = vector_values.write(rows, self._vectors)
         source = _sources(records, record, None if block.since is None else block.row[first])
-        model = f"{scorer.name}/{scorer.version}".encode()
+        model = f"{scorer.name}/{scorer.scored_by}".encode()
         headers = headers_with("offnormal-source", source, [("offnormal-model", model), ("content-type", content_type)])
         return Outputs(topic, records.keys.take(record), encoded, headers)
 

@@ -5,6 +5,7 @@
     alias/<name>/<champion|challenger|pin> {"version", "who", "when", "why"}
     audit/<name>/<sequence>                {"what", "version", "from", "who", "when", "why", ...}: whatever was decided,
                                            kept for ever
+    trim/<name>/<version>/...              what scoring allows for since the training: trim_records.py
 
 A decision is one Kafka transaction, with a transactional id that all decisions of the topic share. Whoever decides
 fences everybody else who is about to, and ends a transaction that a dead process has left open. Only then is the
@@ -36,7 +37,8 @@ from worker.kafka.errors import OVERTAKEN, cause_in, readable_errors
 from worker.kafka.reader import Reader
 from worker.models import Artefact
 from worker.registry.artefact_records import artefact_records
-from worker.registry.view import SIGNATURE_HEADER, Alias, AliasRecord, RegistryView, signature_of
+from worker.registry.trim_records import trim_key
+from worker.registry.view import Alias, AliasRecord, RegistryView, signed
 from worker.settings import Settings
 
 # `taken back` is a rollback by a worker, in probation.
@@ -200,7 +202,8 @@ class Registry:
                         return None
                     client.begin_transaction()
                     for key, value in [*self._decision_records(decision, view, author, why), *self._pruned(view)]:
-                        client.send(self._topic, value, key.encode(), headers=self._signed(key, value), partition=0)
+                        headers = signed(self._settings.model.signing_key, key, value)
+                        client.send(self._topic, value, key.encode(), headers=headers, partition=0)
                     waits.commit_transaction(client, _PATIENCE)
                     return view
                 except errors.UnsupportedVersionError as error:
@@ -293,13 +296,6 @@ class Registry:
                 records.append((key, json.dumps(asdict(view.aliases[alias]) | signed).encode()))
         return records
 
-    def _signed(self, key: str, value: bytes | None) -> list[tuple[str, bytes]]:
-        """Return the headers of a decision's record."""
-        signing_key = self._settings.model.signing_key
-        if signing_key is None or value is None:
-            return []
-        return [(SIGNATURE_HEADER, signature_of(signing_key, key, value))]
-
     def _pruned(self, view: RegistryView) -> list[tuple[str, bytes | None]]:
         """Return tombstones of old versions, judged by the view after the decision.
 
@@ -316,6 +312,8 @@ class Registry:
         for version in [*spare[: len(spare) - room], *view.halves(time.time() - _HALF_FOR)]:
             key = f"artefact/{self._name}/{version}"
             keys += [key, *(f"{key}/part/{i}" for i in view.parts.get(version, {}))]
+            for place, trims in view.trims.get(version, {}).items():
+                keys += [trim_key(self._name, version, place, number) for number in trims.offsets]
         return [(key, None) for key in keys]
 
     def _write(self, records: Iterable[tuple[str, bytes | None, list[tuple[str, bytes]]]]) -> None:

@@ -8,12 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import structlog
 from pydantic import SecretStr
 
 from worker.blocks import RecordBlock
 from worker.errors import NoModelError
 from worker.models import ModelCard
 from worker.models.artefact import check_signature, read_card
+from worker.models.trim import PlacedTrims
+from worker.models.wavelet import blocks
+from worker.registry.trim_records import read_trims
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,14 @@ class AliasRecord:
 
 
 @dataclass
+class TrimsOfPlace:
+    """The trim records of a version and partition: `offsets` by number, and the value of the `last` one."""
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    last: bytes = b""
+
+
+@dataclass
 class RegistryView:
     """One model's artefacts and decisions as of some record. Fold records in with `apply`.
 
@@ -51,6 +65,7 @@ class RegistryView:
     parts_at: dict[str, float] = field(default_factory=dict)  # version -> when the last part came, s since the epoch
     aliases: dict[str, AliasRecord] = field(default_factory=dict)
     audit: dict[int, dict[str, Any]] = field(default_factory=dict)
+    trims: dict[str, dict[str, TrimsOfPlace]] = field(default_factory=dict)  # version -> topic/partition -> records
     decided: dict[str, int] = field(default_factory=dict)  # with a key: the number of an alias's last decision
     unsigned: int = 0  # with a key: the last decision that is not signed by it, which is no more than told of
 
@@ -60,7 +75,10 @@ class RegistryView:
             key = (block.keys[i] or b"").decode("utf-8", "replace").split("/")
             if len(key) >= 3 and key[1] == self.name:
                 headers = {name: value or b"" for name, value in block.headers.get(i, ())}
-                self._apply(key, block.values[i], headers, float(block.timestamp[i]) / 1000)
+                if key[0] == "trim":
+                    self._apply_trim(key, block.values[i], headers, int(block.offset[i]))
+                else:
+                    self._apply(key, block.values[i], headers, float(block.timestamp[i]) / 1000)
 
     def _apply(self, key: Sequence[str], value: bytes | None, headers: dict[str, bytes], time: float) -> None:
         kind, _, name, *rest = key
@@ -115,6 +133,36 @@ class RegistryView:
             )
         elif sequence < _LAST_UNSIGNED:
             self.unsigned = max(self.unsigned, sequence)
+
+    def _apply_trim(self, key: Sequence[str], value: bytes | None, headers: dict[str, bytes], offset: int) -> None:
+        if len(key) != 6 or not key[5].isascii() or not key[5].isdecimal() or len(key[5]) > _LONGEST_NUMBER:
+            return
+        of_place = self.trims.setdefault(key[2], {}).setdefault("/".join(key[3:5]), TrimsOfPlace())
+        if value is None:
+            of_place.offsets.pop(int(key[5]), None)
+        elif self.key is None or self._is_signed("/".join(key), value, headers):
+            of_place.offsets[int(key[5])] = offset
+            of_place.last = value
+
+    def last_trim(self, version: str) -> int:
+        """Return the offset of the version's last trim; 0 where it has none."""
+        places = self.trims.get(version, {}).values()
+        return max((offset for place in places for offset in place.offsets.values()), default=0)
+
+    def placed_trims(self, card: ModelCard) -> dict[str, PlacedTrims]:
+        """Return the trims of a version by topic/partition, each as its last record has them."""
+        placed, width = {}, len(card.features) * blocks(card.window)
+        for place, records in self.trims.get(card.version, {}).items():
+            if not records.offsets:
+                continue
+            try:
+                trims = read_trims(records.last, width, card.features)
+            except ValueError as error:
+                version = card.version
+                log.warning("trim_rejected", model=card.name, model_version=version, place=place, reason=str(error))
+            else:
+                placed[place] = PlacedTrims(trims, tuple(sorted(records.offsets)))
+        return placed
 
     def _is_signed(self, key: str, value: bytes, headers: dict[str, bytes]) -> bool:
         assert self.key is not None
@@ -227,6 +275,7 @@ SIGNATURE_HEADER: Final = "offnormal-signature"
 
 # Decision numbers have at most nine digits (`_is_number`). Nobody without the key may use them up.
 _LAST_UNSIGNED: Final = 10**8
+_LONGEST_NUMBER: Final = 18  # digits of a trim's number
 
 
 def signature_of(signing_key: SecretStr, key: str, value: bytes) -> bytes:
@@ -237,6 +286,13 @@ def signature_of(signing_key: SecretStr, key: str, value: bytes) -> bytes:
     """
     message = b"offnormal decision\0" + key.encode("utf-8", "replace") + b"\0" + value
     return hmac.new(signing_key.get_secret_value().encode(), message, hashlib.sha256).hexdigest().encode()
+
+
+def signed(signing_key: SecretStr | None, key: str, value: bytes | None) -> list[tuple[str, bytes]]:
+    """Return the headers of a decision's or trim's record; a tombstone cannot be signed."""
+    if signing_key is None or value is None:
+        return []
+    return [(SIGNATURE_HEADER, signature_of(signing_key, key, value))]
 
 
 def _is_number(text: str) -> bool:

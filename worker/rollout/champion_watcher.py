@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, get_args
 
 import structlog
@@ -92,6 +93,7 @@ class ChampionWatcher:
         try:
             data = view.artefact(version)
             if self._settled.get(model) == (version, hash(data)):
+                self._trim(model, view)
                 return
             self._settled[model] = (version, hash(data))
             started = time.perf_counter()
@@ -105,7 +107,7 @@ class ChampionWatcher:
             self._refuse(model, version, error)
             return
         before = self._models.by_name.get(model)
-        self._models.swap(resident)
+        self._models.swap(self._trimmed(resident, view))
         self.refusals.pop(model, None)
         if before is not None:
             self._metrics.swaps.inc()
@@ -125,6 +127,29 @@ class ChampionWatcher:
             false_alarm_rate=resident.budget,
             expected_rate=resident.expected_rate,
         )
+
+    def _trim(self, model: str, view: RegistryView) -> None:
+        """Let the model in service score by trims that are new."""
+        resident = self._models.by_name.get(model)
+        if resident is None or resident.version != view.champion():
+            return
+        trimmed = self._trimmed(resident, view)
+        if (trimmed.follows, trimmed.trim) != (resident.follows, resident.trim):
+            self._models.swap(trimmed)
+
+    def _trimmed(self, resident: LoadedModel, view: RegistryView) -> LoadedModel:
+        """Return the model with its trims. While it is pinned, they stay as they are."""
+        if not self._settings.detection.follow:
+            return resident
+        follows = replace(resident, follows=not view.pinned())
+        number = view.last_trim(resident.version)
+        if number == resident.trim:
+            return follows
+        try:
+            return follows.trimmed(view.placed_trims(resident.card), number)
+        except RuntimeError as error:
+            log.warning("trim_rejected", model=resident.name, model_version=resident.version, reason=str(error))
+            return follows
 
     def _try(self, model: str, view: RegistryView) -> None:
         """Begin trials that are due, and end those that are over."""
@@ -161,7 +186,7 @@ class ChampionWatcher:
         loaded = self._others.get((model, kind))
         if loaded is None or loaded[0] != version:
             try:
-                loaded = version, self._models.load(view.artefact(version))
+                loaded = version, self._trimmed(self._models.load(view.artefact(version)), view)
             except Exception as error:  # as with a champion
                 log.warning("trial_start_failed", trial=kind, model=model, model_version=version, reason=str(error))
                 loaded = version, None

@@ -5,7 +5,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from worker.native.arrays import Bools, Float32s, Float64s, Int64s
+from worker.models.entities import EntityRows
+from worker.native.arrays import Bools, Float32s, Float64s
 from worker.rollout.rate_test import Outcome, RateTest
 from worker.serving.loaded_model import LoadedModel
 from worker.serving.sample import Sample
@@ -53,7 +54,7 @@ class Trial:
 
         The model in service has scored the sample.
         """
-        second_scores = self.other.score(sample.scored, self._scaled_by(sample))
+        second_scores = self.other.score(sample.scored, self._rows_of(sample))
         named_by_other = np.asarray(second_scores >= self.other.threshold)
         named = sample.over
         newer, older = (named_by_other, named) if self.kind == "shadow" else (named, named_by_other)
@@ -94,9 +95,9 @@ class Trial:
     def _is_quieter(self) -> bool:
         return self.by_newer <= self.by_older
 
-    def _scaled_by(self, sample: Sample) -> Int64s | None:
-        names = [sample.names[hash][1] for hash in sample.entity.tolist()] if self.other.card.entities else []
-        return self.other.entity_rows(names) if names else None
+    def _rows_of(self, sample: Sample) -> EntityRows:
+        names = [sample.names[hash][1] for hash in sample.entity.tolist()] if self.other.card.entities else None
+        return self.other.entity_rows(names, sample.entity)
 
     def figures(self) -> dict[str, float]:
         """Return the figures of the trial so far, by name."""

@@ -1,4 +1,4 @@
-"""The thread that analyses committed vectors in parallel with the loop: for drift, and for trials.
+"""The thread that analyses committed vectors in parallel with the loop: for drift, for trials, and for trims.
 
 The loop hands over samples, and fetches the findings, to publish them with its next commit.
 """
@@ -13,6 +13,7 @@ import structlog
 
 from worker.drift import DriftWatch
 from worker.drift.detectors import load_river
+from worker.following import Following
 from worker.observability.metrics import Metrics
 from worker.publishing.findings import Finding
 from worker.rollout import Trials
@@ -28,11 +29,15 @@ END: Final = 2.0  # seconds to wait at the end for a running analysis
 
 
 class AnalysisThread:
-    """Looks for drift, and runs trials, on samples of what was committed. An error here never reaches the loop."""
+    """Looks for drift, runs trials and follows entities, on samples of what was committed.
+
+    An error here never reaches the loop.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, trials: Trials):
         self._metrics, self._trials = metrics, trials
         self._drift = DriftWatch(settings, metrics) if settings.drift.enabled else None
+        self._following = Following(settings, metrics) if settings.detection.follow else None
         self._waiting: deque[Sample] = deque(maxlen=MAX_WAITING)
         self._findings: deque[Finding] = deque(maxlen=MAX_FINDINGS)
         self._stop, self._idle = threading.Event(), threading.Event()
@@ -78,6 +83,8 @@ class AnalysisThread:
         while not self._stop.wait(EVERY):
             try:
                 self._look()
+                if self._following is not None:
+                    self._following.publish_if_due()
             except Exception:
                 log.exception(
                     "background_analysis_failed", consequence="the samples that were waiting are not analysed"
@@ -96,4 +103,6 @@ class AnalysisThread:
             if self._drift is not None:
                 self._findings.extend(self._drift.take(sample))
             self._findings.extend(self._trials.take(sample))
+            if self._following is not None:
+                self._following.take(sample)
             self._metrics.stage.labels("beside").observe(time.perf_counter() - began)

@@ -17,7 +17,8 @@ from worker.detection import Incidents, Judge
 from worker.errors import SchemaRegistryError
 from worker.kafka import Outputs, OutsideFault, Rewind
 from worker.kafka.client import produce
-from worker.native.arrays import Float32s, Int64s
+from worker.models.entities import ANY_ENTITY, EntityRows
+from worker.native.arrays import Float32s
 from worker.observability.metrics import BatchCounts, Metrics
 from worker.observability.tracing import Span
 from worker.publishing.encoder import EventEncoder
@@ -215,7 +216,7 @@ class Pipeline:
             span.tell(
                 records,
                 block.record[anomalies.index].tolist(),
-                model_version=resident.version,
+                model_version=resident.scored_by,
                 vectors=len(block),
                 events=len(anomalies),
                 dead_letters=len(block.rejects),
@@ -240,7 +241,7 @@ class Pipeline:
         return ScoredBatch(block, outputs, counts, self._sample(block, scores, windowed.x, entity, resident))
 
     def _sample(
-        self, block: VectorBlock, scores: Float32s, x: Float32s, entity: Int64s | None, resident: LoadedModel
+        self, block: VectorBlock, scores: Float32s, x: Float32s, entity: EntityRows, resident: LoadedModel
     ) -> Sample | None:
         if not len(block):
             return None
@@ -249,7 +250,7 @@ class Pipeline:
                 block=block,
                 scores=scores,
                 scored=x,
-                scaled_by=entity,
+                rows_of=entity,
                 resident=resident,
                 share=self._trials.share(resident.name),
             )
@@ -270,21 +271,25 @@ class Pipeline:
         return windowed
 
     @staticmethod
-    def _entities(block: VectorBlock, resident: LoadedModel) -> Int64s | None:
-        """Return the row [n] of the model's entity scaler for each vector; None if it has none."""
+    def _entities(block: VectorBlock, resident: LoadedModel) -> EntityRows:
+        """Return the rows of the vectors' entities in the model's tables."""
         if not resident.card.entities:
-            return None
+            return (
+                ANY_ENTITY
+                if resident.trims is None
+                else resident.entity_rows(None, block.entity_hash).take(block.record)
+            )
         entity_hashes, first, inverse = np.unique(block.entity_hash, return_index=True, return_inverse=True)
         keys = block.entity_names
         entity_names = [keys[int(i)] for i in first]
         rows = resident.entity_rows(
-            [None if name is None else name.decode("utf-8", "replace") for name in entity_names]
+            [None if name is None else name.decode("utf-8", "replace") for name in entity_names], entity_hashes
         )
-        return None if rows is None else rows[inverse][block.record]
+        return rows.take(inverse).take(block.record)
 
 
 def per_vector(
-    output: PerVectorOutput, resident: LoadedModel, x: Float32s, scores: Float32s, entity: Int64s | None = None
+    output: PerVectorOutput, resident: LoadedModel, x: Float32s, scores: Float32s, entity: EntityRows = ANY_ENTITY
 ) -> Float32s:
     """Return the values [n, k] that an output topic has of each vector."""
     match output:

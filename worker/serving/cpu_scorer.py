@@ -6,6 +6,7 @@ last bit into a hundred of them. Rows with a missing or far reading are left to 
 """
 
 # mypy: disable-error-code="no-untyped-def"
+import copy
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 
 from worker.models.detector import DEGREES, ScoringModule
 from worker.models.scaler import LINEAR_UP_TO
-from worker.native.arrays import Float32s
+from worker.models.trim import Trims
+from worker.native.arrays import Float32s, Int64s
 from worker.native.jit import compiled, read_only
 
 ROWS: Final = 2048
@@ -39,25 +41,41 @@ class FusedScorer:
         self._hidden = [torch.empty(ROWS, weight.shape[1]) for weight, _, _ in self._layers]
         self._white = torch.empty(width, ROWS)  # a column a row, so that what follows runs along rows
         self._products = np.empty((-(-width // _FACTORS), ROWS))
+        self._trims: Trims | None = None
+        self._tables: tuple[Float32s, Float32s] | None = None  # offset and shrink of the trims, both [D, 1 + e]
 
-    def score(self, x: Float32s) -> Float32s:
-        """Return the scores [n] of x [n, D], NaN where missing, as ScoringModule.forward has them."""
+    def trimmed(self, trims: Trims) -> "FusedScorer":
+        """Return a scorer with trims, which shares this one's buffers."""
+        scorer = copy.copy(self)
+        scorer._trims = trims
+        scorer._tables = trims.offset.T.contiguous().numpy(), trims.shrink.T.contiguous().numpy()
+        return scorer
+
+    def score(self, x: Float32s, row: Int64s | None = None) -> Float32s:
+        """Return the scores [n] of x [n, D], NaN where missing, as ScoringModule.forward has them.
+
+        `row` [n] are the rows of the trims.
+        """
         scores = np.empty(len(x), np.float32)
+        if self._trims is None or (row is not None and not row.any()):
+            row = None  # no entity of the batch has a trim
         for begin in range(0, len(x), ROWS):
             part, to = x[begin : begin + ROWS], scores[begin : begin + ROWS]
+            of_part = None if row is None else row[begin : begin + ROWS]
             n = _scale(
                 read_only(part), self._location, self._divisor, np.float32(LINEAR_UP_TO), self._z.numpy(), self._left
             )
             if n == len(part):
-                to[:] = self._score(n)
+                to[:] = self._score(n, of_part)
                 continue
             left = self._left[: len(part)]
-            to[left] = self._module(torch.from_numpy(part[left]), self._least_present).numpy()
+            of_left = None if of_part is None else torch.from_numpy(of_part[left])
+            to[left] = self._module(torch.from_numpy(part[left]), self._least_present, self._trims, of_left).numpy()
             if n:
-                to[~left] = self._score(n)
+                to[~left] = self._score(n, None if of_part is None else of_part[~left])
         return scores
 
-    def _score(self, n: int) -> Float32s:
+    def _score(self, n: int, row: Int64s | None) -> Float32s:
         hidden = self._z[:n]
         for (weight, bias, relu), buffer in zip(self._layers, self._hidden, strict=True):
             hidden = torch.mm(hidden, weight, out=buffer[:n])
@@ -66,7 +84,10 @@ class FusedScorer:
         torch.mm(residual, self._root, out=self._white[:, :n].T)
         # The mean over a row of nu log(1 + w^2 / nu), as logarithms of products, since logarithms are expensive.
         products = self._products[:, :n]
-        _multiply(self._white.numpy(), self._offset, DEGREES, products)
+        if row is None or self._tables is None:
+            _multiply(self._white.numpy(), self._offset, DEGREES, products)
+        else:
+            _multiply_trimmed(self._white.numpy(), *self._tables, read_only(row), DEGREES, products)
         mean: Float32s = np.log(products, out=products).sum(0) * (DEGREES / len(self._white))
         return mean
 
@@ -111,4 +132,17 @@ def _multiply(white, offset, degrees, out):
             to[:] = 1
         for i in range(len(to)):
             w = np.float64(row[i] + offset[j])
+            to[i] *= 1 + w * w * inverse
+
+
+@compiled
+def _multiply_trimmed(white, offset, shrink, trim, degrees, out):
+    """Do as `_multiply`; row i is moved by `offset` [D, 1 + e] and multiplied by `shrink` [D, 1 + e] of its `trim`."""
+    inverse = 1 / degrees
+    for j in range(len(white)):
+        row, to, offsets, factors = white[j], out[j // _FACTORS], offset[j], shrink[j]
+        if j % _FACTORS == 0:
+            to[:] = 1
+        for i in range(len(to)):
+            w = np.float64((row[i] + offsets[trim[i]]) * factors[trim[i]])
             to[i] *= 1 + w * w * inverse

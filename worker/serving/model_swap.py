@@ -100,6 +100,7 @@ class ResidentModels:
             calibration=calibration,
             promise=promise_of(calibration, requested),
             reference=artefact.reference,
+            usual=artefact.detector.usual,
             _module=module,
             _scorer=scorer,
             _entities=None if entities is None else entities.to(self.device),
@@ -140,5 +141,5 @@ class ResidentModels:
     def _warm_up(self, resident: LoadedModel) -> None:
         """Score some rows, so that live data do not wait while memory is allocated and kernels are chosen."""
         for rows in (1, 64, resident._max_rows):
-            resident.score(np.zeros((rows, resident.width), np.float32), resident.entity_rows([None] * rows))
-        resident.explain(np.zeros((1, resident.width), np.float32), resident.entity_rows([None]))
+            resident.score(np.zeros((rows, resident.width), np.float32), resident.entity_rows([None] * rows, None))
+        resident.explain(np.zeros((1, resident.width), np.float32), resident.entity_rows([None], None))

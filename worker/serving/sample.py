@@ -8,6 +8,7 @@ import numpy as np
 
 from worker.blocks import BytesColumn, TopicSet, VectorBlock
 from worker.blocks.entity_hash import hashes
+from worker.models.entities import EntityRows
 from worker.native.arrays import Bools, Float32s, Float64s, Int64s, UInt64s
 from worker.serving.loaded_model import LoadedModel
 
@@ -26,7 +27,7 @@ class Sample:
     `x` [k, d] are the vectors and `scores` [k] their scores by `resident`. `time` [k] is the event time in ms.
     `stands_for` [k] is how many vectors each one represents. `entity` [k] is the hash of the entity
     (worker/blocks/entity_hash.py), which `names` maps to its name. `place` [k, 3] is partition, offset and row of the
-    `topics`. `scored` [k, D] is what was scored, with the rows `scaled_by` [k] of the model's entity scaler.
+    `topics`. `scored` [k, D] is what was scored, by the rows `rows_of` of the model's tables.
     """
 
     resident: LoadedModel
@@ -39,7 +40,7 @@ class Sample:
     topics: TopicSet
     place: Int64s
     scored: Float32s
-    scaled_by: Int64s | None
+    rows_of: EntityRows
 
     @classmethod
     def of(
@@ -47,7 +48,7 @@ class Sample:
         block: VectorBlock,
         scores: Float32s,
         scored: Float32s,
-        scaled_by: Int64s | None,
+        rows_of: EntityRows,
         resident: LoadedModel,
         share: float = 0.0,
     ) -> "Sample | None":
@@ -87,7 +88,7 @@ class Sample:
             topics=block.records.topics,
             place=np.column_stack((block.records.partition[record], block.records.offset[record], block.row[rows])),
             scored=x if scored is block.x else scored[rows],
-            scaled_by=None if scaled_by is None else scaled_by[rows],
+            rows_of=rows_of.take(rows),
         )
 
     @classmethod
@@ -107,7 +108,7 @@ class Sample:
             topics=first.topics,
             place=np.concatenate([s.place for s in samples]),
             scored=np.concatenate([s.scored for s in samples]),
-            scaled_by=None if first.scaled_by is None else np.concatenate([s.scaled_by for s in samples]),
+            rows_of=EntityRows.concat([s.rows_of for s in samples]),
         )
 
     @property

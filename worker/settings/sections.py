@@ -238,6 +238,14 @@ class DetectionSettings(Section):
         0.5, ge=0, lt=1, description="share of a vector's readings that may be missing; with more it is not scored"
     )
 
+    follow: bool = Field(
+        True, description="let scoring follow each entity's normal operation, slowly, between two trainings"
+    )
+
+    follow_every: Duration = Field(
+        300.0, gt=0, description="how often a worker publishes by how much the entities have moved, if they have"
+    )
+
     def budget(self, vectors_per_day: float) -> float:
         """Return the share of normal vectors that may become events."""
         if self.alerts_per_day is None or vectors_per_day <= 0:

@@ -136,6 +136,8 @@ class Settings(BaseSettings):
             always += [topics.drift, topics.training_requests]
         if self.model.probation or self.model.shadow_share:  # a worker then may change the champion, and says so
             always += [topics.models, topics.drift]
+        if self.detection.follow:
+            always.append(topics.models)
         if self.model.shadow_share:
             always.append(topics.shadow)
         if self.input.is_sparkplug:

@@ -50,7 +50,7 @@ def test_extreme_readings_have_finite_scores(rng: np.random.Generator) -> None:
     found = scores(fitted, extreme)
     assert np.isfinite(found).all()
     assert found[0] > fitted.detector.calibration.threshold(1e-4)
-    expected, contributions = fitted.detector.module.explain(torch.from_numpy(extreme))
+    expected, contributions, _ = fitted.detector.module.explain(torch.from_numpy(extreme))
     assert expected.isfinite().all() and contributions.isfinite().all()
 
 
@@ -76,7 +76,7 @@ def test_contributions_are_shares_and_point_at_the_fault(rng: np.random.Generato
     x = normal_rows(50, rng)
     x[:, 3] += 40
     x[0, 0] = np.nan
-    _, shares = fitted.detector.module.explain(torch.from_numpy(x))
+    _, shares, _ = fitted.detector.module.explain(torch.from_numpy(x))
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(1), torch.ones(50))
     assert shares[0, 0] == 0, "a missing reading is not guilty"

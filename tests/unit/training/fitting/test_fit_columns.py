@@ -120,7 +120,7 @@ def test_contributions_are_shares_in_ordinary_and_in_wild_rows(fitted: Fitted) -
     x = normal_rows(200, rng) * rng.choice([1, 10, 1e6, 1e30], size=(200, 1)).astype(np.float32)
     x[rng.random(x.shape) < 0.2] = np.nan
     x[:, 0] = 10
-    _, shares = fitted.detector.module.explain(torch.from_numpy(x))
+    _, shares, _ = fitted.detector.module.explain(torch.from_numpy(x))
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(1), torch.ones(200))
     assert (shares.numpy()[np.isnan(x)] == 0).all(), "a missing reading has no contribution"
@@ -128,7 +128,7 @@ def test_contributions_are_shares_in_ordinary_and_in_wild_rows(fitted: Fitted) -
 
 def test_the_expected_reading_of_a_missing_one_is_near_what_it_was(fitted: Fitted) -> None:
     x = normal_rows(300, np.random.default_rng(10))
-    expected, _ = fitted.detector.module.explain(torch.from_numpy(x))
+    expected, _, _ = fitted.detector.module.explain(torch.from_numpy(x))
     assert np.abs(expected.numpy() - x).mean(0).max() < 0.7 * x.std(0).max()
 
 

@@ -88,6 +88,7 @@ def anomalies_at(index: Sequence[int], p_values: Any, top: Any, contribution: An
         actual=np.zeros_like(shares),
         expected=np.zeros_like(shares),
         contribution=shares,
+        strength=np.ones(k, np.float32),
         missing=np.zeros((k, 1), bool),
         lags=None,
         incident=[None] * k,

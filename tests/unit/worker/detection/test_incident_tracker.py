@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import combinations
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings as budget
 
@@ -209,6 +210,19 @@ def test_the_evidence_is_bounded_and_the_guiltiest_comes_first() -> None:
     assert shares == sorted(shares, key=lambda told: (-told[1], told[0]))
     assert sum(share for _, share in shares) == pytest.approx(1)
     assert (shares[0][0], shares[-1][0]) == ("s002", "s063")
+
+
+def test_a_vector_counts_by_its_strength_whether_it_comes_alone_or_with_others() -> None:
+    for blocks in ([3], [1, 2], [1, 1, 1]):
+        worker, begin = Worker(script(*[(k / 100, 1e-7) for k in range(3)]), rules()), 0
+        for n in blocks:
+            rows = slice(begin, begin + n)
+            anomalies = anomalies_at(range(n), [1e-7] * n, [[0, 1]] * n, [[0.75, 0.25], [0.75, 0.25], [0, 1]][rows])
+            anomalies = replace(anomalies, strength=np.array([1, 1, 6], np.float32)[rows])
+            worker.incidents.observe(block_of(worker.stream[rows]), anomalies, scorer(features=["a", "b"]))
+            begin += n
+        (incident,) = worker.incidents.changed()
+        assert incident.leading() == [("b", 6.5 / 8), ("a", 1.5 / 8)]
 
 
 def test_the_entity_that_the_payload_names_is_the_incidents() -> None:

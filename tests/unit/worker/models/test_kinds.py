@@ -174,7 +174,7 @@ def test_codes_and_reconstructions_do_not_depend_on_the_batch(detector: Detector
 
 def test_contributions_are_shares(detector: Detector) -> None:
     x = odd_rows()
-    expected, shares = detector.module.explain(tensor(x))
+    expected, shares, _ = detector.module.explain(tensor(x))
     assert expected.isfinite().all()
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(1), torch.ones(len(x)), rtol=0, atol=1e-5)
@@ -190,7 +190,7 @@ def test_contributions_are_shares_where_every_reading_is_wild(detector: Detector
     x[1, ::2] *= -1
     x[2, 3] = np.nan
     x[3, 1:] = np.nan
-    _, shares = detector.module.explain(tensor(x))
+    _, shares, _ = detector.module.explain(tensor(x))
     assert (shares >= 0).all()
     torch.testing.assert_close(shares.sum(1), torch.ones(4), rtol=0, atol=1e-5)
     assert shares[2, 3] == 0 and shares[3, 0] == 1

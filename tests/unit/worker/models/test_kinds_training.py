@@ -56,7 +56,7 @@ def check_trains(kind: str, x: Rows) -> None:
     assert ((p > 0) & (p <= 1))[there].all()
     assert np.isfinite([fitted.loss, fitted.held_out_loss]).all() and 0 <= fitted.sparsity <= 1
     assert fitted.detector.module.reconstruct(tensor(x)).isfinite().all()
-    _, shares = fitted.detector.module.explain(tensor(x))
+    _, shares, _ = fitted.detector.module.explain(tensor(x))
     torch.testing.assert_close(shares.sum(1), torch.ones(len(x)), rtol=0, atol=1e-5)
 
 

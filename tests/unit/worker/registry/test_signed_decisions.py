@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from tests.record_blocks import block_of
 from worker.registry import Alias, AliasRecord, Decision, Registry, RegistryView, What
+from worker.registry.view import signed
 from worker.settings import ModelSettings, Settings
 
 KEY, OTHER = SecretStr("a key of some length"), SecretStr("another key, as long")
@@ -22,7 +23,7 @@ def decided(
     """The records that such a decision writes; the view is told, as by whoever decides."""
     registry = Registry(Settings(model=ModelSettings(name="m", signing_key=key)))
     decision = Decision(what, next(iter(changes.values())), next(iter(changes)), changes, {})
-    return [(k, v, registry._signed(k, v)) for k, v in registry._decision_records(decision, view, "w", "y")]
+    return [(k, v, signed(key, k, v)) for k, v in registry._decision_records(decision, view, "w", "y")]
 
 
 def view_of(*records: Record, key: SecretStr | None = KEY) -> RegistryView:
@@ -155,6 +156,5 @@ def test_what_an_audit_record_changes(changes: Any) -> None:
     view.aliases["champion"] = AliasRecord("v1", "w", "t", "y")
     view.decided["champion"] = 3
     value = json.dumps({"version": "v9", "changes": changes}).encode()
-    registry = Registry(Settings(model=ModelSettings(name="m", signing_key=KEY)))
-    apply(view, ("audit/m/4", value, registry._signed("audit/m/4", value)))
+    apply(view, ("audit/m/4", value, signed(KEY, "audit/m/4", value)))
     assert (view.champion() is None) == bool(changes)

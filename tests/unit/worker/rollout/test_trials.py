@@ -119,4 +119,4 @@ def test_a_challenger_of_a_fleet_scores_by_its_own_scalers(artefact: Artefact) -
     older = ResidentModels(SETTINGS).load(artefact.dump())
     x = normal_rows(50, np.random.default_rng(5))
     _, others, _ = Trial("shadow", fleet, older).take(sample(older, x))
-    np.testing.assert_allclose(others, fleet.score(x, fleet.entity_rows(["m"] * 50)))
+    np.testing.assert_allclose(others, fleet.score(x, fleet.entity_rows(["m"] * 50, None)))

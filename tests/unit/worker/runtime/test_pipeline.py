@@ -110,5 +110,5 @@ def test_each_entity_is_scored_by_its_own_scaler() -> None:
     block = block_of([np.concatenate((x, x)).tobytes(), x.tobytes(), x.tobytes()], [b"b", None, b"a"])
     scored = made.score(block)
     rows = made._entities(scored.block, resident)
-    assert rows is not None
-    assert rows.tolist() == [2] * 6 + [0] * 3 + [1] * 3
+    assert rows.scaler is not None and rows.trim is None
+    assert rows.scaler.tolist() == [2] * 6 + [0] * 3 + [1] * 3

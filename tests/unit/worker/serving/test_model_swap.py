@@ -85,11 +85,12 @@ def test_loading_alone_does_not_swap(data: bytes) -> None:
 def test_the_resident_scores_and_explains_as_the_artefact_does(artefact: Artefact, data: bytes) -> None:
     resident, x = models().load(data), normal_rows(50, np.random.default_rng(1)) * 3
     np.testing.assert_array_equal(resident.score(x), artefact.detector.score(torch.from_numpy(x)).numpy())
-    expected, contributions, lags = resident.explain(x)
+    expected, contributions, strength, lags = resident.explain(x)
     assert lags is None
     wanted = artefact.detector.module.explain(torch.from_numpy(x))
     np.testing.assert_array_equal(expected, wanted[0].numpy())
     np.testing.assert_array_equal(contributions, wanted[1].numpy())
+    np.testing.assert_array_equal(strength, wanted[2].numpy())
     assert resident.version == artefact.card.version
 
 
