@@ -15,6 +15,7 @@ from worker.decoding import Decoder
 from worker.drift.summary import Tally
 from worker.kafka.client.fetch import PartitionColumns, block_of
 from worker.models import Artefact, ModelCard
+from worker.models.trim import PlacedTrims, Trim
 from worker.models.wavelet import blocks
 from worker.runtime.pipeline import Pipeline
 from worker.schema_registry import SchemaRegistry
@@ -53,7 +54,8 @@ def main() -> None:
                 model=ModelSettings(window=window),
             )
             pipeline = Pipeline.standalone(settings)
-            pipeline.serve(ResidentModels(settings).load(artefact(window).dump()))
+            resident = ResidentModels(settings).load(artefact(window).dump())
+            pipeline.serve(resident.trimmed({"t/0": PlacedTrims({1: Trim.none(resident.width, 2)}, (1,))}, 1))
             pipeline.warm_up()
     registry = SchemaRegistry(SchemaRegistrySettings(url="http://nowhere"))
     for name in FORMATS:

@@ -109,6 +109,11 @@ def _add_evaluate(commands: Any) -> None:
         help="share of the readings that is dropped at random before scoring",
     )
     evaluate.add_argument(
+        "--no-follow",
+        action="store_true",
+        help="score without following the plant, as with OFFNORMAL_DETECTION__FOLLOW=false",
+    )
+    evaluate.add_argument(
         "--fleet",
         action="store_true",
         help="also evaluate one model for all files, without and with a scaler for each file",

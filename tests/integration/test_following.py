@@ -3,11 +3,9 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.brokers import Broker
 from tests.models import FEATURES, normal_rows
@@ -89,11 +87,10 @@ def opened(stage: MakeStage, artefact: Artefact, **settings: str) -> Stage:
     return s
 
 
-@pytest.mark.parametrize("signing_key", ["", "a key of some length"])
 def test_a_sensor_that_is_gone_is_ignored_and_each_score_can_be_made_again(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator, signing_key: str
+    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:
-    s = opened(stage, artefact, **({"OFFNORMAL_MODEL__SIGNING_KEY": signing_key} if signing_key else {}))
+    s = opened(stage, artefact, OFFNORMAL_MODEL__SIGNING_KEY="a key of some length")
     plant, version = Plant(s, rng), artefact.card.version
     plant.send(200)
     worker = s.worker()
@@ -133,18 +130,6 @@ def test_a_pinned_model_is_not_trimmed_any_further(
     assert worker.stop() == 0, worker.errors
 
 
-def test_nothing_is_followed_where_that_is_not_wanted(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
-) -> None:
-    s = opened(stage, artefact, OFFNORMAL_DETECTION__FOLLOW="false")
-    plant = Plant(s, rng)
-    plant.send(3200, off=JUMP)
-    worker = s.worker("--until-end")
-    assert worker.wait() == 0, worker.errors
-    assert {score.version for score in plant.await_scores().values()} == {artefact.card.version}
-    assert not trims(s)
-
-
 def test_a_trim_of_a_stranger_is_not_scored_by(
     stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
 ) -> None:
@@ -154,19 +139,6 @@ def test_a_trim_of_a_stranger_is_not_scored_by(
     s.send([b'{"entities": {}}'], keys=[key.encode()], topic=s.topics.models, partition=0)
     plant = Plant(s, rng)
     plant.send(20)
-    worker = s.worker("--until-end")
-    assert worker.wait() == 0, worker.errors
-    assert {score.version for score in plant.await_scores().values()} == {artefact.card.version}
-
-
-def test_a_model_without_usual_sizes_is_served_as_it_is(
-    stage: MakeStage, apache: Broker, artefact: Artefact, rng: np.random.Generator
-) -> None:
-    """As those of earlier releases."""
-    old = replace(artefact, detector=replace(artefact.detector, usual=None))
-    s = opened(stage, old)
-    plant = Plant(s, rng)
-    plant.send(3200, off=JUMP)
     worker = s.worker("--until-end")
     assert worker.wait() == 0, worker.errors
     assert {score.version for score in plant.await_scores().values()} == {artefact.card.version}

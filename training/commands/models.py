@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.report.false_alarms import false_alarms_text
+from worker.blocks.timestamps import iso
 from worker.errors import ArtefactError, NoModelError, SettingsError
 from worker.kafka.topics import require
 from worker.models import ModelCard
@@ -104,7 +105,28 @@ def _promise(card: ModelCard) -> str:
 
 
 def _show(view: RegistryView, version: str | None) -> None:
-    print(json.dumps(json.loads(view.card(version or view.require_champion()).model_dump_json()), indent=2))
+    card = view.card(version or view.require_champion())
+    print(json.dumps({**json.loads(card.model_dump_json()), "trims": _trims(view, card)}, indent=2))
+
+
+def _trims(view: RegistryView, card: ModelCard) -> list[dict[str, Any]]:
+    """Return what scoring by this version allows for since its training, by partition (worker/models/trim.py)."""
+    return [
+        {
+            "partition": place,
+            "records": len(placed.written),
+            "written": iso(placed.written[-1]),
+            "entities": len(placed.trims),
+            "largest_shift": round(max((float(abs(t.shift).max()) for t in placed.trims.values()), default=0.0), 3),
+            "loosest": round(max((float(t.looseness.max()) for t in placed.trims.values()), default=0.0), 3),
+            "ignored": {
+                f"{entity:016x}": [card.features[j] for j in t.ignored.nonzero()[0].tolist()]
+                for entity, t in placed.trims.items()
+                if t.ignored.any()
+            },
+        }
+        for place, placed in view.placed_trims(card).items()
+    ]
 
 
 def _compare(view: RegistryView, versions: list[str], as_json: bool) -> None:

@@ -54,6 +54,9 @@ class Scored:
 def run(settings: Settings, arguments: Namespace) -> None:
     """Evaluate labelled files, and print the figures."""
     kind = arguments.kind or settings.model.kind
+    if arguments.no_follow:
+        detection = settings.detection.model_copy(update={"follow": False})
+        settings = settings.model_copy(update={"detection": detection})
     against = [name for name in (arguments.against or "").split(",") if name]
     baselines.check(against)
     if not 0 <= arguments.missing < 1:

@@ -191,6 +191,16 @@ def _tell(
     log.info("trim_published", model=model.name, model_version=model.version, place=place, entities=len(placed.trims))
     for hash, trim in placed.trims.items():
         was = before.trims[hash].ignored if hash in before.trims else np.zeros_like(trim.ignored)
-        for j in np.flatnonzero(trim.ignored != was).tolist():
-            event = "sensor_ignored" if trim.ignored[j] else "sensor_no_longer_ignored"
-            log.warning(event, model=model.name, place=place, entity=names.get(hash), feature=model.features[j])
+        for j in np.flatnonzero(trim.ignored & ~was).tolist():
+            log.warning(
+                "sensor_ignored",
+                model=model.name,
+                place=place,
+                entity=names.get(hash),
+                feature=model.features[j],
+                reason="it has left the range of the training for good",
+            )
+        for j in np.flatnonzero(was & ~trim.ignored).tolist():
+            log.info(
+                "sensor_restored", model=model.name, place=place, entity=names.get(hash), feature=model.features[j]
+            )

@@ -60,11 +60,11 @@ class Dispatcher:
             if pipeline.serve(resident):
                 pause = round(time.perf_counter() - started, 6)
                 if len(self.pipelines) == 1:
-                    bind_contextvars(model_version=resident.version)
+                    bind_contextvars(model_version=resident.scored_by)
                 log.info(
                     "pipeline_model_changed",
                     model=resident.name,
-                    model_version=resident.version,
+                    model_version=resident.scored_by,
                     loop_paused_seconds=pause,
                 )
 

@@ -36,6 +36,7 @@ class FusedScorer:
         self._root = module.whitening.root
         self._offset = -(module.whitening.mean @ self._root).numpy()
         width = len(self._divisor)
+        self._no_shrink = np.ones(width, np.float32)
         self._z = torch.empty(ROWS, width)
         self._left = np.empty(ROWS, bool)
         self._hidden = [torch.empty(ROWS, weight.shape[1]) for weight, _, _ in self._layers]
@@ -49,6 +50,7 @@ class FusedScorer:
         scorer = copy.copy(self)
         scorer._trims = trims
         scorer._tables = trims.offset.T.contiguous().numpy(), trims.shrink.T.contiguous().numpy()
+        _warm_up_trims()
         return scorer
 
     def score(self, x: Float32s, row: Int64s | None = None) -> Float32s:
@@ -85,7 +87,10 @@ class FusedScorer:
         # The mean over a row of nu log(1 + w^2 / nu), as logarithms of products, since logarithms are expensive.
         products = self._products[:, :n]
         if row is None or self._tables is None:
-            _multiply(self._white.numpy(), self._offset, DEGREES, products)
+            _multiply(self._white.numpy(), self._offset, self._no_shrink, DEGREES, products)
+        elif (row == row[0]).all():  # a part of one entity costs nothing more
+            offset, shrink = (np.ascontiguousarray(table[:, row[0]]) for table in self._tables)
+            _multiply(self._white.numpy(), offset, shrink, DEGREES, products)
         else:
             _multiply_trimmed(self._white.numpy(), *self._tables, read_only(row), DEGREES, products)
         mean: Float32s = np.log(products, out=products).sum(0) * (DEGREES / len(self._white))
@@ -123,16 +128,27 @@ def _add(hidden, bias, relu):
 
 
 @compiled
-def _multiply(white, offset, degrees, out):
-    """Fill `out` [D / FACTORS, n] with products of 1 + w^2 / nu, where w is `white` [D, n] moved by `offset` [D]."""
+def _multiply(white, offset, shrink, degrees, out):
+    """Fill `out` [D / FACTORS, n] with products of 1 + w^2 / nu.
+
+    w is `white` [D, n] moved by `offset` [D] and multiplied by `shrink` [D].
+    """
     inverse = 1 / degrees
     for j in range(len(white)):
         row, to = white[j], out[j // _FACTORS]
         if j % _FACTORS == 0:
             to[:] = 1
         for i in range(len(to)):
-            w = np.float64(row[i] + offset[j])
+            w = np.float64((row[i] + offset[j]) * shrink[j])
             to[i] *= 1 + w * w * inverse
+
+
+def _warm_up_trims() -> None:
+    """Compile, or load, what scores by trims, with buffers of its own: those of a scorer may be in use."""
+    table, out = np.zeros((1, 1), np.float32), np.zeros((1, ROWS))
+    for n in (1, ROWS):
+        white, row = np.zeros((1, ROWS), np.float32), np.zeros(n, np.int64)
+        _multiply_trimmed(white, table, table, read_only(row), DEGREES, out[:, :n])
 
 
 @compiled

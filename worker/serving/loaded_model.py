@@ -118,6 +118,7 @@ class LoadedModel:
         trims = {entity: trim for of_place in placed.values() for entity, trim in of_place.trims.items()}
         with torch.inference_mode():
             tables = Trims(trims, self._module.whitening, len(self.features))
+        tables.rows(np.zeros(1, np.uint64))  # compiled before the loop needs it
         scorer = None if self._scorer is None else self._scorer.trimmed(tables)
         return replace(self, trims=tables, placed_trims=placed, trim=number, _scorer=scorer)
 

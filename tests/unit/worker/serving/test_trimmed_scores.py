@@ -48,10 +48,10 @@ def of(model: LoadedModel, *entities: int) -> EntityRows:
 
 
 @pytest.mark.parametrize("kind", ["stacked", "variational"])
-@pytest.mark.parametrize("n", [0, 1, ROWS + 9])
-def test_the_fused_scorer_gives_the_modules_scores(kind: str, n: int) -> None:
+@pytest.mark.parametrize(("n", "entities"), [(0, 1), (1, 1), (ROWS + 9, 4), (ROWS + 9, 1)])
+def test_the_fused_scorer_gives_the_modules_scores(kind: str, n: int, entities: int) -> None:
     made = module(kind, 17)
-    x, row = rows(made, n), np.arange(n) % 4
+    x, row = rows(made, n), 3 - np.arange(n) % entities
     x[::7, 2] = np.nan
     x[3::11, 1] = 1e9
     with torch.inference_mode():
