@@ -19,7 +19,10 @@ SPLIT: Final = "split"  # a column of this name holds train or test; else the fi
 
 @dataclass(frozen=True)
 class Dataset:
-    """`x_train` [n, d] and `x_test` [m, d], NaN where missing; `y_test` [m] 0 or 1, or None."""
+    """`x_train` [n, d] and `x_test` [m, d], NaN where missing; `y_test` [m] 0 or 1, or None.
+
+    `is_later` says whether the rows to test on come after those to train on, so that they can be followed.
+    """
 
     name: str
     features: tuple[str, ...]
@@ -27,6 +30,7 @@ class Dataset:
     x_test: Float32s
     y_test: Labels | None
     interpretation: Interpretation
+    is_later: bool = True
 
 
 def read(path: Path) -> Dataset:
@@ -60,7 +64,16 @@ def _npz(path: Path) -> Dataset:
         x_test=arrays["X_test"],
         y_test=arrays.get("y_test"),
         interpretation=parse_interpretation(lines, end_inclusive=inclusive),
+        is_later=_is_later(arrays),
     )
+
+
+def _is_later(arrays: dict[str, npt.NDArray[Any]]) -> bool:
+    """Return False where `row_train` and `row_test`, the rows' places in their source, show that these are mixed."""
+    train, test = (arrays.get(name) for name in ("row_train", "row_test"))
+    if train is None or test is None or not train.size or not test.size:
+        return True
+    return bool(test.min() > train.max())
 
 
 def _meta(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
@@ -115,6 +128,7 @@ def _dataset(
     x_test: npt.NDArray[Any],
     y_test: npt.NDArray[Any] | None,
     interpretation: Interpretation,
+    is_later: bool = True,
 ) -> Dataset:
     if x_train.ndim != 2 or x_test.ndim != 2 or not x_train.shape[1] == x_test.shape[1] == len(features) > 0:
         raise ValueError(
@@ -132,6 +146,7 @@ def _dataset(
         x_test=test,
         y_test=None if y_test is None else y_test.astype(np.uint8),
         interpretation=interpretation,
+        is_later=is_later,
     )
 
 

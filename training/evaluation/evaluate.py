@@ -165,7 +165,7 @@ def _judged(data: Dataset, resident: LoadedModel, settings: Settings, fitted: Fi
     begun = time.process_time()
     score = resident.score(x, entity)
     seconds = time.process_time() - begun
-    if settings.detection.follow:
+    if settings.detection.follow and data.is_later:
         score, explained = followed(resident, x, entity)
     else:
         explained = resident.explain(x, entity)

@@ -1,4 +1,7 @@
-"""Scores a series in the order of time, as a worker does that follows the plant: by trims of what came before."""
+"""Scores a series in the order of time, as a worker does that follows the plant: by trims of what came before.
+
+Rows that were drawn from among those of the training have no such order (Dataset.is_later).
+"""
 
 from typing import Final
 

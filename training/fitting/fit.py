@@ -96,9 +96,8 @@ def fit(
     D is the number of `features`, times the blocks of the `window` (worker/models/wavelet.py). With a `fleet` each
     entity gets its own scaler. The champion's `opinions` on rows and held-out rows show how many of them are not
     normal. `architecture` is passed to the kind's constructor. The fit runs on `device`, by default the CPU, where the
-    same seed gives the same model with the same number of threads; the detector is returned on the CPU.
-
-    Raises NoModelError where there are too few rows or a feature has no reading at all.
+    same seed gives the same model with the same number of threads; the detector is returned on the CPU. Raises
+    NoModelError where there are too few rows or a feature has no reading at all.
     """
     started = time.monotonic()
     _refuse(rows, held_out, features)

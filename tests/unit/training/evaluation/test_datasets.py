@@ -47,6 +47,13 @@ def test_labels_and_names_may_be_missing(tmp_path: Path) -> None:
     assert data.y_test is None and data.features == ("f0", "f1") and data.interpretation == []
 
 
+@pytest.mark.parametrize(("train", "test", "is_later"), [([0, 2], [1, 3], False), ([0, 1], [2, 3], True)])
+def test_rows_drawn_from_among_those_of_the_training_are_not_later(
+    tmp_path: Path, train: list[int], test: list[int], is_later: bool
+) -> None:
+    assert read(npz(tmp_path, X_train=X, X_test=X, row_train=train, row_test=test)).is_later == is_later
+
+
 def test_infinite_readings_count_as_missing(tmp_path: Path) -> None:
     wild = np.where(X == 3, np.inf, np.where(X == 4, 1e300, X))
     x = read(npz(tmp_path, X_train=wild, X_test=X)).x_train
