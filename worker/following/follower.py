@@ -9,8 +9,8 @@
 - A sensor that stays so far outside the range it had in training that its reading no longer says how far is ignored, as
   if it were missing, until it is back. Its reading would also spoil what the autoencoder expects of the others.
 
-Everything takes a certain time as well as a number of rows: vectors that come fast are not independent. The quantities
-were chosen on every second labelled file, see training/EXPERIMENTS.md.
+Everything takes a certain time as well as a number of rows: vectors that come fast are not independent. Why these
+quantities: training/EXPERIMENTS.md.
 """
 
 import math

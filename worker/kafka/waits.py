@@ -9,6 +9,7 @@
     a position                                POSITION                                   KafkaTimeoutError
     outputs, offsets, the end of a commit     half of the session timeout, at most 5     Rewind
     a decision in the registry                DECISION                                   an error that can be read
+    a record with trims                       following.WRITE, for each step             written with the next ones
     an admin client's question                kafka-python's 30                          an error that can be read
     topics that another process creates       ASK                                        an error that can be read
     closing a client                          CLOSE                                      it is left to its own end
