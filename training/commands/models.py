@@ -120,7 +120,9 @@ def _trims(view: RegistryView, card: ModelCard) -> list[dict[str, Any]]:
             "largest_shift": round(max((float(abs(t.shift).max()) for t in placed.trims.values()), default=0.0), 3),
             "loosest": round(max((float(t.looseness.max()) for t in placed.trims.values()), default=0.0), 3),
             "ignored": {
-                f"{entity:016x}": [card.features[j] for j in t.ignored.nonzero()[0].tolist()]
+                placed.names.get(entity) or f"{entity:016x}": [
+                    card.features[j] for j in t.ignored.nonzero()[0].tolist()
+                ]
                 for entity, t in placed.trims.items()
                 if t.ignored.any()
             },

@@ -60,6 +60,10 @@ class Scorer(Protocol):
         """The calibration that turns scores into p-values."""
         ...
 
+    def ignored(self, entity: EntityRows) -> Bools | None:
+        """Return [n, d] which readings of n vectors are ignored; None where none is."""
+        ...
+
     def explain(self, x: Float32s, entity: EntityRows = ANY_ENTITY) -> Explained:
         """Return what was expected of rows x [n, D], and which features are to blame."""
         ...
@@ -143,7 +147,7 @@ class Judge:
         over = np.flatnonzero(scores >= scorer.threshold)
         if not len(over):
             return Anomalies.none(block.x.shape[1])
-        x = block.x[over]
+        x, hidden = block.x[over], scorer.ignored(entity.take(over))
         p_values = scorer.calibration.p_value(scores[over])
         expected, contributions, strength, lags = scorer.explain(x if rows is None else rows[over], entity.take(over))
         top = np.empty((len(over), min(self._top, x.shape[1])), np.int64)
@@ -158,7 +162,7 @@ class Judge:
             expected=np.take_along_axis(expected, top, 1),
             contribution=np.take_along_axis(contributions, top, 1),
             strength=strength,
-            missing=np.isnan(x),
+            missing=np.isnan(x) if hidden is None else np.isnan(x) | hidden,
             lags=lags,
             incident=[None] * len(over),
         )

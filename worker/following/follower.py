@@ -2,10 +2,10 @@
 
 - The shift of a column goes towards its residual, by ln 2 / H of the distance with each row, of which no more than
   three standard deviations count: it is half way after H rows.
-- The looseness of a column rises with each row whose whitened residual is larger than usual (what one in fifty
-  held-out rows exceeds), and falls with each other row, so that one in fifty exceeds it in the long run. It is never
-  negative: a column that has become quiet does not count more. And it is at most a factor of 2: a fault that lasts
-  must not vanish.
+- The looseness of a column rises with each row whose whitened residual, loosened, is larger than usual (the median of
+  held-out rows), and falls with each other row, so that half of them are larger in the long run. It is never negative:
+  a column that has become quiet does not count more. And it is at most a factor of 2: a fault that lasts must not
+  vanish.
 - A sensor that stays so far outside the range it had in training that its reading no longer says how far is ignored, as
   if it were missing, until it is back. Its reading would also spoil what the autoencoder expects of the others.
 
@@ -31,8 +31,8 @@ from worker.serving.loaded_model import LoadedModel
 ROWS: Final = 3000  # H: in so many rows a shift is half followed ...
 SECONDS: Final = 3600.0  # ... and in no less time
 CLIP: Final = 3.0  # standard deviations
-EXCEED: Final = 0.02  # share of rows whose whitened residual is larger than usual
-LEAST_USUAL: Final = 1.5  # standard deviations; a column that hardly moves in training is not told by less
+EXCEED: Final = 0.5  # share of rows whose whitened residual is larger than usual
+LEAST_USUAL: Final = 0.6  # standard deviations; a column that hardly moves in training is not told by less
 LOOSEST: Final = math.log(2)
 AWAY_ROWS, AWAY_SECONDS = 1000.0, 100.0  # an ignored sensor was away for three times as long, at least
 AWAY, BACK = 0.95, 0.05  # share of the recent rows in which a sensor is far outside: ignored from, and until
@@ -96,10 +96,14 @@ class Follower:
         """
         rate, away_rate = min(stands_for / ROWS, seconds / SECONDS), min(stands_for / AWAY_ROWS, seconds / AWAY_SECONDS)
         rate, away_rate = min(rate, 1 / FEWEST), min(away_rate, 1 / FEWEST)
+        usual = self._basis.usual
+        is_far = np.abs(newest - usual.middle) > FAR * usual.scale  # false for a missing reading
         for begin in range(0, len(newest), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            self._range(newest[rows], away_rate)
-            self._learn(residual[rows], rate)
+            self._range(~np.isnan(newest[rows]), is_far[rows], away_rate)
+            # A reading so far off spoils the residuals of all others.
+            is_sound = ~(is_far[rows] & ~self._ignored).any(1)
+            self._learn(residual[rows][is_sound], rate)
 
     def _learn(self, residual: Float32s, rate: float) -> None:
         basis, present = self._basis, torch.from_numpy(~np.isnan(residual)).float()
@@ -107,19 +111,18 @@ class Follower:
         limit = CLIP * basis.deviation
         with torch.inference_mode():
             w = basis.whitening(torch.from_numpy(np.nan_to_num(residual - self._shift).astype(np.float32)), present)
-        exceeds = (np.abs(w.numpy()) > basis.usual.sizes) & (present.numpy() > 0)
+        loosened = np.abs(w.numpy()) * np.exp(-self._looseness)
+        exceeds = (loosened > basis.usual.sizes) & (present.numpy() > 0)
         self._shift += math.log(2) * rate * np.clip(off, -limit, limit).sum(0)
         rises = (exceeds - EXCEED * present.numpy()).sum(0) / (1 - EXCEED)
         self._looseness = np.clip(self._looseness + rate * rises, 0.0, LOOSEST)
 
-    def _range(self, newest: Float32s, rate: float) -> None:
+    def _range(self, seen: Bools, is_far: Bools, rate: float) -> None:
         """Follow which sensors are far outside their range; a missing reading tells nothing."""
-        usual, seen = self._basis.usual, ~np.isnan(newest)
         n = seen.sum(0)
-        is_far = np.abs(newest - usual.middle) > FAR * usual.scale  # false for a missing reading
         share = is_far.sum(0) / np.maximum(n, 1)
         keep: Float64s = (1 - rate) ** n
         self._away = self._away * keep + share * (1 - keep)
         away = np.where(self._ignored, self._away > BACK, self._away > AWAY)
-        if away.sum() <= max(1, MOST_IGNORED * len(away)):
-            self._ignored = away
+        is_plant = away.sum() > MOST_IGNORED * len(away)
+        self._ignored = self._ignored & away if is_plant else away

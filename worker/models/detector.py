@@ -54,7 +54,8 @@ class ScoringModule(nn.Module):
     ) -> Tensor:
         """Return the scores [n] of x [n, D], where NaN is a missing reading; with `trims`, by their rows `row` [n].
 
-        A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN. The score is the
+        A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN; sensors that are
+        ignored do not count for it. The score is the
         mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row. That of an incomplete row is put on
         the scale of complete ones.
         """
@@ -65,7 +66,8 @@ class ScoringModule(nn.Module):
             scores: Tensor = terms.mean(1) * DEGREES
             return scores
         n_present = present.sum(1)
-        has_enough = (n_present >= least_present * present.shape[1]) & (n_present > 0)
+        counted = present.shape[1] if trims is None or row is None else trims.counted[row]
+        has_enough = (n_present >= least_present * counted) & (n_present > 0)
         mean = torch.where(has_enough, terms.sum(1) * DEGREES / n_present, torch.nan)
         return mean if self.incomplete is None else self.incomplete(mean, 1 - n_present / present.shape[1])
 

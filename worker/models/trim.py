@@ -7,7 +7,7 @@ looseness 0, and nothing ignored change nothing. worker/following estimates trim
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,13 +34,14 @@ class Trim:
 
 @dataclass(frozen=True, eq=False)
 class PlacedTrims:
-    """The trims of the entities of one partition, by their hashes.
+    """The trims of the entities of one partition, by their hashes, and the entities' names.
 
     `written` are the numbers of its records in the models topic, the oldest first; the last one has these trims.
     """
 
     trims: Mapping[int, Trim]
     written: tuple[int, ...]
+    names: Mapping[int, str | None] = field(default_factory=dict)
 
 
 class Trims:
@@ -48,7 +49,8 @@ class Trims:
 
     `entities` [e] are hashes (worker/blocks/entity_hash.py) in ascending order. The tables are [1 + e, D]: `shift`;
     `offset`, which is the whitened -(mean + shift); and `shrink`, exp(-looseness). A whitened residual is
-    (residual @ root + offset) shrink. `ignored` [1 + e, D] is None where no sensor is ignored.
+    (residual @ root + offset) shrink. `counted` [1 + e] is how many of the D columns are not ignored; `ignored`
+    [1 + e, D] is None where none is.
     """
 
     def __init__(self, trims: Mapping[int, Trim], whitening: Whitening, features: int):
@@ -58,6 +60,7 @@ class Trims:
         ordered = [Trim.none(width, features), *(trims[entity] for entity in self.entities.tolist())]
         ignored = np.stack([np.tile(trim.ignored, width // features) for trim in ordered])
         self.ignored: Bools | None = ignored if ignored.any() else None
+        self.counted = torch.from_numpy((~ignored).sum(1)).to(device)
         self.shift = torch.from_numpy(np.stack([trim.shift for trim in ordered])).to(device)
         self.shrink = torch.from_numpy(np.stack([np.exp(-trim.looseness) for trim in ordered])).to(device)
         self.offset: Tensor = -((whitening.mean + self.shift) @ whitening.root)

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import structlog
@@ -41,12 +41,20 @@ class AliasRecord:
             return None
 
 
+def _any(_: str) -> bool:
+    return True
+
+
 @dataclass
 class TrimsOfPlace:
-    """The trim records of a version and partition: `offsets` by number, and the value of the `last` one."""
+    """The trim records of a version and partition: their `offsets` by number, and the value of the `last` one.
+
+    `read` is what the last one that could be read has, and its number.
+    """
 
     offsets: dict[int, int] = field(default_factory=dict)
     last: bytes = b""
+    read: tuple[int, PlacedTrims] | None = None
 
 
 @dataclass
@@ -65,7 +73,8 @@ class RegistryView:
     parts_at: dict[str, float] = field(default_factory=dict)  # version -> when the last part came, s since the epoch
     aliases: dict[str, AliasRecord] = field(default_factory=dict)
     audit: dict[int, dict[str, Any]] = field(default_factory=dict)
-    trims: dict[str, dict[str, TrimsOfPlace]] = field(default_factory=dict)  # version -> topic/partition -> records
+    trims: dict[str, dict[str, TrimsOfPlace]] = field(default_factory=dict)  # version -> place -> records
+    changes: int = 0  # records of all other kinds so far
     decided: dict[str, int] = field(default_factory=dict)  # with a key: the number of an alias's last decision
     unsigned: int = 0  # with a key: the last decision that is not signed by it, which is no more than told of
 
@@ -78,6 +87,7 @@ class RegistryView:
                 if key[0] == "trim":
                     self._apply_trim(key, block.values[i], headers, int(block.offset[i]))
                 else:
+                    self.changes += 1
                     self._apply(key, block.values[i], headers, float(block.timestamp[i]) / 1000)
 
     def _apply(self, key: Sequence[str], value: bytes | None, headers: dict[str, bytes], time: float) -> None:
@@ -135,33 +145,47 @@ class RegistryView:
             self.unsigned = max(self.unsigned, sequence)
 
     def _apply_trim(self, key: Sequence[str], value: bytes | None, headers: dict[str, bytes], offset: int) -> None:
-        if len(key) != 6 or not key[5].isascii() or not key[5].isdecimal() or len(key[5]) > _LONGEST_NUMBER:
+        if len(key) != 7 or not key[6].isascii() or not key[6].isdecimal() or len(key[6]) > _LONGEST_NUMBER:
             return
-        of_place = self.trims.setdefault(key[2], {}).setdefault("/".join(key[3:5]), TrimsOfPlace())
+        version, place, number = key[2], "/".join(key[3:6]), int(key[6])
+        of_place = self.trims.get(version, {}).get(place, TrimsOfPlace())
+        newest = max(of_place.offsets, default=0)
         if value is None:
-            of_place.offsets.pop(int(key[5]), None)
-        elif self.key is None or self._is_signed("/".join(key), value, headers):
-            of_place.offsets[int(key[5])] = offset
+            of_place.offsets.pop(number, None)
+            if number == newest or not of_place.offsets:
+                self._drop_trims(version, place)
+        elif number > newest and (self.key is None or self._is_signed("/".join(key), value, headers)):
+            of_place.offsets[number] = offset
             of_place.last = value
+            self.trims.setdefault(version, {})[place] = of_place
 
-    def last_trim(self, version: str) -> int:
-        """Return the offset of the version's last trim; 0 where it has none."""
-        places = self.trims.get(version, {}).values()
-        return max((offset for place in places for offset in place.offsets.values()), default=0)
+    def _drop_trims(self, version: str, place: str) -> None:
+        places = self.trims.get(version, {})
+        places.pop(place, None)
+        if not places:
+            self.trims.pop(version, None)
 
-    def placed_trims(self, card: ModelCard) -> dict[str, PlacedTrims]:
-        """Return the trims of a version by topic/partition, each as its last record has them."""
+    def last_trim(self, version: str, wanted: Callable[[str], bool] = _any) -> int:
+        """Return the offset of the version's last trim of the places that are wanted; 0 where it has none."""
+        places = self.trims.get(version, {}).items()
+        return max((offset for place, of in places if wanted(place) for offset in of.offsets.values()), default=0)
+
+    def placed_trims(self, card: ModelCard, wanted: Callable[[str], bool] = _any) -> dict[str, PlacedTrims]:
+        """Return the trims of a version by place, each as its last record has them that can be read."""
         placed, width = {}, len(card.features) * blocks(card.window)
-        for place, records in self.trims.get(card.version, {}).items():
-            if not records.offsets:
+        for place, records in sorted(self.trims.get(card.version, {}).items()):
+            if not wanted(place):
                 continue
-            try:
-                trims = read_trims(records.last, width, card.features)
-            except ValueError as error:
-                version = card.version
-                log.warning("trim_rejected", model=card.name, model_version=version, place=place, reason=str(error))
-            else:
-                placed[place] = PlacedTrims(trims, tuple(sorted(records.offsets)))
+            newest = max(records.offsets)
+            if records.read is None or records.read[0] != newest:
+                try:
+                    trims, names = read_trims(records.last, width, card.features)
+                    records.read = newest, PlacedTrims(trims, (), names)
+                except ValueError as error:
+                    version = card.version
+                    log.warning("trim_rejected", model=card.name, model_version=version, place=place, reason=str(error))
+                    records.read = newest, records.read[1] if records.read else PlacedTrims({}, ())
+            placed[place] = replace(records.read[1], written=tuple(sorted(records.offsets)))
         return placed
 
     def _is_signed(self, key: str, value: bytes, headers: dict[str, bytes]) -> bool:
@@ -275,7 +299,7 @@ SIGNATURE_HEADER: Final = "offnormal-signature"
 
 # Decision numbers have at most nine digits (`_is_number`). Nobody without the key may use them up.
 _LAST_UNSIGNED: Final = 10**8
-_LONGEST_NUMBER: Final = 18  # digits of a trim's number
+_LONGEST_NUMBER: Final = 13  # digits of a trim's number, a time in ms
 
 
 def signature_of(signing_key: SecretStr, key: str, value: bytes) -> bytes:

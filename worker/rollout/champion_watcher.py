@@ -18,6 +18,7 @@ from worker.blocks.timestamps import milliseconds
 from worker.errors import ANOTHER_MODEL, OffnormalError
 from worker.observability.metrics import Metrics
 from worker.registry import RegistryFollower, RegistryView, What
+from worker.registry.trim_records import is_own
 from worker.rollout import Trials
 from worker.rollout.trial import Kind
 from worker.serving.loaded_model import LoadedModel
@@ -48,6 +49,7 @@ class ChampionWatcher:
         self._stop = threading.Event()
         self._follower = RegistryFollower(settings)
         self._settled: dict[str, tuple[str, int]] = {}  # model -> champion and artefact last served or refused
+        self._followed: dict[str, int] = {}  # model -> how many decisions and artefacts were followed
         self.refusals: dict[str, str] = {}  # model -> the champion that is not served, and why
         self.decisions: Mapping[str, Sequence[dict[str, Any]]] = {}  # the last on each model; replaced as a whole
         self.first_look = threading.Event()
@@ -82,6 +84,10 @@ class ChampionWatcher:
         self._follower.close()
 
     def _follow(self, model: str, view: RegistryView) -> None:
+        if self._followed.get(model) == view.changes:
+            self._trim(model, view)
+            return
+        self._followed[model] = view.changes
         history = view.history()
         self.decisions = {**self.decisions, model: history[-TOLD:]}
         decided = Counter(entry.get("what") for entry in history)
@@ -131,25 +137,31 @@ class ChampionWatcher:
     def _trim(self, model: str, view: RegistryView) -> None:
         """Let the model in service score by trims that are new."""
         resident = self._models.by_name.get(model)
-        if resident is None or resident.version != view.champion():
-            return
-        trimmed = self._trimmed(resident, view)
-        if (trimmed.follows, trimmed.trim) != (resident.follows, resident.trim):
-            self._models.swap(trimmed)
+        if resident is not None and resident.version == view.champion():
+            trimmed = self._trimmed(resident, view)
+            if trimmed is not resident:
+                self._models.swap(trimmed)
 
     def _trimmed(self, resident: LoadedModel, view: RegistryView) -> LoadedModel:
-        """Return the model with its trims. While it is pinned, they stay as they are."""
+        """Return the model with its trims. While it is pinned, those that it has in service stay as they are."""
         if not self._settings.detection.follow:
             return resident
-        follows = replace(resident, follows=not view.pinned())
-        number = view.last_trim(resident.version)
-        if number == resident.trim:
-            return follows
+        follows, in_service = not view.pinned(), self._models.by_name.get(resident.name) is resident
+        number = view.last_trim(resident.version, self._is_own)
+        is_to_change = number != resident.trim and (follows or not in_service)
+        if not is_to_change and resident.follows == follows:
+            return resident
+        switched = replace(resident, follows=follows)
+        if not is_to_change:
+            return switched
         try:
-            return follows.trimmed(view.placed_trims(resident.card), number)
-        except RuntimeError as error:
+            return switched.trimmed(view.placed_trims(resident.card, self._is_own), number)
+        except Exception as error:  # whatever it is, the model goes on
             log.warning("trim_rejected", model=resident.name, model_version=resident.version, reason=str(error))
-            return follows
+            return switched
+
+    def _is_own(self, place: str) -> bool:
+        return is_own(self._settings, place)
 
     def _try(self, model: str, view: RegistryView) -> None:
         """Begin trials that are due, and end those that are over."""
@@ -186,10 +198,13 @@ class ChampionWatcher:
         loaded = self._others.get((model, kind))
         if loaded is None or loaded[0] != version:
             try:
-                loaded = version, self._trimmed(self._models.load(view.artefact(version)), view)
+                loaded = version, self._models.load(view.artefact(version))
             except Exception as error:  # as with a champion
                 log.warning("trial_start_failed", trial=kind, model=model, model_version=version, reason=str(error))
                 loaded = version, None
+            self._others[model, kind] = loaded
+        if loaded[1] is not None:
+            loaded = version, self._trimmed(loaded[1], view)
             self._others[model, kind] = loaded
         return loaded[1]
 

@@ -15,7 +15,7 @@ from worker.models.trim import PlacedTrims, Trims
 from worker.models.usual import Usual
 from worker.models.wavelet import blocks, by_feature, by_lag, newest
 from worker.models.whitening import Whitening
-from worker.native.arrays import Float32s, UInt64s
+from worker.native.arrays import Bools, Float32s, UInt64s
 from worker.serving.cpu_scorer import FusedScorer
 from worker.serving.cuda_scorer import StagedScorer
 
@@ -115,12 +115,21 @@ class LoadedModel:
         `number` is the offset of its record in the models topic, from 1 on. Raises RuntimeError where the device's
         scorer cannot be captured with them.
         """
+        if not number:
+            return replace(self, trims=None, placed_trims={}, trim=0)
         trims = {entity: trim for of_place in placed.values() for entity, trim in of_place.trims.items()}
         with torch.inference_mode():
             tables = Trims(trims, self._module.whitening, len(self.features))
         tables.rows(np.zeros(1, np.uint64))  # compiled before the loop needs it
         scorer = None if self._scorer is None else self._scorer.trimmed(tables)
         return replace(self, trims=tables, placed_trims=placed, trim=number, _scorer=scorer)
+
+    def ignored(self, entity: EntityRows) -> Bools | None:
+        """Return [n, d] which readings of n vectors are ignored; None where none is."""
+        if self.trims is None or self.trims.ignored is None or entity.trim is None:
+            return None
+        hidden: Bools = self.trims.ignored[entity.trim, : len(self.features)]
+        return hidden
 
     def entity_rows(self, names: Sequence[str | None] | None, entity_hash: UInt64s | None) -> EntityRows:
         """Return the rows of n entities in the model's tables, by their names and hashes.

@@ -58,7 +58,7 @@ class Sample:
         """
         n, reference = len(block), resident.reference
         wanted = ROWS if reference is None else max(ROWS, OF_SUMMARY * n // reference.rows)
-        rows = np.arange(0, n, max(min(n // wanted, int(1 / share) if share else n), 1))
+        rows = spread(n, -(-n // max(min(n // wanted, int(1 / share) if share else n), 1)))
         stands_for = n / len(rows)
         # A record that has no feature at all is not of this model: it tells nothing of its sensors.
         rows = rows[~np.isnan(block.x[rows]).all(axis=1)]
@@ -67,11 +67,9 @@ class Sample:
         record = block.record[rows]
         sampled, inverse = np.unique(record, return_inverse=True)
         records = block.records.take(sampled)
-        named = [block.entity_of_record(r) for r in sampled.tolist()] if block.entities else None
-        entity_names = (
-            records.keys if named is None else BytesColumn.of([None if n is None else n.encode() for n in named])
-        )
-        entity = hashes(records, entity_names)[inverse]
+        named = block.entities
+        own = [named[r].encode() if r in named else block.records.keys[r] for r in sampled.tolist()] if named else None
+        entity = hashes(records, records.keys if own is None else BytesColumn.of(own))[inverse]
         unique, first = np.unique(entity, return_index=True)
         x = block.x[rows]  # a copy: the batch's bytes must not be held for this
         return cls(
@@ -119,3 +117,15 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def spread(n: int, most: int) -> Int64s:
+    """Return at most `most` of n rows, evenly spread, but not at one stride: machines may take turns."""
+    if n <= most:
+        return np.arange(n)
+    k = np.arange(most)
+    rows: Int64s = ((k + k * _GOLDEN % 1) * (n / most)).astype(np.int64)
+    return rows
+
+
+_GOLDEN: Final = (5**0.5 - 1) / 2  # multiples of it, taken modulo 1, never come close to a pattern
