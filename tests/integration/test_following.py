@@ -135,7 +135,7 @@ def test_a_trim_of_a_stranger_is_not_scored_by(
 ) -> None:
     """Unsigned where a key is set, or no trim at all."""
     s = opened(stage, artefact, OFFNORMAL_MODEL__SIGNING_KEY="a key of some length")
-    key = f"trim/default/{artefact.card.version}/{s.topics.sensors}/0/5"
+    key = f"trim/default/{artefact.card.version}/{s.settings.kafka.group}/{s.topics.sensors}/0/5"
     s.send([b'{"entities": {}}'], keys=[key.encode()], topic=s.topics.models, partition=0)
     plant = Plant(s, rng)
     plant.send(20)

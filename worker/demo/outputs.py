@@ -36,7 +36,8 @@ class OutputReader:
                 headers = {name: (value or b"").decode() for name, value in block.headers[i]}
                 place = _place(headers["offnormal-source"])
                 self.scored[place] += 1
-                self.versions[headers["offnormal-model"].split("/", 1)[1]] += 1
+                version, _, _trim = headers["offnormal-model"].split("/", 1)[1].partition("+")
+                self.versions[version] += 1
                 self.p_values[place] = orjson.loads(block.values.view(i))["rows"][0][1]
         while (block := self._anomalies.poll(0.02)) is not None:
             for value in block.values:

@@ -2,12 +2,13 @@
 
 - The shift of a column goes towards its residual, by ln 2 / H of the distance with each row, of which no more than
   three standard deviations count: it is half way after H rows.
-- The looseness of a column rises with each row whose whitened residual, loosened, is larger than usual (the median of
-  held-out rows), and falls with each other row, so that half of them are larger in the long run. It is never negative:
-  a column that has become quiet does not count more. And it is at most a factor of 2: a fault that lasts must not
-  vanish.
+- The looseness of a column rises with each row whose whitened residual, loosened, is larger than usual (what one in ten
+  held-out rows exceeds), and falls with each other row, so that one in ten is larger in the long run. It is never
+  negative: a column that has become quiet does not count more. And it is at most a factor of 2: a fault that lasts must
+  not vanish.
 - A sensor that stays so far outside the range it had in training that its reading no longer says how far is ignored, as
-  if it were missing, until it is back. Its reading would also spoil what the autoencoder expects of the others.
+  if it were missing, until it is back. Its reading also spoils what the autoencoder expects of the others. So what was
+  learned of them meanwhile is forgotten.
 
 Everything takes a certain time as well as a number of rows: vectors that come fast are not independent. Why these
 quantities: training/EXPERIMENTS.md.
@@ -31,8 +32,8 @@ from worker.serving.loaded_model import LoadedModel
 ROWS: Final = 3000  # H: in so many rows a shift is half followed ...
 SECONDS: Final = 3600.0  # ... and in no less time
 CLIP: Final = 3.0  # standard deviations
-EXCEED: Final = 0.5  # share of rows whose whitened residual is larger than usual
-LEAST_USUAL: Final = 0.6  # standard deviations; a column that hardly moves in training is not told by less
+EXCEED: Final = 0.1  # share of rows whose whitened residual is larger than usual
+LEAST_USUAL: Final = 1.2  # standard deviations; a column that hardly moves in training is not told by less
 LOOSEST: Final = math.log(2)
 AWAY_ROWS, AWAY_SECONDS = 1000.0, 100.0  # an ignored sensor was away for three times as long, at least
 AWAY, BACK = 0.95, 0.05  # share of the recent rows in which a sensor is far outside: ignored from, and until
@@ -71,6 +72,8 @@ class Follower:
         self._shift, self._looseness = start.shift.astype(np.float64), start.looseness.astype(np.float64)
         self._ignored = start.ignored.copy()
         self._away = start.ignored.astype(np.float64)
+        # As they were when no sensor was away: its reading spoils the residuals of all others.
+        self._calm = self._shift, self._looseness
 
     @property
     def trim(self) -> Trim:
@@ -100,10 +103,13 @@ class Follower:
         is_far = np.abs(newest - usual.middle) > FAR * usual.scale  # false for a missing reading
         for begin in range(0, len(newest), CHUNK):
             rows = slice(begin, begin + CHUNK)
+            ignored = self._ignored
             self._range(~np.isnan(newest[rows]), is_far[rows], away_rate)
-            # A reading so far off spoils the residuals of all others.
-            is_sound = ~(is_far[rows] & ~self._ignored).any(1)
-            self._learn(residual[rows][is_sound], rate)
+            if (self._ignored & ~ignored).any():
+                self._shift, self._looseness = self._calm
+            elif not (self._away[~self._ignored] > BACK).any():
+                self._calm = self._shift, self._looseness
+            self._learn(residual[rows], rate)
 
     def _learn(self, residual: Float32s, rate: float) -> None:
         basis, present = self._basis, torch.from_numpy(~np.isnan(residual)).float()
@@ -113,7 +119,7 @@ class Follower:
             w = basis.whitening(torch.from_numpy(np.nan_to_num(residual - self._shift).astype(np.float32)), present)
         loosened = np.abs(w.numpy()) * np.exp(-self._looseness)
         exceeds = (loosened > basis.usual.sizes) & (present.numpy() > 0)
-        self._shift += math.log(2) * rate * np.clip(off, -limit, limit).sum(0)
+        self._shift = self._shift + math.log(2) * rate * np.clip(off, -limit, limit).sum(0)
         rises = (exceeds - EXCEED * present.numpy()).sum(0) / (1 - EXCEED)
         self._looseness = np.clip(self._looseness + rate * rises, 0.0, LOOSEST)
 

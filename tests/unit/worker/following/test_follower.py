@@ -17,7 +17,7 @@ D = 4
 
 def basis(deviation: float = 1.0) -> Basis:
     whitening = Whitening(torch.zeros(D), torch.eye(D) / deviation)
-    sizes = np.full(D, 0.6745, np.float32)  # of a normal distribution
+    sizes = np.full(D, 1.645, np.float32)  # of a normal distribution
     usual = Usual(sizes, np.zeros(D, np.float32), np.ones(D, np.float32))
     return Basis(whitening, np.full(D, deviation, np.float32), usual)
 
@@ -62,16 +62,21 @@ def test_a_restless_column_counts_half_at_least_and_full_once_it_is_quiet() -> N
     assert follower.trim.looseness[2] == pytest.approx(f.LOOSEST)
     assert follower.trim.looseness[[0, 1, 3]].max() < 0.1
     taken(follower, noise(f.ROWS, seed=1))
-    assert follower.trim.looseness[2] < 0.35
-    taken(follower, noise(4 * f.ROWS, seed=2))
+    assert follower.trim.looseness[2] < f.LOOSEST - 0.05
+    taken(follower, noise(15 * f.ROWS, seed=2))
     assert follower.trim.looseness.max() < 0.1
 
 
-def test_rows_with_a_reading_far_off_teach_nothing_of_the_others() -> None:
-    z = np.zeros((2000, D), np.float32)
+def test_what_was_learned_of_the_others_meanwhile_is_forgotten_when_a_sensor_is_ignored() -> None:
+    follower, z = Follower(basis()), np.zeros((50, D), np.float32)
+    for k in range(40):
+        taken(follower, noise(50, seed=k) + 1, z)
+    before = follower.trim.shift
     z[:, 3] = 100
-    trim = taken(Follower(basis()), noise(2000) + 5, z).trim
-    assert not trim.shift.any() and not trim.looseness.any() and not trim.ignored.any()
+    while not follower.ignored.any():
+        taken(follower, noise(50) + 5, z)
+    np.testing.assert_allclose(follower.trim.shift, before, atol=0.1)
+    assert follower.trim.looseness.max() < 0.3
 
 
 def test_vectors_that_come_fast_do_not_make_it_faster() -> None:
