@@ -43,13 +43,15 @@ class Trials:
         self._report_at = 0.0
 
     def begin(self, kind: Kind, newer: LoadedModel, older: LoadedModel) -> None:
-        """Begin a trial, unless it is on already."""
+        """Begin a trial, unless it is on already; then it goes on with these, which may have other trims."""
         key = (newer.name, kind)
         current = self._trials.get(key)
         if current is None or (current.newer.version, current.older.version) != (newer.version, older.version):
             with self._changes:
                 self._trials = {**self._trials, key: Trial(kind, newer, older)}
             log.info("trial_started", trial=kind, model=newer.name, newer=newer.version, older=older.version)
+        else:
+            current.newer, current.older = newer, older
 
     def end(self, model: str, kind: Kind) -> None:
         """End a trial, if it is on."""
