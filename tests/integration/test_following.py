@@ -95,8 +95,8 @@ def test_a_sensor_that_is_gone_is_ignored_and_each_score_can_be_made_again(
     plant.send(200)
     worker = s.worker()
     assert {score.version for score in plant.await_scores().values()} == {version}
-    plant.send(3200, off=JUMP)
-    (told,) = worker.await_log("sensor_ignored")
+    until(lambda: bool(plant.send(500, off=JUMP)) and bool(worker.log("sensor_ignored")), every=0.5)
+    (told,) = worker.log("sensor_ignored")
     assert (told["entity"], told["feature"]) == (ENTITY, FEATURES[GONE])
     until(lambda: bool(plant.send(1, off=JUMP)) and len(worker.log("pipeline_model_changed")) > 1)
     assert trims(s)[-1]["entities"].popitem()[1]["ignored"] == [FEATURES[GONE]]
@@ -124,8 +124,7 @@ def test_a_pinned_model_is_not_trimmed_any_further(
     Registry(s.settings).pin(None, "test", "test")
     time.sleep(1)  # the worker follows the registry
     assert not trims(s)
-    plant.send(3200, off=JUMP)
-    worker.await_log("sensor_ignored")
+    until(lambda: bool(plant.send(500, off=JUMP)) and bool(worker.log("sensor_ignored")), every=0.5)
     assert len(worker.log("trim_published")) == len(trims(s)) > 0
     assert worker.stop() == 0, worker.errors
 
