@@ -55,9 +55,8 @@ class ScoringModule(nn.Module):
         """Return the scores [n] of x [n, D], where NaN is a missing reading; with `trims`, by their rows `row` [n].
 
         A row of which a smaller share than `least_present` is there, or nothing at all, scores NaN; sensors that are
-        ignored do not count for it. The score is the
-        mean over the readings of nu log(1 + w^2 / nu): about 1 for a normal row. That of an incomplete row is put on
-        the scale of complete ones.
+        ignored do not count for that share. The score is the mean over the readings of nu log(1 + w^2 / nu): about 1
+        for a normal row. That of an incomplete row is put on the scale of complete ones.
         """
         z, present = self._filled(x)
         w = self._whitened(z - self.autoencoder(z), present, trims, row)
